@@ -1,0 +1,6 @@
+"""The neural long-term memory: one operator, four forms of it, and the layer that uses it."""
+
+from titans_seq.memory.functional import neural_memory
+from titans_seq.memory.state import Gates, MemoryState, MemoryWeights
+
+__all__ = ["Gates", "MemoryState", "MemoryWeights", "neural_memory"]

@@ -1,0 +1,187 @@
+"""`neural_memory`: the operator by itself. Checks its arguments once, casts to the state's precision, and calls one of the forms."""
+
+from collections.abc import Sequence
+
+import torch
+from torch import Tensor
+
+from titans_seq.memory.chunkwise import chunkwise_memory
+from titans_seq.memory.recurrent import recurrent_memory
+from titans_seq.memory.reference import reference_memory
+from titans_seq.memory.state import Gates, MemoryState, MemoryWeights
+
+IMPLEMENTATIONS = ("auto", "chunkwise", "recurrent", "reference")
+ACTIVATIONS = ("gelu", "silu")
+GRADIENTS = ("chunk", "token")
+
+
+def neural_memory(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Sequence[Gates],
+    weights: MemoryWeights,
+    state: MemoryState | None = None,
+    chunk_size: int = 16,
+    impl: str = "auto",
+    *,
+    gradient: str = "chunk",
+    surprise_clip: float | None = None,
+    mask: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, MemoryState]:
+    """Read and write a neural long-term memory along a sequence (arXiv 2501.00663, section 3.1, equations 9 to 15).
+
+    For every token t, with ell(M; k, v) = || M(k) - v ||^2 and t' the last token of the previous chunk:
+
+        S_t = eta_t S_{t-1} - theta_t grad ell(M_{t'}; k_t, v_t)
+        M_t = (1 - alpha_t) M_{t-1} + S_t
+        y_t = M_t(q_t)
+
+    B batch, H heads, T tokens, D head width, L memory layers.
+
+    Args:
+        q, k, v: (B, H, T, D), floating point of one dtype. Computation and state are at least float32.
+        gates: one `Gates(alpha, eta, theta)` per memory layer, each (B, H, T); alpha also (B, H, T, d_in of that layer).
+        weights: the memory network; its layers are the first state W^0.
+        state: of the stream so far (from an earlier call); None begins a stream. A stream may be cut anywhere.
+        chunk_size: C >= 1. Another C is another function, except for gradient="token": use the same in training and evaluation.
+        impl: "reference" (token by token, autograd; the oracle), "chunkwise" (the dual form), "recurrent" (token by token, closed form,
+            for decoding), or "auto": recurrent for a single token, else chunkwise. A named form never falls back to another.
+        gradient: "chunk" takes gradients at the chunk's first state, as the paper; "token" at the freshest state M_{t-1}, for the linear
+            memory (L = 1) without norm only.
+        surprise_clip: largest Frobenius norm of a token's gradient, per layer and head; None for no clip.
+        mask: (B, T) bool; a token that is False neither writes, decays nor advances the memory, and reads zero.
+        reset: (B, T) bool; before a token that is True the memory is set back to W^0 (a document begins), also if it is masked.
+
+    Returns:
+        y (B, H, T, D) in q's dtype, and the state after the last token (float32, or float64 for float64 inputs).
+
+    Raises:
+        ValueError: a shape, dtype or option does not fit; the message names the expected and the given.
+    """
+    _check(q, k, v, gates, weights, state, chunk_size, impl, gradient, surprise_clip, mask, reset)
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    output_dtype = q.dtype
+    with torch.autocast(q.device.type, enabled=False):
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+        gates = [Gates(*(gate.to(dtype) for gate in layer)) for layer in gates]
+        weights = _cast(weights, dtype)
+        state = None if state is None else state.to(dtype)
+        options = {"gradient": gradient, "surprise_clip": surprise_clip, "mask": mask, "reset": reset}
+        if impl == "chunkwise" or (impl == "auto" and q.shape[2] > 1):
+            y, state = chunkwise_memory(q, k, v, gates, weights, state, chunk_size=chunk_size, **options)  # type: ignore[arg-type]
+        else:
+            form = reference_memory if impl == "reference" else recurrent_memory
+            state = state or MemoryState.initial(weights, q.shape[0], chunk_size)
+            y, state = form(q, k, v, gates, weights, state, **options)  # type: ignore[arg-type]
+    return y.to(output_dtype), state
+
+
+def _cast(weights: MemoryWeights, dtype: torch.dtype) -> MemoryWeights:
+    norm = [None if x is None else x.to(dtype) for x in (weights.norm_scale, weights.norm_shift)]
+    return MemoryWeights(
+        layers=[W.to(dtype) for W in weights.layers],
+        norm_scale=norm[0],
+        norm_shift=norm[1],
+        activation=weights.activation,
+        residual=weights.residual,
+    )
+
+
+def _check(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Sequence[Gates],
+    weights: MemoryWeights,
+    state: MemoryState | None,
+    chunk_size: int,
+    impl: str,
+    gradient: str,
+    surprise_clip: float | None,
+    mask: Tensor | None,
+    reset: Tensor | None,
+) -> None:
+    _one_of("impl", impl, IMPLEMENTATIONS)
+    _one_of("gradient", gradient, GRADIENTS)
+    if q.dim() != 4:
+        raise ValueError(f"q must be (B, H, T, D), got {_shape(q)}")
+    if not q.is_floating_point():
+        raise ValueError(f"q, k, v must be floating point, got {q.dtype}")
+    for name, x in (("k", k), ("v", v)):
+        _same_shape(name, x, q.shape)
+        if x.dtype != q.dtype:
+            raise ValueError(f"{name} must have q's dtype {q.dtype}, got {x.dtype}")
+    if q.shape[2] == 0:
+        raise ValueError("the sequence is empty: T must be at least 1")
+    if chunk_size < 1:
+        raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
+    if surprise_clip is not None and not surprise_clip > 0:
+        raise ValueError(f"surprise_clip must be positive or None, got {surprise_clip}")
+    for name, marks in (("mask", mask), ("reset", reset)):
+        if marks is not None:
+            _same_shape(name, marks, (q.shape[0], q.shape[2]))
+            if marks.dtype != torch.bool:
+                raise ValueError(f"{name} must be bool, got {marks.dtype}")
+    _check_weights(q, weights, gradient)
+    _check_gates(q, gates, weights)
+    if impl == "reference" and torch.is_inference_mode_enabled():
+        raise ValueError("impl='reference' differentiates with autograd, which inference_mode forbids; use 'chunkwise' or 'recurrent'")
+    if state is not None:
+        _check_state(q, state, weights, chunk_size)
+
+
+def _check_weights(q: Tensor, weights: MemoryWeights, gradient: str) -> None:
+    heads, width = q.shape[1], q.shape[3]
+    _one_of("activation", weights.activation, ACTIVATIONS)
+    if len(weights.layers) == 0:
+        raise ValueError("weights.layers is empty: the memory needs at least one layer")
+    d_in = width
+    for l, W in enumerate(weights.layers):
+        last = l + 1 == len(weights.layers)
+        if W.dim() != 3 or W.shape[0] != heads or W.shape[1] != d_in or (last and W.shape[2] != width):
+            raise ValueError(f"weights.layers[{l}] must be (H={heads}, {d_in}, {width if last else 'any'}), got {_shape(W)}")
+        d_in = W.shape[2]
+    if (weights.norm_scale is None) != (weights.norm_shift is None):
+        raise ValueError("weights.norm_scale and weights.norm_shift: give both or neither")
+    for name, x in (("norm_scale", weights.norm_scale), ("norm_shift", weights.norm_shift)):
+        if x is not None:
+            _same_shape(f"weights.{name}", x, (heads, width))
+    if gradient == "token" and (len(weights.layers) > 1 or weights.norm_scale is not None):
+        raise ValueError("gradient='token' is for the linear memory: one layer, no norm. Use gradient='chunk' for others")
+
+
+def _check_gates(q: Tensor, gates: Sequence[Gates], weights: MemoryWeights) -> None:
+    if len(gates) != len(weights.layers):
+        raise ValueError(f"gates: one Gates per memory layer, expected {len(weights.layers)}, got {len(gates)}")
+    for l, layer in enumerate(gates):
+        _same_shape(f"gates[{l}].eta", layer.eta, q.shape[:3])
+        _same_shape(f"gates[{l}].theta", layer.theta, q.shape[:3])
+        if layer.alpha.dim() == 4:
+            _same_shape(f"gates[{l}].alpha", layer.alpha, (*q.shape[:3], weights.layers[l].shape[1]))
+        else:
+            _same_shape(f"gates[{l}].alpha", layer.alpha, q.shape[:3])
+
+
+def _check_state(q: Tensor, state: MemoryState, weights: MemoryWeights, chunk_size: int) -> None:
+    if state.chunk_size != chunk_size:
+        raise ValueError(f"state was made with chunk_size={state.chunk_size}, this call has chunk_size={chunk_size}")
+    expected = [(q.shape[0], *W.shape) for W in weights.layers]
+    given = [tuple(W.shape) for W in state.weights]
+    if expected != given:
+        raise ValueError(f"state holds weights of shapes {given}, this batch and memory need {expected}")
+
+
+def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
+    if value not in allowed:
+        raise ValueError(f"{name} must be one of {', '.join(map(repr, allowed))}, got {value!r}")
+
+
+def _same_shape(name: str, x: Tensor, expected: Sequence[int]) -> None:
+    if tuple(x.shape) != tuple(expected):
+        raise ValueError(f"{name} must have shape {tuple(expected)}, got {_shape(x)}")
+
+
+def _shape(x: Tensor) -> tuple[int, ...]:
+    return tuple(x.shape)

@@ -1,0 +1,85 @@
+"""The three things the memory operator is given besides q, k, v: gates, first weights, and the state of a stream.
+
+Shapes: B batch, H heads, T time, D head width, d_in and d_out the input and output width of one memory layer.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import NamedTuple
+
+import torch
+from torch import Tensor
+
+from titans_seq.state import State
+
+
+class Gates(NamedTuple):
+    """The gates of one memory layer (arXiv 2501.00663, equations 9, 10 and 13); exact 0 and 1 are legal.
+
+    alpha: forgetting in [0, 1], (B, H, T), or per input channel of the layer (B, H, T, d_in).
+    eta:   momentum decay in [0, 1], (B, H, T).
+    theta: step size >= 0, (B, H, T). The loss is the sum of squares over D, so its gradient carries the factor 2.
+    """
+
+    alpha: Tensor
+    eta: Tensor
+    theta: Tensor
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryWeights:
+    """Outer parameters of the memory network M(x) = [x +] [LN] (act(.. act(x W_1) ..) W_L), one network per head.
+
+    layers: W_1 (H, D, d_1), W_2 (H, d_1, d_2), .., W_L (H, d_{L-1}, D): the first state W^0 of every stream. L = 1 is the linear memory.
+    norm_scale, norm_shift: (H, D) of a layer norm over D with eps 1e-5, both or neither.
+    activation: "gelu" (the exact one) or "silu", between layers.
+    residual: whether x is added to the output.
+    """
+
+    layers: Sequence[Tensor]
+    norm_scale: Tensor | None = None
+    norm_shift: Tensor | None = None
+    activation: str = "gelu"
+    residual: bool = True
+
+
+@dataclass(frozen=True)
+class MemoryState(State):
+    """Where a stream stands: all that the memory needs to go on, of a size that does not grow with the stream.
+
+    weights:  W_l after the last token, L tensors (B, H, d_in, d_out).
+    momentum: S_l after the last token, the same shapes.
+    anchor:   the weights at which the next token's gradient is taken, the same shapes. This is what is pending of an unfinished chunk:
+              every earlier token of the chunk is in `weights` and `momentum` already, only the gradients' point has to be kept.
+    position: (B,) int64, tokens of the unfinished chunk that were read, 0 <= position < chunk_size. Rows may differ (padding).
+    chunk_size: C of the stream; going on with another C would be another function, and is refused.
+    """
+
+    weights: tuple[Tensor, ...]
+    momentum: tuple[Tensor, ...]
+    anchor: tuple[Tensor, ...]
+    position: Tensor
+    chunk_size: int
+
+    @classmethod
+    def initial(cls, weights: MemoryWeights, batch_size: int, chunk_size: int) -> "MemoryState":
+        """The state before the first token: W = W^0 for every row of the batch, S = 0."""
+        dtype = torch.promote_types(weights.layers[0].dtype, torch.float32)
+        first = tuple(W.to(dtype).expand(batch_size, *W.shape) for W in weights.layers)
+        momentum = tuple(torch.zeros_like(W) for W in first)
+        position = torch.zeros(batch_size, dtype=torch.int64, device=first[0].device)
+        return cls(first, momentum, first, position, chunk_size)
+
+    def where(self, rows: Tensor, other: "MemoryState") -> "MemoryState":
+        """Row by row of the batch: this state where `rows` (B,) bool is True, `other` elsewhere."""
+
+        def pick(a: Tensor, b: Tensor) -> Tensor:
+            return torch.where(rows.view(-1, *[1] * (a.dim() - 1)), a, b)
+
+        return MemoryState(
+            tuple(map(pick, self.weights, other.weights)),
+            tuple(map(pick, self.momentum, other.momentum)),
+            tuple(map(pick, self.anchor, other.anchor)),
+            pick(self.position, other.position),
+            self.chunk_size,
+        )

@@ -1,0 +1,128 @@
+"""What a model carries from one call to the next: dataclasses of tensors with one set of operations.
+
+Every state of the package (memory, convolution, attention cache, block, backbone) derives from `State`. Its fields are tensors whose
+first dimension is the batch, other states, tuples of these, plain integers or None.
+"""
+
+import json
+from collections.abc import Callable
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors import safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from titans_seq.errors import UserError
+
+
+class State:
+    """Base class of all carried states: frozen dataclasses of batch-first tensors, nested states, tuples, integers and None."""
+
+    _registry: ClassVar[dict[str, type["State"]]] = {}
+
+    def __init_subclass__(cls) -> None:
+        State._registry[cls.__name__] = cls
+
+    def map(self, function: Callable[[Tensor], Tensor]) -> Self:
+        """The same state with `function` applied to every tensor in it."""
+        return replace(self, **{f.name: _map(getattr(self, f.name), function) for f in fields(self)})  # type: ignore[arg-type, type-var]
+
+    def detach(self) -> Self:
+        """Cut from the autograd graph (truncated back-propagation through time)."""
+        return self.map(Tensor.detach)
+
+    def clone(self) -> Self:
+        """A copy that shares no storage: fork a stream."""
+        return self.map(Tensor.clone)
+
+    def to(self, *args: Any, **kwargs: Any) -> Self:
+        """Move or cast as `Tensor.to`; integer tensors (positions) keep their dtype."""
+
+        def move(x: Tensor) -> Tensor:
+            return x.to(*args, **kwargs) if x.is_floating_point() else x.to(*args, **kwargs).to(x.dtype)
+
+        return self.map(move)
+
+    def index_select(self, index: Tensor) -> Self:
+        """Rows `index` (N,) int64 of the batch, in that order; a row may be taken more than once (beam search)."""
+        return self.map(lambda x: x.index_select(0, index))
+
+    @property
+    def nbytes(self) -> int:
+        """Bytes that the tensors of this state take."""
+        total = 0
+
+        def count(x: Tensor) -> Tensor:
+            nonlocal total
+            total += x.numel() * x.element_size()
+            return x
+
+        self.map(count)
+        return total
+
+    def save(self, path: str | Path) -> None:
+        """Write to a safetensors file; the structure goes into the file's metadata as JSON."""
+        tensors: dict[str, Tensor] = {}
+        structure = _flatten(self, "state", tensors)
+        save_file(tensors, str(path), metadata={"titans_seq_state": json.dumps(structure)})
+
+    @classmethod
+    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
+        """Read what `save` wrote.
+
+        Raises:
+            UserError: the file is missing, is no state file, or holds another kind of state.
+        """
+        try:
+            with safe_open(str(path), framework="pt", device=str(device)) as file:
+                metadata = file.metadata() or {}
+                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open has no __iter__
+        except FileNotFoundError as error:
+            raise UserError(f"{path}: no such file. Give the path of a file that {cls.__name__}.save wrote.") from error
+        except Exception as error:  # safetensors raises its own type and OSError
+            raise UserError(f"{path}: not a readable safetensors file ({error}).") from error
+        if "titans_seq_state" not in metadata:
+            raise UserError(f"{path}: a safetensors file, but not of a state; expected one that {cls.__name__}.save wrote.")
+        state = _unflatten(json.loads(metadata["titans_seq_state"]), tensors)
+        if not isinstance(state, cls):
+            raise UserError(f"{path}: holds a {type(state).__name__}, expected a {cls.__name__}.")
+        return state
+
+
+def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
+    if isinstance(value, Tensor):
+        return function(value)
+    if isinstance(value, State):
+        return value.map(function)
+    if isinstance(value, tuple):
+        return tuple(_map(item, function) for item in value)
+    return value
+
+
+def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+    """Structure of `value` as JSON; its tensors go into `tensors` under dotted names."""
+    if isinstance(value, Tensor):
+        tensors[name] = value.detach().clone(memory_format=torch.contiguous_format)
+        return {"tensor": name}
+    if isinstance(value, State):
+        content = {f.name: _flatten(getattr(value, f.name), f"{name}.{f.name}", tensors) for f in fields(value)}  # type: ignore[arg-type]
+        return {"state": type(value).__name__, "fields": content}
+    if isinstance(value, tuple):
+        return {"tuple": [_flatten(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]}
+    return {"value": value}
+
+
+def _unflatten(structure: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    if "tensor" in structure:
+        return tensors[structure["tensor"]]
+    if "state" in structure:
+        if structure["state"] not in State._registry:
+            raise UserError(f"unknown state {structure['state']!r}: the file was written by another version of titans_seq.")
+        content = {name: _unflatten(value, tensors) for name, value in structure["fields"].items()}
+        return State._registry[structure["state"]](**content)
+    if "tuple" in structure:
+        return tuple(_unflatten(item, tensors) for item in structure["tuple"])
+    return structure["value"]
