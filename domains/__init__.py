@@ -1,0 +1,1 @@
+"""The domains that stand on the shared backbone; none imports another."""

@@ -1,0 +1,1 @@
+"""Multivariate time series: tables in, calibrated forecasts out, with a memory that goes on learning."""

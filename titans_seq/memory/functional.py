@@ -8,6 +8,7 @@ from torch import Tensor
 from titans_seq.memory.chunkwise import chunkwise_memory
 from titans_seq.memory.recurrent import recurrent_memory
 from titans_seq.memory.reference import reference_memory
+from titans_seq.memory.rule import memory_network
 from titans_seq.memory.state import Gates, MemoryState, MemoryWeights
 
 IMPLEMENTATIONS = ("auto", "chunkwise", "recurrent", "reference")
@@ -78,6 +79,23 @@ def neural_memory(
     return y.to(output_dtype), state
 
 
+def read_memory(q: Tensor, weights: MemoryWeights, state: MemoryState | None = None) -> Tensor:
+    """y = M(q) from one state of the memory, without writing: q (B, H, T, D) -> (B, H, T, D) in q's dtype.
+
+    `state` None reads the first state W^0. Raises ValueError if the shapes do not fit.
+    """
+    if q.dim() != 4:
+        raise ValueError(f"q must be (B, H, T, D), got {_shape(q)}")
+    _check_weights(q, weights, "chunk")
+    if state is not None:
+        _check_state(q, state, weights, state.chunk_size)
+    dtype = torch.promote_types(q.dtype, torch.float32)
+    with torch.autocast(q.device.type, enabled=False):
+        weights = _cast(weights, dtype)
+        layers = weights.layers if state is None else [W.to(dtype) for W in state.weights]
+        return memory_network(q.to(dtype), weights, lambda l, x: x @ layers[l]).to(q.dtype)
+
+
 def _cast(weights: MemoryWeights, dtype: torch.dtype) -> MemoryWeights:
     norm = [None if x is None else x.to(dtype) for x in (weights.norm_scale, weights.norm_shift)]
     return MemoryWeights(
@@ -126,6 +144,8 @@ def _check(
                 raise ValueError(f"{name} must be bool, got {marks.dtype}")
     _check_weights(q, weights, gradient)
     _check_gates(q, gates, weights)
+    if gradient == "token" and surprise_clip is not None:
+        raise ValueError("gradient='token' solves a linear system over the chunk; surprise_clip must be None")
     if impl == "reference" and torch.is_inference_mode_enabled():
         raise ValueError("impl='reference' differentiates with autograd, which inference_mode forbids; use 'chunkwise' or 'recurrent'")
     if state is not None:

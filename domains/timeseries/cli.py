@@ -1,0 +1,263 @@
+"""`titans-seq forecast`: from a table to a scored forecast, a table of it and a picture."""
+
+import os
+import tempfile
+import warnings
+from collections.abc import Sequence
+from dataclasses import dataclass
+from datetime import datetime, time
+from enum import StrEnum
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+
+from titans_seq.errors import UserError
+
+if TYPE_CHECKING:  # these take seconds to import; `titans-seq --help` is to be instant
+    import polars as pl
+
+    from domains.timeseries.data import SeriesTable
+
+
+class Missing(StrEnum):
+    """What to do about missing values and time steps."""
+
+    error = "error"
+    mask = "mask"
+
+
+class Format(StrEnum):
+    """The kind of file that the forecast is written to."""
+
+    csv = "csv"
+    parquet = "parquet"
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Steps ahead, steps of context that the model sees, steps in a season, and held-out windows of steps ahead."""
+
+    prediction: int
+    context: int
+    season: int
+    windows: int
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run found: scores with a column `forecaster`, and both forecasts beyond the end of the file."""
+
+    scores: "pl.DataFrame"
+    forecasts: list[Any]
+    naive: list[Any]
+
+
+def register(app: typer.Typer) -> None:
+    """Add the commands of this domain to `titans-seq`."""
+    app.command()(forecast)
+
+
+def forecast(
+    file: Annotated[
+        Path | None, typer.Argument(help="CSV, TSV or Parquet. Default: the Seattle weather that ships.", show_default=False)
+    ] = None,
+    target: Annotated[str | None, typer.Option(help="Columns to forecast, a,b,c. Default: every numeric one.")] = None,
+    timestamp: Annotated[str | None, typer.Option(help="Column of the time steps. Default: the only one.")] = None,
+    item_id: Annotated[str | None, typer.Option(help="Column that tells series apart. Default: one series.")] = None,
+    freq: Annotated[str | None, typer.Option(help="Step, such as 15min, h, D, W, M. Default: inferred.")] = None,
+    prediction_length: Annotated[int | None, typer.Option(min=1, help="Steps to forecast. Default: two seasons, at most 48.")] = None,
+    context_length: Annotated[
+        int | None, typer.Option(min=1, help="Steps the model sees. Default: 4 x prediction length, less if data is short.")
+    ] = None,
+    season_length: Annotated[int | None, typer.Option(min=1, help="Steps in a season. Default: by frequency.")] = None,
+    missing: Annotated[
+        Missing, typer.Option(help="Refuse missing values and steps, or mask them out. Nothing is imputed.")
+    ] = Missing.error,
+    windows: Annotated[int, typer.Option(min=1, help="Held-out windows at the end of the file to score on.")] = 4,
+    epochs: Annotated[int | None, typer.Option(min=1, help="Passes of training. Default: the estimator's.")] = None,
+    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and sampling.")] = 0,
+    output: Annotated[Path, typer.Option(help="Folder for forecast, metrics.csv and forecast.png.")] = Path("forecast"),
+    file_format: Annotated[Format, typer.Option("--format", help="Kind of the forecast file.")] = Format.csv,
+    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the paths of the files written.")] = False,
+) -> None:
+    """Train a forecaster on a table, score it beside the seasonal naive on held-out windows, and forecast on."""
+    _silence_third_parties()
+    _check_output(output)
+    table = _read(file, target, timestamp, item_id, freq, missing)
+    lengths = _lengths(table, prediction_length, context_length, season_length, windows)
+    if not quiet:
+        _print_split(table, lengths)
+    result = _run(table, lengths, epochs, seed, progress=not quiet)
+    if not quiet:
+        _print_scores(result.scores)
+    for path in _write(table, result, output, file_format):
+        typer.echo(path)
+
+
+def _silence_third_parties() -> None:
+    """Notices meant for developers: the choice of JSON library, pandas' plans for business-day periods."""
+    warnings.filterwarnings("ignore", message="Using `json`-module", category=UserWarning)
+    warnings.filterwarnings("ignore", message=".*(BDay|PeriodDtype\\[B\\]).*", category=FutureWarning)
+
+
+def _check_output(output: Path) -> None:
+    existing = _existing_parent(output)
+    if not existing.is_dir():
+        raise UserError(f"--output {output}: {existing} is a file, not a folder. Name another folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"--output {output}: no permission to write into {existing}. Name another folder.")
+
+
+def _existing_parent(path: Path) -> Path:
+    """The path itself or the nearest folder above it that exists."""
+    path = path.absolute()
+    return next(candidate for candidate in (path, *path.parents) if candidate.exists())
+
+
+def _read(
+    file: Path | None, target: str | None, timestamp: str | None, item_id: str | None, freq: str | None, missing: Missing
+) -> "SeriesTable":
+    from domains.timeseries.data import load_example, read_table
+
+    if file is None:
+        if target or timestamp or item_id or freq:
+            raise UserError("--target, --timestamp, --item-id and --freq describe a file: name the FILE as well.")
+        return load_example()
+    targets = [name.strip() for name in target.split(",") if name.strip()] if target else None
+    return read_table(file, target=targets, timestamp=timestamp, item_id=item_id, freq=freq, missing=missing.value)
+
+
+def _lengths(table: "SeriesTable", prediction: int | None, context: int | None, season: int | None, windows: int) -> Lengths:
+    """The lengths asked for, or defaults that suit the data; refused where the data cannot hold them."""
+    from domains.timeseries.data import check_length
+    from domains.timeseries.metrics import default_season_length
+
+    season = season or default_season_length(table.freq)
+    prediction = prediction or max(2, min(2 * season, 48))
+    if context is None:
+        shortest = int(table.frame.group_by("item_id").len()["len"].min())  # type: ignore[arg-type]
+        room = shortest - (windows + 1) * prediction
+        context = max(min(4 * prediction, room), min(prediction, season))
+    check_length(table, prediction, context, windows, season)
+    return Lengths(prediction, context, season, windows)
+
+
+def _run(table: "SeriesTable", lengths: Lengths, epochs: int | None, seed: int, progress: bool) -> Result:
+    """Train on all but the held-out windows, score on them, then forecast from the end of the file."""
+    import polars as pl
+
+    from domains.timeseries.data import split
+    from domains.timeseries.estimator import TitansEstimator
+    from domains.timeseries.metrics import evaluate, seasonal_naive
+
+    entries = table.to_gluonts()
+    training, test = split(entries, lengths.prediction, lengths.windows)
+    settings = {} if epochs is None else {"max_epochs": epochs}
+    estimator = TitansEstimator(
+        prediction_length=lengths.prediction,
+        freq=table.freq,
+        num_channels=len(table.targets),
+        context_length=lengths.context,
+        seed=seed,
+        progress=progress,
+        **settings,
+    )
+    predictor = estimator.train(training)
+
+    def scored(name: str, forecasts: list[Any]) -> pl.DataFrame:
+        scores = evaluate(forecasts, test, lengths.season, table.targets)
+        return scores.select(pl.lit(name).alias("forecaster"), pl.all())
+
+    naive = seasonal_naive(test.input, lengths.prediction, lengths.season)
+    scores = pl.concat([scored("titans", list(predictor.predict(test.input))), scored("seasonal_naive", naive)])
+    return Result(scores, list(predictor.predict(entries)), seasonal_naive(entries, lengths.prediction, lengths.season))
+
+
+def _print_split(table: "SeriesTable", lengths: Lengths) -> None:
+    held_out = lengths.windows * lengths.prediction
+    series = table.frame.partition_by("item_id", maintain_order=True)
+    first = series[0]["timestamp"]
+    many = f"{len(series)} series; the first runs" if len(series) > 1 else "One series"
+    typer.echo(f"{many} from {_short(first[0])} to {_short(first[-1])}, {len(first)} steps of {table.step}.")
+    ignored = f" Left out: {', '.join(table.ignored)}." if table.ignored else ""
+    typer.echo(f"Channels: {', '.join(table.targets)}.{ignored}")
+    typer.echo(
+        f"Trained on all before the last {held_out} steps (up to {_short(first[-held_out - 1])}). Scored on those: "
+        f"{lengths.windows} windows of {lengths.prediction}, context {lengths.context}, season {lengths.season}."
+    )
+
+
+def _short(moment: datetime) -> str:
+    return str(moment).removesuffix(" 00:00:00")
+
+
+def _print_scores(scores: "pl.DataFrame") -> None:
+    from rich.console import Console
+    from rich.markup import escape
+    from rich.table import Table
+
+    from domains.timeseries.metrics import METRICS
+
+    view = Table(title="Held-out scores; bold: the better of the two", title_justify="left")
+    view.add_column("channel")
+    view.add_column("forecaster", no_wrap=True)
+    for metric in METRICS:
+        view.add_column(metric.replace("_80", "\n80 %"), justify="right")
+    for pair in zip(*_by_forecaster(scores), strict=True):
+        for i, row in enumerate(pair):
+            cells = [_cell(metric, [one[metric] for one in pair], i) for metric in METRICS]
+            name = row["forecaster"].replace("_", " ")
+            view.add_row("" if i else escape(row["channel"]), name, *cells, end_section=bool(i))
+    Console().print(view)
+    typer.echo(_verdict(scores))
+
+
+def _by_forecaster(scores: "pl.DataFrame") -> list[list[dict[str, Any]]]:
+    """The rows of Titans and those of the naive: one a channel, in order, and the mean last."""
+    return [part.rows(named=True) for part in scores.partition_by("forecaster", maintain_order=True)]
+
+
+def _cell(metric: str, pair: Sequence[float | None], i: int) -> str:
+    """One score as text, bold where it is better than the other one; coverage is best at 0.8, all else at 0."""
+    value, other = pair[i], pair[1 - i]
+    if value is None:
+        return "-"
+    best = 0.8 if metric == "coverage_80" else 0.0
+    better = other is not None and abs(value - best) < abs(other - best)
+    return f"[bold green]{value:.4g}[/]" if better else f"{value:.4g}"
+
+
+def _verdict(scores: "pl.DataFrame") -> str:
+    """One plain sentence on who wins by CRPS."""
+    pairs = [(t["CRPS"], n["CRPS"]) for t, n in zip(*_by_forecaster(scores), strict=True) if t["CRPS"] is not None]
+    if not pairs:
+        return "No winner: CRPS is undefined where every held-out value is 0 or missing."
+    *channels, (titans, naive) = pairs
+    wins = sum(t < n for t, n in channels)
+    change = f" ({100 * (titans / naive - 1):+.0f} %)" if naive else ""
+    beats = "beats" if titans < naive else "does not beat"
+    return (
+        f"Titans {beats} the seasonal naive: mean CRPS {titans:.4g} against {naive:.4g}{change}, "
+        f"better on {wins} of {len(channels)} channels."
+    )
+
+
+def _write(table: "SeriesTable", result: Result, output: Path, file_format: Format) -> list[Path]:
+    """All files or none: they are made in a folder beside `output` and moved once they are complete."""
+    from domains.timeseries.metrics import forecast_table
+    from domains.timeseries.plots import plot_forecast
+
+    with tempfile.TemporaryDirectory(dir=_existing_parent(output.parent), prefix=".titans-seq-") as folder:
+        made = [Path(folder) / name for name in (f"forecast.{file_format}", "metrics.csv", "forecast.png")]
+        rows = forecast_table(result.forecasts, table.targets, table=table)
+        if file_format is Format.csv:
+            days = (rows["timestamp"].dt.time() == time()).all()
+            rows.write_csv(made[0], datetime_format="%Y-%m-%d" if days else "%Y-%m-%d %H:%M:%S")
+        else:
+            rows.write_parquet(made[0])
+        result.scores.write_csv(made[1])
+        entries = table.to_gluonts()
+        plot_forecast(entries, result.forecasts, table.targets, made[2], baseline=result.naive, units=table.units)
+        output.mkdir(parents=True, exist_ok=True)
+        return [path.replace(output / path.name) for path in made]

@@ -1,0 +1,373 @@
+import gzip
+import os
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import polars as pl
+import pytest
+from hypothesis import given, settings
+from hypothesis import strategies as st
+from polars.testing import assert_frame_equal
+
+from domains.timeseries.data import check_length, load_example, quiet_pandas, read_table, split
+from titans_seq.errors import UserError
+
+WIDE = """\
+date,a,b,note
+2020-01-01,1,10,x
+2020-01-02,2,20,y
+2020-01-03,3,30,z
+2020-01-04,4,40,x
+"""
+
+
+@pytest.fixture
+def write(tmp_path):
+    def write(text, name="t.csv", **options):
+        path = tmp_path / name
+        if isinstance(text, pl.DataFrame):
+            text.write_parquet(path)
+        elif name.endswith(".gz"):
+            path.write_bytes(gzip.compress(text.encode()))
+        else:
+            path.write_bytes(text if isinstance(text, bytes) else text.encode())
+        return path
+
+    return write
+
+
+def daily(n, start=datetime(2020, 1, 1), step=timedelta(days=1)):
+    return [start + i * step for i in range(n)]
+
+
+def csv(times, *columns, names="ab"):
+    rows = zip(times, *columns, strict=True)
+    return "\n".join([",".join(["date", *names[: len(columns)]]), *(",".join(map(str, row)) for row in rows)]) + "\n"
+
+
+# ---- what it reads
+
+
+def test_wide_csv(write):
+    table = read_table(write(WIDE))
+    assert table.frame.columns == ["item_id", "timestamp", "a", "b"]
+    assert table.frame.dtypes == [pl.String, pl.Datetime("us"), pl.Float64, pl.Float64]
+    assert (table.targets, table.freq, table.step, table.ignored) == (("a", "b"), "D", "D", ("note",))
+    (entry,) = table.to_gluonts()
+    assert entry["item_id"] == "t"
+    assert entry["start"] == pd.Period("2020-01-01", "D")
+    assert entry["target"].dtype == np.float32
+    np.testing.assert_array_equal(entry["target"], [[1, 2, 3, 4], [10, 20, 30, 40]])
+
+
+def test_one_target_is_still_2d(write):
+    assert read_table(write(WIDE), target=["b"]).to_gluonts()[0]["target"].shape == (1, 4)
+
+
+@pytest.mark.parametrize("name", ["t.csv.gz", "t.tsv", "t.tsv.gz", "T.CSV"])
+def test_kinds_of_text_file(write, name):
+    text = WIDE.replace(",", "\t") if "tsv" in name else WIDE
+    assert_frame_equal(read_table(write(text, name)).frame.drop("item_id"), read_table(write(WIDE)).frame.drop("item_id"))
+
+
+@pytest.mark.parametrize("text", [WIDE.replace(",", ";"), "\ufeff" + WIDE, WIDE.replace("\n", "\r\n"), WIDE + "\n\n"])
+def test_dialects(write, text):
+    assert_frame_equal(read_table(write(text)).frame, read_table(write(WIDE)).frame)
+
+
+def test_parquet_equals_csv(write):
+    frame = pl.read_csv(write(WIDE), try_parse_dates=True)
+    assert frame["date"].dtype == pl.Date
+    assert_frame_equal(read_table(write(frame, "t.parquet")).frame, read_table(write(WIDE)).frame)
+
+
+def test_long_equals_wide(write):
+    times = daily(5)
+    wide = {name: read_table(write(csv(times, range(k, k + 5)), f"{name}.csv")) for name, k in (("x", 0), ("y", 7))}
+    rows = [f"{time},{name},{k + i}" for i, time in enumerate(times) for name, k in (("y", 7), ("x", 0))]
+    long = read_table(write("\n".join(["date,shop,a", *reversed(rows)])), item_id="shop")
+    assert_frame_equal(long.frame, pl.concat([wide["x"].frame, wide["y"].frame]))
+    assert [entry["item_id"] for entry in long.to_gluonts()] == ["x", "y"]
+
+
+def test_items_may_start_and_end_apart(write):
+    text = "when,id,v\n" + "".join(f"{t},1,{i}\n" for i, t in enumerate(daily(6)))
+    text += "".join(f"{t},2,{i}\n" for i, t in enumerate(daily(4, datetime(2021, 5, 5))))
+    first, second = read_table(write(text), item_id="id").to_gluonts()
+    assert first["target"].shape == (1, 6)
+    assert second["target"].shape == (1, 4)
+    assert second["start"] == pd.Period("2021-05-05", "D")
+
+
+def test_unnamed_index_column_is_no_target(write):
+    lines = WIDE.splitlines()
+    text = "\n".join(["," + lines[0], *(f"{i},{line}" for i, line in enumerate(lines[1:]))])
+    assert read_table(write(text)).targets == ("a", "b")
+
+
+@pytest.mark.parametrize(
+    ("form", "step", "freq"),
+    [
+        ("%Y/%m/%d", "D", "D"),
+        ("%Y-%m-%dT%H:%M:%S", "h", "h"),
+        ("%Y/%m/%d %H:%M", "15min", "15min"),
+        ("%Y-%m-%d %H:%M:%S.%f", "30s", "30s"),
+        ("%Y-%m", "MS", "M"),
+        ("%Y.%m.%d", "ME", "M"),
+        ("%Y-%m-%d", "W-TUE", "W-TUE"),
+        ("%Y-%m-%d", "QS-OCT", "Q-DEC"),
+        ("%Y-%m-%d", "YS-JAN", "Y-DEC"),
+        ("%Y-%m-%d", "B", "B"),
+        ("%Y-%m-%d %H:%M:%S", "2h", "2h"),
+    ],
+)
+def test_forms_of_time_and_frequencies(write, form, step, freq):
+    stamps = pd.date_range("2019-12-31", periods=24, freq=step)
+    table = read_table(write(csv(stamps.strftime(form), range(24))))
+    assert (table.step, table.freq) == (step, freq)
+    assert table.frame["timestamp"].to_list() == list(stamps.to_pydatetime())
+    (entry,) = table.to_gluonts()
+    with quiet_pandas():
+        assert table.stamps("t", entry["start"] + 22, 4) == list(stamps.union(stamps[-2:] + 2 * stamps.freq))[-4:]
+
+
+def test_single_digit_dates(write):
+    table = read_table(write(csv(["1990/1/9 0:00", "1990/1/10 0:00", "1990/1/11 0:00"], [1, 2, 3])))
+    assert table.frame["timestamp"][0] == datetime(1990, 1, 9)
+
+
+def test_years_only_where_the_column_is_named(write):
+    text = "year,a\n1990,1\n1991,2\n1992,4\n"
+    assert read_table(write(text), timestamp="year").freq == "Y-DEC"
+    with pytest.raises(UserError, match="no column holds dates"):
+        read_table(write(text))
+
+
+@pytest.mark.parametrize("parquet", [False, True])
+def test_zones_become_utc_and_daylight_saving_vanishes(write, parquet):
+    """Berlin, 25 October 2020: 02:00 comes twice on the wall, once in UTC."""
+    stamps = pd.date_range("2020-10-24 22:00", periods=8, freq="h", tz="UTC").tz_convert("Europe/Berlin")
+    if parquet:
+        times = pl.Series(daily(8, datetime(2020, 10, 24, 22), timedelta(hours=1))).dt.replace_time_zone("UTC")
+        path = write(pl.DataFrame({"date": times.dt.convert_time_zone("Europe/Berlin"), "a": range(8)}), "t.parquet")
+    else:
+        path = write(csv([stamp.isoformat() for stamp in stamps], range(8)))
+    table = read_table(path)
+    assert table.freq == "h"
+    assert table.frame["timestamp"].to_list() == daily(8, datetime(2020, 10, 24, 22), timedelta(hours=1))
+    z = write(csv([f"{t:%Y-%m-%dT%H:%M:%S}Z" for t in table.frame["timestamp"]], range(8)), "z.csv")
+    assert read_table(z).frame["timestamp"].equals(table.frame["timestamp"])
+    postgres = write(csv([f"{t:%Y-%m-%d %H:%M:%S}+00" for t in table.frame["timestamp"]], range(8)), "p.csv")
+    assert read_table(postgres).frame["timestamp"].equals(table.frame["timestamp"])
+
+
+def test_unsorted_rows_are_sorted(write):
+    lines = WIDE.splitlines()
+    assert_frame_equal(read_table(write("\n".join([lines[0], *reversed(lines[1:])]))).frame, read_table(write(WIDE)).frame)
+
+
+@pytest.mark.parametrize(
+    ("freq", "first", "step"),
+    [("M", "2020-01-01", "MS"), ("M", "2020-01-31", "ME"), ("W", "2020-01-01", "W-WED"), ("D", "2020-01-01", "D")],
+)
+def test_given_frequency_takes_its_anchor_from_the_data(write, freq, first, step):
+    stamps = pd.date_range(first, periods=2, freq=step)
+    assert read_table(write(csv(stamps, [1, 2])), freq=freq).step == step
+
+
+@settings(max_examples=30, deadline=None)
+@given(
+    values=st.lists(st.floats(-1e6, 1e6, width=32) | st.none(), min_size=3, max_size=30).filter(
+        lambda values: any(value is not None for value in values)
+    ),
+    step=st.sampled_from([timedelta(minutes=10), timedelta(hours=1), timedelta(days=1)]),
+)
+def test_round_trip_of_any_values(tmp_path_factory, values, step):
+    frame = pl.DataFrame({"date": daily(len(values), step=step), "a": values}, schema_overrides={"a": pl.Float64})
+    folder = tmp_path_factory.mktemp("trip")
+    frame.write_csv(folder / "t.csv")
+    frame.write_parquet(folder / "t.parquet")
+    for path in folder.iterdir():
+        table = read_table(path, missing="mask")
+        assert table.frame["a"].to_list() == values
+        expected = np.array([[np.nan if value is None else value for value in values]], dtype=np.float32)
+        np.testing.assert_array_equal(table.to_gluonts()[0]["target"], expected)
+
+
+# ---- missing values and steps
+
+
+GAPPY = csv([*daily(4), *daily(4, datetime(2020, 1, 7))], [1, 2, "", 4, 5, "NaN", 7, 8])
+
+
+def test_mask_keeps_holes_as_holes(write):
+    table = read_table(write(GAPPY), missing="mask")
+    assert table.frame["a"].to_list() == [1, 2, None, 4, None, None, 5, None, 7, 8]
+    np.testing.assert_array_equal(table.to_gluonts()[0]["target"], np.float32([[1, 2, np.nan, 4, np.nan, np.nan, 5, np.nan, 7, 8]]))
+
+
+def test_gaps_do_not_hide_a_monthly_frequency(write):
+    stamps = pd.date_range("2015-01-01", periods=40, freq="MS").delete([7, 19, 33])
+    table = read_table(write(csv(stamps, range(37))), missing="mask")
+    assert (table.step, table.frame.height, table.frame["a"].null_count()) == ("MS", 40, 3)
+
+
+def fails(path, *parts, **options):
+    with pytest.raises(UserError) as caught:
+        read_table(path, **options)
+    message = str(caught.value)
+    for part in (path.name, *parts):
+        assert part in message, message
+
+
+def test_missing_value_is_named(write):
+    fails(write(GAPPY), "'a'", "2 missing values", "line 4", "2020-01-03", "--missing mask")
+
+
+def test_missing_step_is_named(write):
+    text = csv([*daily(3), *daily(6, datetime(2020, 1, 5))], range(9))
+    fails(write(text), "1 time steps of 'D'", "2020-01-04", "after line 4", "--missing mask", "--freq B")
+
+
+def test_mask_refuses_a_channel_without_values(write):
+    fails(write(csv(daily(3), [1, 2, 3], ["", "", ""])), "'b'", "no number", target=["b"], missing="mask")
+
+
+# ---- what it refuses
+
+
+@pytest.mark.parametrize(
+    ("text", "parts", "options"),
+    [
+        pytest.param("", ["empty", "header"], {}, id="empty"),
+        pytest.param("date,a\n", ["no rows below its header"], {}, id="header only"),
+        pytest.param(WIDE.replace("30", "3o"), ["'b'", "line 4", "'3o'", "no number"], {}, id="text in a target"),
+        pytest.param(WIDE, ["'note'", "line 2", "'x'"], {"target": ["note"]}, id="a text column as target"),
+        pytest.param(WIDE.replace("30", "inf"), ["'b'", "line 4", "'inf'", "not finite"], {}, id="inf"),
+        pytest.param(WIDE.replace("30", "1e39"), ["'b'", "line 4", "float32"], {}, id="beyond float32"),
+        pytest.param(WIDE.replace("01-03", "13-03"), ["'date'", "line 4", "2020-13-03", "no time"], {}, id="bad time"),
+        pytest.param(WIDE.replace("2020-01-03", ""), ["'date'", "line 4", "empty value"], {}, id="no time"),
+        pytest.param(WIDE.replace("01-03", "01-02"), ["lines 3 and 4", "2020-01-02", "twice", "--item-id"], {}, id="twice"),
+        pytest.param(WIDE.replace("01-03,", "01-03 07:00,"), ["line 4", "07:00", "regular grid"], {"freq": "D"}, id="grid"),
+        pytest.param(WIDE, ["'bb'", "--target", "Did you mean 'b'?", "date, a, b, note"], {"target": ["bb"]}, id="target"),
+        pytest.param(WIDE, ["'Date'", "--timestamp", "'date'"], {"timestamp": "Date"}, id="timestamp"),
+        pytest.param(WIDE, ["'shop'", "--item-id"], {"item_id": "shop"}, id="item"),
+        pytest.param(WIDE, ["each column has one role"], {"item_id": "a", "target": ["a"]}, id="two roles"),
+        pytest.param(WIDE.replace("date,", "date,a,", 1), ["more fields|two columns"], {}, id="two columns of a name"),
+        pytest.param("a,b\n1,2\n3,4\n", ["no column holds dates", "--timestamp", "a, b"], {}, id="no dates"),
+        pytest.param("t,u,a\n2020-01-01,2020-01-01,2\n", ["t, u all hold dates", "--timestamp"], {}, id="two dates"),
+        pytest.param("date,n\n2020-01-01,x\n2020-01-02,y\n", ["no column of numbers", "date, n"], {}, id="no numbers"),
+        pytest.param("date,a\n2020-01-01,1,2\n", ["more fields than the header"], {}, id="ragged"),
+        pytest.param(b"date,a\n2020-01-01,\xe9\n", ["UTF-8"], {}, id="latin1"),
+        pytest.param("date,a\n2020-01-01,1\n2020-01-02,2\n", ["2 time steps", "--freq"], {}, id="two rows"),
+        pytest.param(
+            csv(["2020-01-01 00:00:00", "2020-01-01 00:00:01", "2024-01-01 00:00:00"], [1, 2, 3]),
+            ["3 rows", "steps of 's'", "--freq"],
+            {"freq": "s"},
+            id="mostly gaps",
+        ),
+    ],
+)
+def test_refused(write, text, parts, options):
+    with pytest.raises(UserError) as caught:
+        read_table(write(text), **options)
+    for part in ("t.csv", *parts):
+        assert any(choice in str(caught.value) for choice in part.split("|")), str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("freq", "part"),
+    [("fortnight", "no pandas frequency"), ("SMS", "not supported"), ("0D", "not supported"), ("-1D", "not supported")],
+)
+def test_refused_frequency(write, freq, part):
+    with pytest.raises(UserError, match=part):
+        read_table(write(WIDE), freq=freq)
+
+
+def test_zoned_time_among_times_without_a_zone(write):
+    fails(write(WIDE.replace("01-03,", "01-03T00:00:00Z,")), "'date'", "line 4", "no time")
+
+
+def test_refused_policy_for_missing(write):
+    with pytest.raises(UserError, match="Use 'error' or 'mask'"):
+        read_table(write(WIDE), missing="interpolate")
+
+
+def test_refused_item(write):
+    fails(write("date,id,a\n2020-01-01,x,1\n2020-01-02,,1\n"), "'id'", "line 3", "no item", item_id="id")
+
+
+def test_item_off_the_common_frequency(write):
+    text = "t,id,a\n" + "".join(f"{t},x,1\n" for t in daily(9)) + "".join(f"{t},y,1\n" for t in daily(5, step=timedelta(hours=12)))
+    fails(write(text), "line 12", "12:00", "'y'", "regular grid", item_id="id")
+
+
+def test_numeric_item_id_left_unnamed(write):
+    fails(write("date,item_id,a\n2020-01-01,1,1\n2020-01-02,1,2\n2020-01-03,1,3\n"), "'item_id'", "--item-id")
+
+
+def test_refused_files(write, tmp_path):
+    fails(tmp_path / "none.csv", "no such file")
+    fails(write(WIDE, "t.xlsx"), "unknown kind", ".parquet")
+    fails(write("not parquet", "t.parquet"), "cannot be read as .parquet")
+    fails(tmp_path, "is a folder")
+
+
+def test_parquet_counts_rows(write):
+    frame = pl.DataFrame({"date": daily(3), "a": [1.0, float("inf"), 2.0]})
+    fails(write(frame, "t.parquet"), "'a'", "row 2", "not finite")
+    fails(write(frame.with_columns(a=pl.col("date")), "t.parquet"), "'a'", "not numbers", target=["a"], timestamp="date")
+
+
+# ---- lengths, splits, examples
+
+
+def test_check_length_states_what_is_needed(write):
+    table = read_table(write(csv(daily(30), range(30))))
+    check_length(table, 4, 10, 4)
+    with pytest.raises(UserError, match=r"has 30 steps of D; 31 are needed: context 11 .* 4 held-out windows of 4"):
+        check_length(table, 4, 11, 4)
+    with pytest.raises(UserError, match=r"31 are needed: season 14 \+ 1 .*--season-length"):
+        check_length(table, 4, 2, 4, season_length=14)
+
+
+def test_check_length_wants_something_to_learn_from(write):
+    values = [""] * 20 + list(range(10))
+    table = read_table(write(csv(daily(30), values)), missing="mask")
+    with pytest.raises(UserError, match="Column 'a' of series 't' has no value before the 10 held-out"):
+        check_length(table, 5, 5, 2)
+
+
+def test_split_holds_out_the_end(write):
+    table = read_table(write(csv(daily(30), range(30), range(30))))
+    training, test = split(table, prediction_length=4, windows=3)
+    assert [entry["target"].shape for entry in training] == [(2, 18)]
+    assert [(past["target"].shape[1], int(label["target"][0, 0])) for past, label in test] == [(18, 18), (22, 22), (26, 26)]
+    assert [label["target"].shape for label in test.label] == [(2, 4)] * 3
+
+
+def test_example():
+    table = load_example()
+    assert table.targets == ("temp_max", "temp_min", "precipitation", "wind")
+    assert (table.freq, table.frame.height, table.ignored) == ("D", 1461, ("weather",))
+    assert table.units["precipitation"] == "mm"
+    with pytest.raises(UserError, match="seattle_weather"):
+        load_example("paris")
+
+
+@pytest.mark.skipif("TITANS_SEQ_DATA" not in os.environ, reason="TITANS_SEQ_DATA names no folder of data sets")
+@pytest.mark.parametrize(
+    ("name", "freq", "shape"),
+    [
+        ("ett/ETTh1.csv", "h", (7, 17420)),
+        ("ett/ETTm2.parquet", "15min", (7, 69680)),
+        ("exchange_rate/exchange_rate.csv", "D", (8, 7588)),
+    ],
+)
+def test_public_data_sets(name, freq, shape):
+    table = read_table(Path(os.environ["TITANS_SEQ_DATA"]) / "timeseries" / name)
+    (entry,) = table.to_gluonts()
+    assert (table.freq, entry["target"].shape) == (freq, shape)
+    assert np.isfinite(entry["target"]).all()

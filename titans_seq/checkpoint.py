@@ -1,0 +1,77 @@
+"""Models on disk: a folder with config.json and model.safetensors. Nothing is ever unpickled."""
+
+import json
+import os
+import tempfile
+from importlib.metadata import version
+from pathlib import Path
+from typing import Any, ClassVar, Self
+
+import torch
+from safetensors import SafetensorError
+from safetensors.torch import load_file, save_file
+from torch import nn
+
+from titans_seq.config import Config
+from titans_seq.errors import UserError
+
+CONFIG_NAME = "config.json"
+WEIGHTS_NAME = "model.safetensors"
+
+
+class Pretrained(nn.Module):
+    """Base of models that are made from one `config` and saved as a folder."""
+
+    model_type: ClassVar[str]
+    config_class: ClassVar[type[Config]]
+    config: Any
+
+    def save_pretrained(self, folder: str | Path) -> None:
+        """Write config.json and model.safetensors into `folder` (made if it is not there). Each file appears whole or not at all."""
+        folder = Path(folder)
+        folder.mkdir(parents=True, exist_ok=True)
+        header = {"model_type": self.model_type, "titans_seq_version": version("titans-seq")}
+        text = json.dumps(header | {"config": self.config.to_dict()}, indent=2)
+        tensors = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
+        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+            (Path(temporary) / CONFIG_NAME).write_text(text + "\n")
+            save_file(tensors, str(Path(temporary) / WEIGHTS_NAME))
+            for name in (WEIGHTS_NAME, CONFIG_NAME):
+                os.replace(Path(temporary) / name, folder / name)
+
+    @classmethod
+    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
+        """Read what `save_pretrained` wrote; the model is in evaluation mode.
+
+        Raises:
+            UserError: a file is missing, damaged, of another kind of model, or does not fit the configuration.
+        """
+        folder = Path(folder)
+        for name in (CONFIG_NAME, WEIGHTS_NAME):
+            if not (folder / name).is_file():
+                raise UserError(f"{folder / name}: no such file. {cls.__name__}.from_pretrained needs a folder that save_pretrained wrote.")
+        model = cls(cls._read_config(folder / CONFIG_NAME))
+        try:
+            tensors = load_file(folder / WEIGHTS_NAME, device=str(device))
+        except SafetensorError as error:
+            raise UserError(f"{folder / WEIGHTS_NAME}: damaged or not a safetensors file ({error}).") from error
+        model.to(device)
+        try:
+            model.load_state_dict(tensors)
+        except RuntimeError as error:
+            raise UserError(f"{folder / WEIGHTS_NAME} does not fit {folder / CONFIG_NAME}: {error}") from error
+        return model.eval()
+
+    @classmethod
+    def _read_config(cls, path: Path) -> Config:
+        try:
+            values = json.loads(path.read_text())
+        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            raise UserError(f"{path}: not a JSON file ({error}).") from error
+        kind = values.get("model_type") if isinstance(values, dict) else None
+        if kind != cls.model_type:
+            raise UserError(f"{path}: model_type is {kind!r}, {cls.__name__} needs {cls.model_type!r}.")
+        try:
+            return cls.config_class.from_dict(values["config"])
+        except (KeyError, ValueError) as error:
+            raise UserError(f"{path}: {error}") from error

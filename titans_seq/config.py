@@ -1,0 +1,194 @@
+"""Configuration: one frozen dataclass a part, checked when it is made, JSON both ways."""
+
+import dataclasses
+import difflib
+import json
+import types
+import typing
+from dataclasses import dataclass, field
+from typing import Any, Self
+
+VARIANTS = ("lmm", "mac", "mag", "mal")
+FORGETTING = ("head", "channel", "none")
+ACTIVATIONS = ("gelu", "silu")
+GRADIENTS = ("chunk", "token")
+
+
+@dataclass(frozen=True, kw_only=True)
+class Config:
+    """Base of all configurations: to and from plain dictionaries and JSON; unknown keys and wrong types are refused by name."""
+
+    def to_dict(self) -> dict[str, Any]:
+        """Nested plain dictionary, ready for `json.dumps`."""
+        return dataclasses.asdict(self)
+
+    def to_json(self) -> str:
+        """Indented JSON text."""
+        return json.dumps(self.to_dict(), indent=2)
+
+    @classmethod
+    def from_dict(cls, values: dict[str, Any]) -> Self:
+        """Inverse of `to_dict`.
+
+        Raises:
+            ValueError: an unknown key (named, with the closest known one), a value of the wrong type or out of range.
+        """
+        hints = typing.get_type_hints(cls)
+        known = {f.name for f in dataclasses.fields(cls)}
+        for name in values:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(sorted(known))}"
+                raise ValueError(f"{cls.__name__}: unknown key {name!r}{hint}")
+        return cls(**{name: _restore(hints[name], value) for name, value in values.items()})
+
+    @classmethod
+    def from_json(cls, text: str) -> Self:
+        """Inverse of `to_json`; raises ValueError as `from_dict`, also for text that is not a JSON object."""
+        values = json.loads(text)
+        if not isinstance(values, dict):
+            raise ValueError(f"{cls.__name__}: expected a JSON object, got {type(values).__name__}")  # noqa: TRY004 - it is the text that is wrong
+        return cls.from_dict(values)
+
+    def _require(self, name: str, condition: bool, expected: str) -> None:
+        if not condition:
+            raise ValueError(f"{type(self).__name__}.{name} must be {expected}, got {getattr(self, name)!r}")
+
+    def _require_one_of(self, name: str, allowed: tuple[str, ...]) -> None:
+        self._require(name, getattr(self, name) in allowed, f"one of {', '.join(map(repr, allowed))}")
+
+    def __post_init__(self) -> None:
+        """Check the type of every field; sub-classes add their ranges."""
+        hints = typing.get_type_hints(type(self))
+        for f in dataclasses.fields(self):
+            value, hint = getattr(self, f.name), hints[f.name]
+            options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+            accepted = tuple(option for option in options if isinstance(option, type))
+            if float in accepted and isinstance(value, int) and not isinstance(value, bool):
+                object.__setattr__(self, f.name, float(value))
+            elif not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
+                names = " or ".join("None" if option is type(None) else option.__name__ for option in accepted)
+                self._require(f.name, False, f"of type {names}")
+
+
+def _restore(hint: Any, value: Any) -> Any:
+    """A nested dictionary becomes the configuration that the field is annotated with."""
+    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    for option in options:
+        if isinstance(option, type) and issubclass(option, Config) and isinstance(value, dict):
+            return option.from_dict(value)
+    return value
+
+
+@dataclass(frozen=True, kw_only=True)
+class MemoryConfig(Config):
+    """The neural long-term memory of a block (arXiv 2501.00663, section 3).
+
+    num_heads: memories side by side; head_dim: width of each, None for dim / num_heads.
+    depth: layers of the memory network, 1 is the linear memory; expansion: hidden width over head_dim.
+    chunk_size: tokens whose gradients are taken at one point; the same in training and evaluation.
+    activation: "gelu" or "silu"; residual, norm: M(x) = x + LN(..) as a whole or in part.
+    gradient: "chunk" (the paper) or "token" (freshest state; linear memory without norm only).
+    momentum: False sets eta to 0. forgetting: alpha per "head", per input "channel" of each memory layer, or "none".
+    gate_rank: rank of the projection to per-channel gates (forgetting="channel" only).
+    convolution_width: of the causal depthwise convolution on q, k, v; 1 is none.
+    max_step: upper bound of theta, the step on the sum of squares over head_dim.
+    surprise_clip: largest norm of one token's gradient, None for none.
+    initial_forgetting, initial_momentum: alpha and eta at the start of training; theta starts at a tenth of max_step.
+    """
+
+    num_heads: int = 4
+    head_dim: int | None = None
+    depth: int = 2
+    expansion: int = 4
+    chunk_size: int = 16
+    activation: str = "gelu"
+    residual: bool = True
+    norm: bool = True
+    gradient: str = "chunk"
+    momentum: bool = True
+    forgetting: str = "head"
+    gate_rank: int = 32
+    convolution_width: int = 4
+    max_step: float = 0.02
+    surprise_clip: float | None = None
+    initial_forgetting: float = 0.005
+    initial_momentum: float = 0.8
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_heads", "depth", "expansion", "chunk_size", "gate_rank", "convolution_width"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("head_dim", self.head_dim is None or self.head_dim >= 1, "at least 1 or None")
+        self._require_one_of("activation", ACTIVATIONS)
+        self._require_one_of("gradient", GRADIENTS)
+        self._require_one_of("forgetting", FORGETTING)
+        self._require("max_step", 0 < self.max_step <= 1, "in (0, 1]")
+        self._require("surprise_clip", self.surprise_clip is None or self.surprise_clip > 0, "positive or None")
+        for name in ("initial_forgetting", "initial_momentum"):
+            self._require(name, 0 < getattr(self, name) < 1, "strictly between 0 and 1")
+        if self.gradient == "token" and (self.depth > 1 or self.norm):
+            raise ValueError("MemoryConfig.gradient='token' needs depth=1 and norm=False")
+        if self.gradient == "token" and self.surprise_clip is not None:
+            raise ValueError("MemoryConfig.gradient='token' is a linear system; surprise_clip must be None")
+
+
+@dataclass(frozen=True, kw_only=True)
+class AttentionConfig(Config):
+    """The short-term memory of a block: attention over a window or a segment, with persistent memory.
+
+    num_heads, head_dim: as in MemoryConfig; head_dim must be a multiple of 4 (half of it is rotated).
+    sliding_window: tokens that a token sees, itself included (MAG, MAL). segment_length: of MAC's segments.
+    persistent_tokens: learned keys and values that every row sees; 0 switches persistent memory off.
+    memory_tokens: MAC reads this many learned queries from the memory before each segment; 0 reads one row per token instead.
+    rope_base: base of the rotary frequencies.
+    """
+
+    num_heads: int = 4
+    head_dim: int | None = None
+    sliding_window: int = 64
+    segment_length: int = 64
+    persistent_tokens: int = 4
+    memory_tokens: int = 0
+    rope_base: float = 10_000.0
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("num_heads", "sliding_window", "segment_length"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("persistent_tokens", "memory_tokens"):
+            self._require(name, getattr(self, name) >= 0, "at least 0")
+        self._require("head_dim", self.head_dim is None or (self.head_dim > 0 and self.head_dim % 4 == 0), "a multiple of 4 or None")
+        self._require("rope_base", self.rope_base > 1, "greater than 1")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TitansConfig(Config):
+    """The backbone: `num_layers` blocks of one variant over vectors of width `dim`.
+
+    variant: "lmm" (memory alone), "mac" (memory as context), "mag" (memory as gate), "mal" (memory as layer).
+    hidden_dim: of the SwiGLU feed-forward layer; None for 8/3 dim rounded up to a multiple of 8, as in Llama.
+    dropout: on every residual branch, in [0, 1). norm_eps: of the RMS norms.
+    """
+
+    dim: int
+    num_layers: int
+    variant: str = "mac"
+    hidden_dim: int | None = None
+    dropout: float = 0.0
+    norm_eps: float = 1e-6
+    memory: MemoryConfig = field(default_factory=MemoryConfig)
+    attention: AttentionConfig = field(default_factory=AttentionConfig)
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("dim", self.dim >= 1, "at least 1")
+        self._require("num_layers", self.num_layers >= 1, "at least 1")
+        self._require_one_of("variant", VARIANTS)
+        self._require("hidden_dim", self.hidden_dim is None or self.hidden_dim >= 1, "at least 1 or None")
+        self._require("dropout", 0 <= self.dropout < 1, "in [0, 1)")
+        self._require("norm_eps", self.norm_eps > 0, "positive")
+        for name, part, multiple in (("memory", self.memory, 1), ("attention", self.attention, 4)):
+            if part.head_dim is None and self.dim % (part.num_heads * multiple):
+                needed = f"{name}.num_heads={part.num_heads}" + (f" times {multiple}" if multiple > 1 else "")
+                raise ValueError(f"TitansConfig.dim={self.dim} must be a multiple of {needed}; or set {name}.head_dim")

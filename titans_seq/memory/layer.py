@@ -1,0 +1,169 @@
+"""`NeuralMemory`: the layer around the operator, from (B, T, dim) to (B, T, dim).
+
+Shapes: B batch, T time, H heads, D head width.
+"""
+
+import math
+from dataclasses import dataclass
+from itertools import pairwise
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from titans_seq.config import MemoryConfig
+from titans_seq.memory.functional import neural_memory, read_memory
+from titans_seq.memory.state import Gates, MemoryState, MemoryWeights
+from titans_seq.state import State
+
+L2_EPS = 1e-6
+
+
+@dataclass(frozen=True)
+class MemoryLayerState(State):
+    """What `NeuralMemory` carries: the memory, and the last inputs of the convolution (B, convolution_width - 1, 3 H D)."""
+
+    memory: MemoryState
+    convolution: Tensor
+
+
+class NeuralMemory(nn.Module):
+    """Neural long-term memory as a layer (arXiv 2501.00663, sections 3.1 and 4.4).
+
+    q, k, v: linear, causal depthwise convolution, SiLU; q and k l2-normalised. Gates per head and memory layer from a linear map of x:
+    alpha = sigmoid(.), eta = sigmoid(.), theta = max_step sigmoid(.). Output: RMS norm per head, times a linear gate of x, projection.
+    The memory's first state W^0 is learned. It goes on learning in evaluation and under `torch.inference_mode()`.
+    """
+
+    def __init__(self, dim: int, config: MemoryConfig) -> None:
+        super().__init__()
+        self.config = config
+        heads = config.num_heads
+        width = config.head_dim or dim // heads
+        self.heads, self.width = heads, width
+        inner = heads * width
+
+        self.qkv = nn.Linear(dim, 3 * inner, bias=False)
+        self.convolution = nn.Conv1d(3 * inner, 3 * inner, config.convolution_width, groups=3 * inner, bias=False)
+        self.gate = nn.Linear(dim, inner, bias=False)
+        self.output_norm = nn.RMSNorm(width)
+        self.output = nn.Linear(inner, dim, bias=False)
+
+        self.dims = [width, *[width * config.expansion] * (config.depth - 1), width]
+        self.first_state = nn.ParameterList(torch.randn(heads, a, b) / math.sqrt(a) for a, b in pairwise(self.dims))
+        self.norm_scale = nn.Parameter(torch.ones(heads, width)) if config.norm else None
+        self.norm_shift = nn.Parameter(torch.zeros(heads, width)) if config.norm else None
+
+        self.momentum_and_step = nn.Linear(dim, config.depth * 2 * heads)
+        self.forgetting = self._forgetting(dim)
+        self._initialise_gates()
+
+    def _forgetting(self, dim: int) -> nn.Module | None:
+        """Logits of alpha: (.., depth * heads), or one for each input channel of each memory layer through a low rank."""
+        if self.config.forgetting == "none":
+            return None
+        if self.config.forgetting == "head":
+            return nn.Linear(dim, self.config.depth * self.heads)
+        down = nn.Linear(dim, self.config.gate_rank, bias=False)
+        return nn.Sequential(down, nn.Linear(self.config.gate_rank, self.heads * sum(self.dims[:-1])))
+
+    def _initialise_gates(self) -> None:
+        """Start close to a plain model: a long memory and small steps (the logits' weights are small, the biases decide)."""
+        config = self.config
+        nn.init.normal_(self.momentum_and_step.weight, std=0.02)
+        bias = self.momentum_and_step.bias.data.view(config.depth, 2, self.heads)
+        bias[:, 0] = _logit(config.initial_momentum)
+        bias[:, 1] = _logit(0.1)
+        if self.forgetting is not None:
+            last = self.forgetting[-1] if isinstance(self.forgetting, nn.Sequential) else self.forgetting
+            nn.init.normal_(last.weight, std=0.02)  # type: ignore[arg-type]
+            nn.init.constant_(last.bias, _logit(config.initial_forgetting))  # type: ignore[arg-type]
+
+    @property
+    def weights(self) -> MemoryWeights:
+        """The memory network's outer parameters, as the operator takes them."""
+        return MemoryWeights(
+            layers=list(self.first_state),
+            norm_scale=self.norm_scale,
+            norm_shift=self.norm_shift,
+            activation=self.config.activation,
+            residual=self.config.residual,
+        )
+
+    def gates(self, x: Tensor) -> list[Gates]:
+        """The gates of every memory layer for x (B, T, dim): alpha, eta, theta (B, H, T), alpha also (B, H, T, d_in)."""
+        config = self.config
+        logits = self.momentum_and_step(x).unflatten(-1, (config.depth, 2, self.heads))  # (B, T, L, 2, H)
+        eta, theta = torch.sigmoid(logits.permute(3, 2, 0, 4, 1)).unbind(0)  # (L, B, H, T) each
+        theta = config.max_step * theta
+        if not config.momentum:
+            eta = torch.zeros_like(eta)
+        return [Gates(*layer) for layer in zip(self._alphas(x, eta), eta.unbind(0), theta.unbind(0), strict=True)]
+
+    def _alphas(self, x: Tensor, eta: Tensor) -> list[Tensor]:
+        if self.forgetting is None:
+            return [torch.zeros_like(layer) for layer in eta.unbind(0)]
+        alpha = torch.sigmoid(self.forgetting(x))
+        if self.config.forgetting == "head":
+            return list(alpha.unflatten(-1, (self.config.depth, self.heads)).permute(2, 0, 3, 1).unbind(0))
+        parts = alpha.split([self.heads * d_in for d_in in self.dims[:-1]], dim=-1)
+        return [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts]  # (B, H, T, d_in)
+
+    def forward(self, x: Tensor, state: MemoryLayerState | None = None, impl: str = "auto") -> tuple[Tensor, MemoryLayerState]:
+        """Read and write the memory along x.
+
+        Args:
+            x: (B, T, dim), floating point.
+            state: of the stream so far, None at its begin.
+            impl: form of the operator, see `neural_memory`.
+
+        Returns:
+            (B, T, dim) and the state after the last token.
+        """
+        mixed, tail = self._convolve(self.qkv(x), None if state is None else state.convolution)
+        q, k, v = F.silu(mixed).unflatten(-1, (3, self.heads, self.width)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, T, D)
+        y, memory = neural_memory(
+            _l2_norm(q),
+            _l2_norm(k),
+            v,
+            self.gates(x),
+            self.weights,
+            None if state is None else state.memory,
+            self.config.chunk_size,
+            impl,
+            gradient=self.config.gradient,
+            surprise_clip=self.config.surprise_clip,
+        )
+        return self._finish(y, x), MemoryLayerState(memory, tail)
+
+    def read(self, x: Tensor, memory: MemoryState | None) -> Tensor:
+        """Read without writing: x (B, T, dim) -> (B, T, dim), from `memory` or, if None, from the first state.
+
+        The queries are those of `forward` without the convolution, so that a read depends on one token alone.
+        """
+        q = F.silu(self.qkv(x)[..., : self.heads * self.width]).unflatten(-1, (self.heads, self.width)).transpose(1, 2)
+        return self._finish(read_memory(_l2_norm(q), self.weights, memory), x)
+
+    def _convolve(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Causal depthwise convolution over time of x (B, T, channels), going on from the inputs `tail` (B, width - 1, channels)."""
+        reach = self.config.convolution_width - 1
+        if tail is None:
+            tail = x.new_zeros(x.shape[0], reach, x.shape[2])
+        x = torch.cat([tail.to(x.dtype), x], dim=1)
+        mixed = self.convolution(x.transpose(1, 2)).transpose(1, 2) if reach else x
+        return mixed, x[:, x.shape[1] - reach :].clone()
+
+    def _finish(self, y: Tensor, x: Tensor) -> Tensor:
+        """y (B, H, T, D): norm, times a linear gate of x (B, T, dim), then projection to (B, T, dim)."""
+        y = self.output_norm(y.to(x.dtype)).transpose(1, 2).flatten(2)  # (B, T, H D)
+        return self.output(y * self.gate(x))
+
+
+def _l2_norm(x: Tensor) -> Tensor:
+    """Unit length over the last dimension; zero stays zero, and its gradient stays bounded."""
+    square = x.to(torch.promote_types(x.dtype, torch.float32)).square()
+    return x * torch.rsqrt(square.sum(-1, keepdim=True) + L2_EPS).to(x.dtype)
+
+
+def _logit(p: float) -> float:
+    return math.log(p / (1 - p))
