@@ -142,13 +142,13 @@ class SegmentAttention(_Attention):
     With memory_tokens = 0 the memory has one row per token, seen from its token on; else `memory_tokens` rows that all see.
     """
 
-    def forward(self, x: Tensor, memory: Tensor, state: SegmentState | None = None) -> tuple[Tensor, SegmentState]:
+    def forward(self, x: Tensor, memory: Tensor | None, state: SegmentState | None = None) -> tuple[Tensor, SegmentState]:
         """A piece of one segment.
 
         Args:
             x: (B, T, dim), not beyond the segment's end.
             memory: what was read from the memory. memory_tokens = 0: (B, T, dim), a row a token of the piece; else
-                (B, memory_tokens, dim), used at the segment's begin only.
+                (B, memory_tokens, dim) at the segment's begin and None after it.
             state: of the segment so far, None at its begin.
 
         Returns:
@@ -157,7 +157,7 @@ class SegmentAttention(_Attention):
         position = 0 if state is None else state.position
         positions = position + torch.arange(x.shape[1], device=x.device)
         q = rotate(self.project_queries(x), positions, self.config.rope_base)
-        k, v = self._segment_keys_values(x, memory, positions, begins=state is None)
+        k, v = self._segment_keys_values(x, memory, positions)
         if state is not None:
             k, v = torch.cat([state.keys.to(k.dtype), k], dim=2), torch.cat([state.values.to(v.dtype), v], dim=2)
         first, rows = self.config.memory_tokens, 1 if self.config.memory_tokens else 2  # rows of keys a token
@@ -165,14 +165,15 @@ class SegmentAttention(_Attention):
         y = self.attend(q, k, v, token <= positions.unsqueeze(1))
         return self.finish(y), SegmentState(k, v, position + x.shape[1])
 
-    def _segment_keys_values(self, x: Tensor, memory: Tensor, positions: Tensor, begins: bool) -> tuple[Tensor, Tensor]:
+    def _segment_keys_values(self, x: Tensor, memory: Tensor | None, positions: Tensor) -> tuple[Tensor, Tensor]:
         if self.config.memory_tokens == 0:
+            assert memory is not None
             pairs = torch.stack([memory, x], dim=2).flatten(1, 2)  # (B, 2 T, dim): the memory's row before its token
             k, v = self.project_keys_values(pairs)
             return rotate(k, positions.repeat_interleave(2), self.config.rope_base), v
         k, v = self.project_keys_values(x)
         k = rotate(k, positions, self.config.rope_base)
-        if not begins:
+        if memory is None:
             return k, v
         memory_k, memory_v = self.project_keys_values(memory)
         memory_k = F.pad(memory_k[..., self.width // 2 :], (self.width // 2, 0))  # no position: the rotated half is zero

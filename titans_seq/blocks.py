@@ -25,10 +25,10 @@ class WindowMixerState(State):
 
 @dataclass(frozen=True)
 class ContextMixerState(State):
-    """State of MAC: the memory now, the memory as it was before the unfinished segment, and that segment (None between segments)."""
+    """State of MAC: the memory now and, inside a segment, the memory as it was before it and what attention keeps of it."""
 
     memory: MemoryLayerState
-    before_segment: MemoryState
+    before_segment: MemoryState | None
     segment: SegmentState | None
 
 
@@ -84,17 +84,23 @@ class MemoryAsContext(nn.Module):
 
     def _piece(self, x: Tensor, state: ContextMixerState | None) -> tuple[Tensor, ContextMixerState]:
         """Tokens of one segment."""
-        if state is None:
-            memory, segment = None, None
-            before = MemoryState.initial(self.memory.weights, x.shape[0], self.memory.config.chunk_size)
-        else:
-            memory, segment = state.memory, state.segment
-            before = state.before_segment if segment is not None else state.memory.memory
-        queries = x if self.memory_queries is None else self.memory_queries.to(x.dtype).expand(x.shape[0], -1, -1)
-        y, segment = self.attention(x, self.memory.read(queries, before), segment)
+        memory, segment = (None, None) if state is None else (state.memory, state.segment)
+        before = None if memory is None else memory.memory  # None: the first state
+        if state is not None and segment is not None:
+            before = state.before_segment
+        y, segment = self.attention(x, self._context(x, before, begins=segment is None), segment)
         m, memory = self.memory(y, memory)
-        finished = segment.position == self.segment_length
-        return self.gate(y, m), ContextMixerState(memory, before, None if finished else segment)
+        if segment.position == self.segment_length:
+            return self.gate(y, m), ContextMixerState(memory, None, None)
+        return self.gate(y, m), ContextMixerState(memory, before, segment)
+
+    def _context(self, x: Tensor, before: MemoryState | None, begins: bool) -> Tensor | None:
+        """What the memory as it stood `before` the segment says: a row a token, or a row a learned query where the segment begins."""
+        if self.memory_queries is None:
+            return self.memory.read(x, before)
+        if not begins:
+            return None
+        return self.memory.read(self.memory_queries.to(x.dtype).expand(x.shape[0], -1, -1), before)
 
 
 class MemoryAsGate(nn.Module):

@@ -93,7 +93,8 @@ class MemoryConfig(Config):
     gate_rank: rank of the projection to per-channel gates (forgetting="channel" only).
     convolution_width: of the causal depthwise convolution on q, k, v; 1 is none.
     max_step: upper bound of theta, the step on the sum of squares over head_dim.
-    surprise_clip: largest norm of one token's gradient, None for none.
+    surprise_clip: largest norm of one token's gradient, per head and memory layer; None for none. The default is several times what is
+        usual, and bounds the memory whatever it reads. gradient="token" has no clip: its steps contract by themselves.
     initial_forgetting, initial_momentum: alpha and eta at the start of training; theta starts at a tenth of max_step.
     """
 
@@ -111,7 +112,7 @@ class MemoryConfig(Config):
     gate_rank: int = 32
     convolution_width: int = 4
     max_step: float = 0.02
-    surprise_clip: float | None = None
+    surprise_clip: float | None = 100.0
     initial_forgetting: float = 0.005
     initial_momentum: float = 0.8
 
@@ -129,8 +130,6 @@ class MemoryConfig(Config):
             self._require(name, 0 < getattr(self, name) < 1, "strictly between 0 and 1")
         if self.gradient == "token" and (self.depth > 1 or self.norm):
             raise ValueError("MemoryConfig.gradient='token' needs depth=1 and norm=False")
-        if self.gradient == "token" and self.surprise_clip is not None:
-            raise ValueError("MemoryConfig.gradient='token' is a linear system; surprise_clip must be None")
 
 
 @dataclass(frozen=True, kw_only=True)

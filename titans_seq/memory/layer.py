@@ -132,7 +132,7 @@ class NeuralMemory(nn.Module):
             self.config.chunk_size,
             impl,
             gradient=self.config.gradient,
-            surprise_clip=self.config.surprise_clip,
+            surprise_clip=self.config.surprise_clip if self.config.gradient == "chunk" else None,
         )
         return self._finish(y, x), MemoryLayerState(memory, tail)
 

@@ -28,7 +28,7 @@ def loss_gradients(k: Tensor, v: Tensor, layers: Sequence[Tensor], weights: Memo
     """grad of ell(M; k, v) = || M(k) - v ||^2 with respect to each layer, by autograd (arXiv 2501.00663, equation 12)."""
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
-        points = [W if W.requires_grad else W.detach().requires_grad_() for W in layers]
+        points = [W if differentiable and W.requires_grad else W.detach().requires_grad_() for W in layers]
         loss = (memory(k, points, weights) - v).square().sum()
         return torch.autograd.grad(loss, points, create_graph=differentiable)
 

@@ -20,6 +20,17 @@ def test_learns_under_inference_mode(make_case: Any, impl: str) -> None:
     assert not torch.allclose(y2, y)  # it remembers: the second reading is another
 
 
+@pytest.mark.parametrize("impl", ["reference", "chunkwise", "recurrent"])
+def test_no_grad_with_weights_that_require_grad(make_case: Any, impl: str) -> None:
+    case = make_case(length=5, requires_grad=True)
+    expected = case.run(impl)[0]
+    with torch.no_grad():
+        y, state = case.run(impl)
+    assert torch.equal(y, expected)
+    assert not y.requires_grad
+    assert not state.weights[0].requires_grad
+
+
 def test_reference_under_inference_mode_is_refused(make_case: Any) -> None:
     with torch.inference_mode(), pytest.raises(ValueError, match="inference_mode"):
         make_case().run("reference")

@@ -1,0 +1,170 @@
+"""The forecaster: instance normalisation, patches, the Titans backbone over patches, a head for the whole horizon.
+
+Shape suffixes: B batch, L context length, H prediction length, C channels, F time features, N patches, P patch length, E model width.
+"""
+
+import math
+from dataclasses import dataclass, field
+
+import torch
+from gluonts.core.component import validated
+from gluonts.torch.distributions import Output
+from torch import Tensor, nn
+
+from titans_seq import Titans, TitansConfig
+from titans_seq.config import Config
+
+HARMONICS = 2
+
+
+@dataclass(frozen=True, kw_only=True)
+class ForecasterConfig(Config):
+    """Architecture of the forecaster.
+
+    prediction_length, context_length: steps ahead and steps seen. num_channels: series that are forecast together.
+    num_time_features: calendar features a step, each in [-0.5, 0.5] as GluonTS makes them. patch_length: steps a token.
+    horizon_dim: features of each step ahead in the head. titans: the backbone.
+    """
+
+    prediction_length: int
+    context_length: int
+    num_channels: int = 1
+    num_time_features: int = 0
+    patch_length: int = 8
+    horizon_dim: int = 16
+    titans: TitansConfig = field(default_factory=lambda: TitansConfig(dim=64, num_layers=2, variant="mag"))
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        for name in ("prediction_length", "context_length", "num_channels", "patch_length", "horizon_dim"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("num_time_features", self.num_time_features >= 0, "at least 0")
+
+
+def instance_scale(x_BLC: Tensor, observed_BLC: Tensor) -> tuple[Tensor, Tensor]:
+    """Mean and standard deviation of each channel over the observed steps, (B, 1, C) each, in float64.
+
+    A channel without variation gets the smallest scale that float32 tells from its level, so that its forecast is its level.
+    """
+    x, seen = x_BLC.double(), observed_BLC.double()
+    count = seen.sum(1, keepdim=True).clamp(min=1)
+    loc = (x * seen).sum(1, keepdim=True) / count
+    variance = ((x - loc).square() * seen).sum(1, keepdim=True) / count
+    return loc, variance.sqrt().clamp(min=1e-12).maximum(1e-6 * loc.abs())
+
+
+def fourier_features(time_features: Tensor) -> Tensor:
+    """Sine and cosine of calendar features in [-0.5, 0.5]: (B, T, F) -> (B, T, 2 * HARMONICS * F), periodic without a jump."""
+    angles = torch.cat([2 * math.pi * n * time_features for n in range(1, HARMONICS + 1)], dim=-1)
+    return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class TitansForecaster(nn.Module):
+    """Probabilistic forecasts of C channels, each read by the same backbone with an embedding that tells it apart.
+
+    The context is normalised per channel and cut into patches of values, observed flags and calendar; the backbone reads them in order,
+    and what it knows after the last one, with the normalised context itself (a linear map, as in DLinear) and the calendar of each step
+    ahead, gives the parameters of `distr_output` for every step and channel.
+    """
+
+    @validated()
+    def __init__(self, config: dict, distr_output: Output) -> None:
+        super().__init__()
+        self.config = ForecasterConfig.from_dict(config)
+        self.distr_output = distr_output
+        c = self.config
+        width = c.titans.dim
+        self.num_patches = -(-c.context_length // c.patch_length)
+        self.calendar_dim = 2 * HARMONICS * c.num_time_features
+        self.embed = nn.Linear(c.patch_length * 2 + self.calendar_dim, width)
+        self.channel_embedding = nn.Parameter(torch.zeros(c.num_channels, width))
+        self.titans = Titans(c.titans)
+        self.to_horizon = nn.Linear(width, c.prediction_length * c.horizon_dim)
+        self.linear = nn.Linear(c.context_length, c.prediction_length)
+        self.calendar = nn.Linear(self.calendar_dim + width, c.horizon_dim) if self.calendar_dim else None
+        self.args_proj = distr_output.get_args_proj(c.horizon_dim + 1)
+        nn.init.constant_(self.linear.weight, 0.0)
+        nn.init.constant_(self.linear.bias, 0.0)
+
+    def forward(
+        self,
+        past_target: Tensor,
+        past_observed_values: Tensor,
+        past_time_feat: Tensor | None = None,
+        future_time_feat: Tensor | None = None,
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """Parameters of the output and the scale that they are in.
+
+        Args:
+            past_target: (B, L, C), or (B, L) of a univariate series; unobserved values are ignored.
+            past_observed_values: the same shape, 1 where observed, else 0.
+            past_time_feat, future_time_feat: (B, L, F) and (B, H, F); None without time features.
+
+        Returns:
+            distr_args, each (B, H, C, ..), loc and scale (B, 1, C); without the dimension C for a univariate series.
+        """
+        univariate = past_target.dim() == 2
+        if univariate:
+            past_target, past_observed_values = past_target.unsqueeze(-1), past_observed_values.unsqueeze(-1)
+        loc, scale = instance_scale(past_target, past_observed_values)
+        x_BLC = ((past_target - loc) / scale * past_observed_values).to(self.embed.weight.dtype)
+        observed = past_observed_values.to(x_BLC.dtype)
+        hidden_BCE = self._read(x_BLC, observed, past_time_feat)
+        features = self._horizon(x_BLC, hidden_BCE, future_time_feat)  # (B, H, C, horizon_dim + 1)
+        loc, scale = loc.to(x_BLC.dtype), scale.to(x_BLC.dtype)
+        if univariate:
+            features, loc, scale = features.squeeze(2), loc.squeeze(-1), scale.squeeze(-1)
+        return self.args_proj(features), loc, scale
+
+    def _read(self, x_BLC: Tensor, observed_BLC: Tensor, time_feat: Tensor | None) -> Tensor:
+        """What the backbone knows of each channel after the last patch, (B, C, E)."""
+        c = self.config
+        patches = torch.cat([self._patches(x_BLC), self._patches(observed_BLC)], dim=-1)  # (B, C, N, 2 P)
+        if self.calendar_dim and time_feat is not None:
+            last = fourier_features(time_feat)[:, c.patch_length - 1 - self._padding :: c.patch_length]  # of each patch's last step
+            patches = torch.cat([patches, last.unsqueeze(1).expand(-1, patches.shape[1], -1, -1)], dim=-1)
+        tokens = self.embed(patches) + self.channel_embedding.unsqueeze(1)  # (B, C, N, E)
+        y, _ = self.titans(tokens.flatten(0, 1))
+        return y[:, -1].unflatten(0, (-1, c.num_channels))
+
+    @property
+    def _padding(self) -> int:
+        return self.num_patches * self.config.patch_length - self.config.context_length
+
+    def _patches(self, x_BLC: Tensor) -> Tensor:
+        """(B, L, C) -> (B, C, N, P); zeros in front fill the first patch."""
+        x = nn.functional.pad(x_BLC.transpose(1, 2), (self._padding, 0))
+        return x.unflatten(-1, (self.num_patches, self.config.patch_length))
+
+    def _horizon(self, x_BLC: Tensor, hidden_BCE: Tensor, time_feat: Tensor | None) -> Tensor:
+        c = self.config
+        h = self.to_horizon(hidden_BCE).unflatten(-1, (c.prediction_length, c.horizon_dim)).transpose(1, 2)  # (B, H, C, .)
+        if self.calendar is not None and time_feat is not None:
+            ahead = fourier_features(time_feat).unsqueeze(2).expand(-1, -1, c.num_channels, -1)
+            known = hidden_BCE.unsqueeze(1).expand(-1, c.prediction_length, -1, -1)
+            h = h + self.calendar(torch.cat([ahead, known], dim=-1))
+        linear = self.linear(x_BLC.transpose(1, 2)).transpose(1, 2).unsqueeze(-1)  # (B, H, C, 1)
+        return torch.cat([nn.functional.gelu(h), linear], dim=-1)
+
+    def loss(self, batch: dict[str, Tensor]) -> Tensor:
+        """Mean loss over observed future values, each window in units of its own spread (a scalar).
+
+        batch: the arguments of `forward`, and future_target, future_observed_values (B, H, C) or (B, H).
+        The spread is over context and future together: a window whose context stands still but whose future moves must not outweigh
+        all others.
+        """
+        inputs = {
+            name: batch[name] for name in ("past_target", "past_observed_values", "past_time_feat", "future_time_feat") if name in batch
+        }
+        distr_args, loc, scale = self(**inputs)
+        future, seen = batch["future_target"], batch["future_observed_values"]
+        target = ((future - loc) / scale).clamp(-1e4, 1e4).to(loc.dtype)
+        loss = self.distr_output.loss(target, distr_args)
+        whole = torch.cat([batch["past_target"], future], dim=1)
+        whole_seen = torch.cat([batch["past_observed_values"], seen], dim=1)
+        if whole.dim() == 2:
+            spread = instance_scale(whole.unsqueeze(-1), whole_seen.unsqueeze(-1))[1].squeeze(-1)
+        else:
+            spread = instance_scale(whole, whole_seen)[1]
+        weight = seen * (scale / spread)
+        return (loss * weight).sum() / seen.sum().clamp(min=1)
