@@ -57,7 +57,7 @@ class _Attention(nn.Module):
         super().__init__()
         self.config = config
         self.heads = config.num_heads
-        self.width = config.head_dim or dim // config.num_heads
+        self.width = config.head_width(dim)
         inner = self.heads * self.width
         self.query = nn.Linear(dim, inner, bias=False)
         self.key_value = nn.Linear(dim, 2 * inner, bias=False)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from titans_seq.blocks import Block
+from titans_seq.blocks import MIXERS, Block
 from titans_seq.checkpoint import Pretrained
 from titans_seq.config import TitansConfig
 from titans_seq.state import State
@@ -64,10 +64,22 @@ class Titans(Pretrained):
             raise ValueError(f"x must be (B, T >= 1, dim={self.config.dim}), got {tuple(x.shape)}")
         if not torch.is_autocast_enabled(x.device.type) and x.dtype != self.norm.weight.dtype:
             raise ValueError(f"x must have the model's dtype {self.norm.weight.dtype}, got {x.dtype}; cast x or the model")
-        if state is not None and len(state.blocks) != len(self.blocks):
-            raise ValueError(f"state is of a model with {len(state.blocks)} blocks, this one has {len(self.blocks)}")
+        if state is not None:
+            self._check_state(state, x.shape[0])
         states = []
         for i, block in enumerate(self.blocks):
             x, block_state = block(x, None if state is None else state.blocks[i])
             states.append(block_state)
         return self.norm(x), TitansState(tuple(states))
+
+    def _check_state(self, state: TitansState, batch_size: int) -> None:
+        if len(state.blocks) != len(self.blocks):
+            raise ValueError(f"state is of a model with {len(state.blocks)} blocks, this one has {len(self.blocks)}")
+        expected = MIXERS[self.config.variant].state_class  # type: ignore[attr-defined]
+        for block_state in state.blocks:
+            if not isinstance(block_state, expected):
+                raise ValueError(  # noqa: TRY004 - a value of another model
+                    f"state is of another variant: it holds {type(block_state).__name__}, {self.config.variant!r} needs {expected.__name__}"
+                )
+        if state.batch_size != batch_size:
+            raise ValueError(f"state is of a batch of {state.batch_size}, x has {batch_size} rows; see State.index_select")

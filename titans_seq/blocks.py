@@ -25,10 +25,10 @@ class WindowMixerState(State):
 
 @dataclass(frozen=True)
 class ContextMixerState(State):
-    """State of MAC: the memory now and, inside a segment, the memory as it was before it and what attention keeps of it."""
+    """State of MAC: the memory now and, inside a segment, the memory's weights before it and what attention keeps of it."""
 
     memory: MemoryLayerState
-    before_segment: MemoryState | None
+    before_segment: tuple[Tensor, ...] | None
     segment: SegmentState | None
 
 
@@ -48,6 +48,8 @@ class Gate(nn.Module):
 class MemoryMixer(NeuralMemory):
     """LMM: the memory is the mixer (section 4.4)."""
 
+    state_class = MemoryLayerState
+
     def __init__(self, config: TitansConfig) -> None:
         super().__init__(config.dim, config.memory)
 
@@ -60,6 +62,8 @@ class MemoryAsContext(nn.Module):
     mask (or `memory_tokens` learned queries), and M(y) is read token by token. Segments are sequential: h of the next segment needs the
     memory written with this one's output; inside a segment all tokens run at once.
     """
+
+    state_class = ContextMixerState
 
     def __init__(self, config: TitansConfig) -> None:
         super().__init__()
@@ -85,16 +89,17 @@ class MemoryAsContext(nn.Module):
     def _piece(self, x: Tensor, state: ContextMixerState | None) -> tuple[Tensor, ContextMixerState]:
         """Tokens of one segment."""
         memory, segment = (None, None) if state is None else (state.memory, state.segment)
-        before = None if memory is None else memory.memory  # None: the first state
-        if state is not None and segment is not None:
-            before = state.before_segment
+        if state is None:
+            before = MemoryState.initial(self.memory.weights, x.shape[0], self.memory.config.chunk_size).weights
+        else:
+            before = state.before_segment or state.memory.memory.weights
         y, segment = self.attention(x, self._context(x, before, begins=segment is None), segment)
         m, memory = self.memory(y, memory)
         if segment.position == self.segment_length:
             return self.gate(y, m), ContextMixerState(memory, None, None)
         return self.gate(y, m), ContextMixerState(memory, before, segment)
 
-    def _context(self, x: Tensor, before: MemoryState | None, begins: bool) -> Tensor | None:
+    def _context(self, x: Tensor, before: tuple[Tensor, ...], begins: bool) -> Tensor | None:
         """What the memory as it stood `before` the segment says: a row a token, or a row a learned query where the segment begins."""
         if self.memory_queries is None:
             return self.memory.read(x, before)
@@ -105,6 +110,8 @@ class MemoryAsContext(nn.Module):
 
 class MemoryAsGate(nn.Module):
     """MAG (section 4.2, equations 26 to 28): sliding-window attention and memory side by side, one gated by the other."""
+
+    state_class = WindowMixerState
 
     def __init__(self, config: TitansConfig) -> None:
         super().__init__()
@@ -121,6 +128,8 @@ class MemoryAsGate(nn.Module):
 
 class MemoryAsLayer(nn.Module):
     """MAL (section 4.3, equations 29 to 31): the memory first, then sliding-window attention, each on a residual branch of its own."""
+
+    state_class = WindowMixerState
 
     def __init__(self, config: TitansConfig) -> None:
         super().__init__()

@@ -8,12 +8,11 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load_file, save_file
 from torch import nn
 
 from titans_seq.config import Config
 from titans_seq.errors import UserError
+from titans_seq.files import read_safetensors, write_safetensors
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -27,21 +26,27 @@ class Pretrained(nn.Module):
     config: Any
 
     def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors into `folder` (made if it is not there). Each file appears whole or not at all."""
+        """Write config.json and model.safetensors into `folder` (made if it is not there). Each file appears whole or not at all.
+
+        Raises:
+            UserError: `folder` is a file.
+        """
         folder = Path(folder)
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder}: is a file; save_pretrained needs the path of a folder.")
         folder.mkdir(parents=True, exist_ok=True)
         header = {"model_type": self.model_type, "titans_seq_version": version("titans-seq")}
         text = json.dumps(header | {"config": self.config.to_dict()}, indent=2)
-        tensors = {name: tensor.detach().contiguous() for name, tensor in self.state_dict().items()}
-        with tempfile.TemporaryDirectory(dir=folder) as temporary:
+        tensors = {name: x.detach().contiguous() for name, x in self.state_dict().items()}
+        with tempfile.TemporaryDirectory(dir=folder, prefix=".titans-seq-") as temporary:
+            write_safetensors(Path(temporary) / WEIGHTS_NAME, tensors)
             (Path(temporary) / CONFIG_NAME).write_text(text + "\n")
-            save_file(tensors, str(Path(temporary) / WEIGHTS_NAME))
             for name in (WEIGHTS_NAME, CONFIG_NAME):
                 os.replace(Path(temporary) / name, folder / name)
 
     @classmethod
     def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
-        """Read what `save_pretrained` wrote; the model is in evaluation mode.
+        """Read what `save_pretrained` wrote, in the dtype that it was saved in; the model is in evaluation mode.
 
         Raises:
             UserError: a file is missing, damaged, of another kind of model, or does not fit the configuration.
@@ -51,13 +56,9 @@ class Pretrained(nn.Module):
             if not (folder / name).is_file():
                 raise UserError(f"{folder / name}: no such file. {cls.__name__}.from_pretrained needs a folder that save_pretrained wrote.")
         model = cls(cls._read_config(folder / CONFIG_NAME))
+        tensors, _ = read_safetensors(folder / WEIGHTS_NAME, device)
         try:
-            tensors = load_file(folder / WEIGHTS_NAME, device=str(device))
-        except SafetensorError as error:
-            raise UserError(f"{folder / WEIGHTS_NAME}: damaged or not a safetensors file ({error}).") from error
-        model.to(device)
-        try:
-            model.load_state_dict(tensors)
+            model.load_state_dict(tensors, assign=True)  # dtype and device as read
         except RuntimeError as error:
             raise UserError(f"{folder / WEIGHTS_NAME} does not fit {folder / CONFIG_NAME}: {error}") from error
         return model.eval()
@@ -72,6 +73,6 @@ class Pretrained(nn.Module):
         if kind != cls.model_type:
             raise UserError(f"{path}: model_type is {kind!r}, {cls.__name__} needs {cls.model_type!r}.")
         try:
-            return cls.config_class.from_dict(values["config"])
-        except (KeyError, ValueError) as error:
+            return cls.config_class.from_dict(values.get("config"))
+        except ValueError as error:
             raise UserError(f"{path}: {error}") from error

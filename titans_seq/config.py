@@ -3,6 +3,7 @@
 import dataclasses
 import difflib
 import json
+import math
 import types
 import typing
 from dataclasses import dataclass, field
@@ -33,6 +34,8 @@ class Config:
         Raises:
             ValueError: an unknown key (named, with the closest known one), a value of the wrong type or out of range.
         """
+        if not isinstance(values, dict):
+            raise ValueError(f"{cls.__name__}: expected a dictionary, got {type(values).__name__}")  # noqa: TRY004 - a bad value of a file
         hints = typing.get_type_hints(cls)
         known = {f.name for f in dataclasses.fields(cls)}
         for name in values:
@@ -40,15 +43,15 @@ class Config:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(sorted(known))}"
                 raise ValueError(f"{cls.__name__}: unknown key {name!r}{hint}")
+        for f in dataclasses.fields(cls):
+            if f.default is f.default_factory is dataclasses.MISSING and f.name not in values:
+                raise ValueError(f"{cls.__name__}: key {f.name!r} is missing")
         return cls(**{name: _restore(hints[name], value) for name, value in values.items()})
 
     @classmethod
     def from_json(cls, text: str) -> Self:
         """Inverse of `to_json`; raises ValueError as `from_dict`, also for text that is not a JSON object."""
-        values = json.loads(text)
-        if not isinstance(values, dict):
-            raise ValueError(f"{cls.__name__}: expected a JSON object, got {type(values).__name__}")  # noqa: TRY004 - it is the text that is wrong
-        return cls.from_dict(values)
+        return cls.from_dict(json.loads(text))
 
     def _require(self, name: str, condition: bool, expected: str) -> None:
         if not condition:
@@ -69,6 +72,17 @@ class Config:
             elif not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
                 names = " or ".join("None" if option is type(None) else option.__name__ for option in accepted)
                 self._require(f.name, False, f"of type {names}")
+            elif isinstance(value, float):
+                self._require(f.name, math.isfinite(value), "finite")
+
+
+def _head_width(part: "MemoryConfig | AttentionConfig", dim: int, multiple: int) -> int:
+    if part.head_dim is not None:
+        return part.head_dim
+    if dim < 1 or dim % (part.num_heads * multiple):
+        needed = f"num_heads={part.num_heads}" + (f" times {multiple}" if multiple > 1 else "")
+        raise ValueError(f"dim={dim} must be a multiple of {type(part).__name__}.{needed}; or set its head_dim")
+    return dim // part.num_heads
 
 
 def _restore(hint: Any, value: Any) -> Any:
@@ -94,7 +108,8 @@ class MemoryConfig(Config):
     convolution_width: of the causal depthwise convolution on q, k, v; 1 is none.
     max_step: upper bound of theta, the step on the sum of squares over head_dim.
     surprise_clip: largest norm of one token's gradient, per head and memory layer; None for none. The default is several times what is
-        usual, and bounds the memory whatever it reads. gradient="token" has no clip: its steps contract by themselves.
+        usual, and bounds the memory whatever it reads. gradient="token" has no clip: with unit keys and
+        without momentum its steps contract by themselves.
     initial_forgetting, initial_momentum: alpha and eta at the start of training; theta starts at a tenth of max_step.
     """
 
@@ -113,7 +128,7 @@ class MemoryConfig(Config):
     convolution_width: int = 4
     max_step: float = 0.02
     surprise_clip: float | None = 100.0
-    initial_forgetting: float = 0.005
+    initial_forgetting: float = 0.001
     initial_momentum: float = 0.8
 
     def __post_init__(self) -> None:
@@ -130,6 +145,10 @@ class MemoryConfig(Config):
             self._require(name, 0 < getattr(self, name) < 1, "strictly between 0 and 1")
         if self.gradient == "token" and (self.depth > 1 or self.norm):
             raise ValueError("MemoryConfig.gradient='token' needs depth=1 and norm=False")
+
+    def head_width(self, dim: int) -> int:
+        """head_dim, or dim / num_heads; raises ValueError if that is no integer."""
+        return _head_width(self, dim, 1)
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -160,6 +179,10 @@ class AttentionConfig(Config):
         self._require("head_dim", self.head_dim is None or (self.head_dim > 0 and self.head_dim % 4 == 0), "a multiple of 4 or None")
         self._require("rope_base", self.rope_base > 1, "greater than 1")
 
+    def head_width(self, dim: int) -> int:
+        """head_dim, or dim / num_heads; raises ValueError if that is no multiple of 4."""
+        return _head_width(self, dim, 4)
+
 
 @dataclass(frozen=True, kw_only=True)
 class TitansConfig(Config):
@@ -187,7 +210,6 @@ class TitansConfig(Config):
         self._require("hidden_dim", self.hidden_dim is None or self.hidden_dim >= 1, "at least 1 or None")
         self._require("dropout", 0 <= self.dropout < 1, "in [0, 1)")
         self._require("norm_eps", self.norm_eps > 0, "positive")
-        for name, part, multiple in (("memory", self.memory, 1), ("attention", self.attention, 4)):
-            if part.head_dim is None and self.dim % (part.num_heads * multiple):
-                needed = f"{name}.num_heads={part.num_heads}" + (f" times {multiple}" if multiple > 1 else "")
-                raise ValueError(f"TitansConfig.dim={self.dim} must be a multiple of {needed}; or set {name}.head_dim")
+        self.memory.head_width(self.dim)
+        if self.variant != "lmm":
+            self.attention.head_width(self.dim)

@@ -11,11 +11,12 @@ from pathlib import Path
 from typing import Any, ClassVar, Self
 
 import torch
-from safetensors import safe_open
-from safetensors.torch import save_file
 from torch import Tensor
 
 from titans_seq.errors import UserError
+from titans_seq.files import read_safetensors, write_safetensors
+
+_METADATA_KEY = "titans_seq_state"
 
 
 class State:
@@ -50,43 +51,47 @@ class State:
         """Rows `index` (N,) int64 of the batch, in that order; a row may be taken more than once (beam search)."""
         return self.map(lambda x: x.index_select(0, index))
 
+    def tensors(self) -> list[Tensor]:
+        """Every tensor of this state, nested ones included."""
+        found: list[Tensor] = []
+
+        def collect(x: Tensor) -> Tensor:
+            found.append(x)
+            return x
+
+        self.map(collect)
+        return found
+
     @property
     def nbytes(self) -> int:
         """Bytes that the tensors of this state take."""
-        total = 0
+        return sum(x.numel() * x.element_size() for x in self.tensors())
 
-        def count(x: Tensor) -> Tensor:
-            nonlocal total
-            total += x.numel() * x.element_size()
-            return x
-
-        self.map(count)
-        return total
+    @property
+    def batch_size(self) -> int:
+        """Rows of the batch."""
+        return self.tensors()[0].shape[0]
 
     def save(self, path: str | Path) -> None:
-        """Write to a safetensors file; the structure goes into the file's metadata as JSON."""
+        """Write to a safetensors file, whole or not at all; the structure goes into the file's metadata as JSON."""
         tensors: dict[str, Tensor] = {}
         structure = _flatten(self, "state", tensors)
-        save_file(tensors, str(path), metadata={"titans_seq_state": json.dumps(structure)})
+        write_safetensors(path, tensors, {_METADATA_KEY: json.dumps(structure)})
 
     @classmethod
     def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
         """Read what `save` wrote.
 
         Raises:
-            UserError: the file is missing, is no state file, or holds another kind of state.
+            UserError: the file is missing, damaged, no state file, or holds another kind of state.
         """
-        try:
-            with safe_open(str(path), framework="pt", device=str(device)) as file:
-                metadata = file.metadata() or {}
-                tensors = {name: file.get_tensor(name) for name in file.keys()}  # noqa: SIM118 - safe_open has no __iter__
-        except FileNotFoundError as error:
-            raise UserError(f"{path}: no such file. Give the path of a file that {cls.__name__}.save wrote.") from error
-        except Exception as error:  # safetensors raises its own type and OSError
-            raise UserError(f"{path}: not a readable safetensors file ({error}).") from error
-        if "titans_seq_state" not in metadata:
+        tensors, metadata = read_safetensors(path, device)
+        if _METADATA_KEY not in metadata:
             raise UserError(f"{path}: a safetensors file, but not of a state; expected one that {cls.__name__}.save wrote.")
-        state = _unflatten(json.loads(metadata["titans_seq_state"]), tensors)
+        try:
+            state = _unflatten(json.loads(metadata[_METADATA_KEY]), tensors)
+        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            raise UserError(f"{path}: damaged, or written by another version of titans_seq ({error}).") from error
         if not isinstance(state, cls):
             raise UserError(f"{path}: holds a {type(state).__name__}, expected a {cls.__name__}.")
         return state

@@ -1,5 +1,6 @@
 """`titans-seq forecast`: from a table to a scored forecast, a table of it and a picture."""
 
+import logging
 import os
 import tempfile
 import warnings
@@ -96,9 +97,12 @@ def forecast(
 
 
 def _silence_third_parties() -> None:
-    """Notices meant for developers: the choice of JSON library, pandas' plans for business-day periods."""
+    """Notices meant for developers: of the JSON library, of pandas' and torch's plans, of every checkpoint that Lightning writes."""
+    logging.disable(logging.INFO)
     warnings.filterwarnings("ignore", message="Using `json`-module", category=UserWarning)
     warnings.filterwarnings("ignore", message=".*(BDay|PeriodDtype\\[B\\]).*", category=FutureWarning)
+    warnings.filterwarnings("ignore", message=".*LeafSpec.*")
+    warnings.filterwarnings("ignore", message=".*does not have many workers.*")
 
 
 def _check_output(output: Path) -> None:

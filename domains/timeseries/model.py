@@ -4,11 +4,11 @@ Shape suffixes: B batch, L context length, H prediction length, C channels, F ti
 """
 
 import math
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 
 import torch
 from gluonts.core.component import validated
-from gluonts.torch.distributions import Output
+from gluonts.torch.distributions import Output, QuantileOutput
 from torch import Tensor, nn
 
 from titans_seq import Titans, TitansConfig
@@ -28,11 +28,11 @@ class ForecasterConfig(Config):
 
     prediction_length: int
     context_length: int
+    titans: TitansConfig
     num_channels: int = 1
     num_time_features: int = 0
     patch_length: int = 8
     horizon_dim: int = 16
-    titans: TitansConfig = field(default_factory=lambda: TitansConfig(dim=64, num_layers=2, variant="mag"))
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -114,7 +114,10 @@ class TitansForecaster(nn.Module):
         loc, scale = loc.to(x_BLC.dtype), scale.to(x_BLC.dtype)
         if univariate:
             features, loc, scale = features.squeeze(2), loc.squeeze(-1), scale.squeeze(-1)
-        return self.args_proj(features), loc, scale
+        distr_args = self.args_proj(features)
+        if isinstance(self.distr_output, QuantileOutput) and not self.training:
+            distr_args = (distr_args[0].sort(dim=-1).values,)  # quantiles that cross are put in order (Chernozhukov et al. 2010)
+        return distr_args, loc, scale
 
     def _read(self, x_BLC: Tensor, observed_BLC: Tensor, time_feat: Tensor | None) -> Tensor:
         """What the backbone knows of each channel after the last patch, (B, C, E)."""

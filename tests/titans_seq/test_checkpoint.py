@@ -8,7 +8,7 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from titans_seq import Titans, UserError, checkpoint, presets
+from titans_seq import Titans, UserError, files, presets
 from titans_seq.config import VARIANTS
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -83,8 +83,8 @@ def test_a_missing_folder_is_named(tmp_path: Path) -> None:
         ({"config": {"dim": 16, "num_layers": 2, "memory": {"depht": 2}}}, "MemoryConfig: unknown key 'depht'; did you mean 'depth'"),
         ({"config": {"dim": -16, "num_layers": 2}}, "TitansConfig.dim must be at least 1, got -16"),
         ({"config": {"num_layers": 2}}, "dim"),
-        ({"config": []}, "config"),
-        ({"config": None}, "config"),
+        ({"config": []}, "expected a dictionary, got list"),
+        ({"config": None}, "expected a dictionary, got NoneType"),
     ],
     ids=["type", "no-type", "key", "nested-key", "range", "missing-key", "list", "null"],
 )
@@ -128,12 +128,12 @@ def test_weights_that_do_not_fit_are_refused_by_name(folder: Path) -> None:
 def test_a_failed_save_leaves_the_old_files_whole(folder: Path, failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}
 
-    def fail(tensors: Any, path: Any) -> None:
+    def fail(tensors: Any, path: Any, **_: Any) -> None:
         if failing == "save_file":
             Path(path).write_bytes(b"half")
         raise OSError("no space left on device")
 
-    monkeypatch.setattr(checkpoint, "save_file", fail) if failing == "save_file" else monkeypatch.setattr("os.replace", fail)
+    monkeypatch.setattr(files, "save_file", fail) if failing == "save_file" else monkeypatch.setattr("os.replace", fail)
     with pytest.raises(OSError, match="no space left"):
         Titans(presets.debug("mal")).save_pretrained(folder)
     assert {path.name: path.read_bytes() for path in folder.iterdir()} == before

@@ -99,7 +99,7 @@ def test_unknown_keys_are_refused_by_name(values: dict, message: str) -> None:
 
 @pytest.mark.parametrize("text", ["[]", "3", "null", '"dim"', "{", ""])
 def test_what_is_no_json_object_is_refused(text: str) -> None:
-    with pytest.raises(ValueError, match=r"expected a JSON object|Expecting|line 1"):
+    with pytest.raises(ValueError, match=r"expected a dictionary|Expecting|line 1"):
         TitansConfig.from_json(text)
 
 
@@ -172,6 +172,7 @@ RANGES: list[tuple[type[Config], str, list[Any], str]] = [
 )
 def test_ranges(config_class: type[Config], name: str, value: Any, expected: str) -> None:
     needed = {"dim": 16, "num_layers": 1} if config_class is TitansConfig else {}
+    expected = "finite" if value != value else expected
     with pytest.raises(ValueError, match=f"{config_class.__name__}.{name} must be {expected}, got {value!r}"):
         config_class(**(needed | {name: value}))
 
@@ -184,9 +185,9 @@ def test_token_gradients_need_the_plain_linear_memory() -> None:
 
 
 def test_dim_must_divide_into_heads() -> None:
-    with pytest.raises(ValueError, match=r"dim=10 must be a multiple of memory.num_heads=4; or set memory.head_dim"):
+    with pytest.raises(ValueError, match=r"dim=10 must be a multiple of MemoryConfig.num_heads=4; or set its head_dim"):
         TitansConfig(dim=10, num_layers=1, attention=AttentionConfig(head_dim=4))
-    with pytest.raises(ValueError, match=r"dim=24 must be a multiple of attention.num_heads=4 times 4; or set attention.head_dim"):
+    with pytest.raises(ValueError, match=r"dim=24 must be a multiple of AttentionConfig.num_heads=4 times 4; or set its head_dim"):
         TitansConfig(dim=24, num_layers=1)
     TitansConfig(dim=10, num_layers=1, memory=MemoryConfig(head_dim=3), attention=AttentionConfig(head_dim=8))
 

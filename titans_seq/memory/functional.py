@@ -5,6 +5,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor
 
+from titans_seq.config import ACTIVATIONS, GRADIENTS
 from titans_seq.memory.chunkwise import chunkwise_memory
 from titans_seq.memory.recurrent import recurrent_memory
 from titans_seq.memory.reference import reference_memory
@@ -12,8 +13,6 @@ from titans_seq.memory.rule import memory_network
 from titans_seq.memory.state import Gates, MemoryState, MemoryWeights
 
 IMPLEMENTATIONS = ("auto", "chunkwise", "recurrent", "reference")
-ACTIVATIONS = ("gelu", "silu")
-GRADIENTS = ("chunk", "token")
 
 
 def neural_memory(
@@ -79,21 +78,24 @@ def neural_memory(
     return y.to(output_dtype), state
 
 
-def read_memory(q: Tensor, weights: MemoryWeights, state: MemoryState | None = None) -> Tensor:
+def read_memory(q: Tensor, weights: MemoryWeights, layers: Sequence[Tensor] | None = None) -> Tensor:
     """y = M(q) from one state of the memory, without writing: q (B, H, T, D) -> (B, H, T, D) in q's dtype.
 
-    `state` None reads the first state W^0. Raises ValueError if the shapes do not fit.
+    layers: the memory's weights, (B, H, d_in, d_out) each, as `MemoryState.weights`; None reads the first state W^0.
+
+    Raises:
+        ValueError: the shapes do not fit.
     """
     if q.dim() != 4:
         raise ValueError(f"q must be (B, H, T, D), got {_shape(q)}")
     _check_weights(q, weights, "chunk")
-    if state is not None:
-        _check_state(q, state, weights, state.chunk_size)
+    if layers is not None:
+        _check_layers(q, layers, weights)
     dtype = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
         weights = _cast(weights, dtype)
-        layers = weights.layers if state is None else [W.to(dtype) for W in state.weights]
-        return memory_network(q.to(dtype), weights, lambda l, x: x @ layers[l]).to(q.dtype)
+        current = weights.layers if layers is None else [W.to(dtype) for W in layers]
+        return memory_network(q.to(dtype), weights, lambda l, x: x @ current[l]).to(q.dtype)
 
 
 def _cast(weights: MemoryWeights, dtype: torch.dtype) -> MemoryWeights:
@@ -187,8 +189,12 @@ def _check_gates(q: Tensor, gates: Sequence[Gates], weights: MemoryWeights) -> N
 def _check_state(q: Tensor, state: MemoryState, weights: MemoryWeights, chunk_size: int) -> None:
     if state.chunk_size != chunk_size:
         raise ValueError(f"state was made with chunk_size={state.chunk_size}, this call has chunk_size={chunk_size}")
+    _check_layers(q, state.weights, weights)
+
+
+def _check_layers(q: Tensor, layers: Sequence[Tensor], weights: MemoryWeights) -> None:
     expected = [(q.shape[0], *W.shape) for W in weights.layers]
-    given = [tuple(W.shape) for W in state.weights]
+    given = [tuple(W.shape) for W in layers]
     if expected != given:
         raise ValueError(f"state holds weights of shapes {given}, this batch and memory need {expected}")
 

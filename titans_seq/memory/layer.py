@@ -4,6 +4,7 @@ Shapes: B batch, T time, H heads, D head width.
 """
 
 import math
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 
@@ -39,12 +40,13 @@ class NeuralMemory(nn.Module):
         super().__init__()
         self.config = config
         heads = config.num_heads
-        width = config.head_dim or dim // heads
+        width = config.head_width(dim)
         self.heads, self.width = heads, width
         inner = heads * width
 
         self.qkv = nn.Linear(dim, 3 * inner, bias=False)
-        self.convolution = nn.Conv1d(3 * inner, 3 * inner, config.convolution_width, groups=3 * inner, bias=False)
+        taps = config.convolution_width
+        self.convolution = nn.Conv1d(3 * inner, 3 * inner, taps, groups=3 * inner, bias=False) if taps > 1 else None
         self.gate = nn.Linear(dim, inner, bias=False)
         self.output_norm = nn.RMSNorm(width)
         self.output = nn.Linear(inner, dim, bias=False)
@@ -94,7 +96,7 @@ class NeuralMemory(nn.Module):
         """The gates of every memory layer for x (B, T, dim): alpha, eta, theta (B, H, T), alpha also (B, H, T, d_in)."""
         config = self.config
         logits = self.momentum_and_step(x).unflatten(-1, (config.depth, 2, self.heads))  # (B, T, L, 2, H)
-        eta, theta = torch.sigmoid(logits.permute(3, 2, 0, 4, 1)).unbind(0)  # (L, B, H, T) each
+        eta, theta = _sigmoid(logits.permute(3, 2, 0, 4, 1)).unbind(0)  # (L, B, H, T) each
         theta = config.max_step * theta
         if not config.momentum:
             eta = torch.zeros_like(eta)
@@ -103,7 +105,7 @@ class NeuralMemory(nn.Module):
     def _alphas(self, x: Tensor, eta: Tensor) -> list[Tensor]:
         if self.forgetting is None:
             return [torch.zeros_like(layer) for layer in eta.unbind(0)]
-        alpha = torch.sigmoid(self.forgetting(x))
+        alpha = _sigmoid(self.forgetting(x))
         if self.config.forgetting == "head":
             return list(alpha.unflatten(-1, (self.config.depth, self.heads)).permute(2, 0, 3, 1).unbind(0))
         parts = alpha.split([self.heads * d_in for d_in in self.dims[:-1]], dim=-1)
@@ -136,13 +138,13 @@ class NeuralMemory(nn.Module):
         )
         return self._finish(y, x), MemoryLayerState(memory, tail)
 
-    def read(self, x: Tensor, memory: MemoryState | None) -> Tensor:
-        """Read without writing: x (B, T, dim) -> (B, T, dim), from `memory` or, if None, from the first state.
+    def read(self, x: Tensor, layers: Sequence[Tensor] | None) -> Tensor:
+        """Read without writing: x (B, T, dim) -> (B, T, dim), from weights as `MemoryState.weights` or, if None, from the first state.
 
         The queries are those of `forward` without the convolution, so that a read depends on one token alone.
         """
         q = F.silu(self.qkv(x)[..., : self.heads * self.width]).unflatten(-1, (self.heads, self.width)).transpose(1, 2)
-        return self._finish(read_memory(_l2_norm(q), self.weights, memory), x)
+        return self._finish(read_memory(_l2_norm(q), self.weights, layers), x)
 
     def _convolve(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:
         """Causal depthwise convolution over time of x (B, T, channels), going on from the inputs `tail` (B, width - 1, channels)."""
@@ -150,7 +152,7 @@ class NeuralMemory(nn.Module):
         if tail is None:
             tail = x.new_zeros(x.shape[0], reach, x.shape[2])
         x = torch.cat([tail.to(x.dtype), x], dim=1)
-        mixed = self.convolution(x.transpose(1, 2)).transpose(1, 2) if reach else x
+        mixed = x if self.convolution is None else self.convolution(x.transpose(1, 2)).transpose(1, 2)
         return mixed, x[:, x.shape[1] - reach :].clone()
 
     def _finish(self, y: Tensor, x: Tensor) -> Tensor:
@@ -163,6 +165,11 @@ def _l2_norm(x: Tensor) -> Tensor:
     """Unit length over the last dimension; zero stays zero, and its gradient stays bounded."""
     square = x.to(torch.promote_types(x.dtype, torch.float32)).square()
     return x * torch.rsqrt(square.sum(-1, keepdim=True) + L2_EPS).to(x.dtype)
+
+
+def _sigmoid(logits: Tensor) -> Tensor:
+    """In at least float32: near 0 and 1 a bfloat16 gate has a handful of values."""
+    return torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
 
 
 def _logit(p: float) -> float:

@@ -192,9 +192,9 @@ def test_a_read_leaves_the_memory_alone_and_sees_one_token_at_a_time() -> None:
     layer, x = make_layer(), inputs(7)
     _, state = layer(inputs(10))
     before = [part.clone() for part in tensors(state)]
-    y = layer.read(x, state.memory)
+    y = layer.read(x, state.memory.weights)
     assert all(map(torch.equal, tensors(state), before))
-    torch.testing.assert_close(layer.read(x[:, 3:4], state.memory), y[:, 3:4], **TOLERANCE)
+    torch.testing.assert_close(layer.read(x[:, 3:4], state.memory.weights), y[:, 3:4], **TOLERANCE)
     assert not torch.allclose(layer.read(x, None), y)
 
 

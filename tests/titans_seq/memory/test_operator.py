@@ -121,7 +121,7 @@ def test_loading_what_is_no_state_is_refused(tmp_path: Any) -> None:
     with pytest.raises(UserError, match="no such file"):
         MemoryState.load(tmp_path / "none.safetensors")
     (tmp_path / "text.safetensors").write_text("not tensors")
-    with pytest.raises(UserError, match="not a readable safetensors file"):
+    with pytest.raises(UserError, match="damaged or not a safetensors file"):
         MemoryState.load(tmp_path / "text.safetensors")
     save_file({"x": torch.ones(1)}, tmp_path / "weights.safetensors")
     with pytest.raises(UserError, match="not of a state"):

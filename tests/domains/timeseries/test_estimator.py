@@ -1,0 +1,194 @@
+"""The forecaster as a GluonTS estimator: what must hold for any model, and what a trained one must reach."""
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from gluonts.dataset.common import ListDataset
+from gluonts.dataset.split import split as gluonts_split
+from gluonts.ev.metrics import MASE, MeanWeightedSumQuantileLoss
+from gluonts.model.evaluation import evaluate_model
+from gluonts.model.predictor import Predictor
+from gluonts.torch.distributions import NormalOutput, StudentTOutput
+
+from domains.timeseries.data import load_example, split
+from domains.timeseries.estimator import QUANTILES, TitansEstimator
+from domains.timeseries.metrics import evaluate, seasonal_naive
+from domains.timeseries.model import instance_scale
+from titans_seq import AttentionConfig, MemoryConfig, TitansConfig
+
+SMALL = TitansConfig(
+    dim=16,
+    num_layers=1,
+    variant="mag",
+    memory=MemoryConfig(num_heads=2, expansion=2),
+    attention=AttentionConfig(num_heads=2, sliding_window=8),
+).to_dict()
+
+
+def entries(*targets: Any, freq: str = "D") -> list[dict[str, Any]]:
+    start = pd.Period("2020-01-01", freq=freq)
+    return [{"item_id": f"s{i}", "start": start, "target": np.asarray(t, dtype=np.float32)} for i, t in enumerate(targets)]
+
+
+def small_estimator(**settings: Any) -> TitansEstimator:
+    defaults = {"prediction_length": 7, "freq": "D", "context_length": 28, "titans": SMALL, "progress": False}
+    quick = {"max_epochs": 1, "num_batches_per_epoch": 4, "batch_size": 8}
+    return TitansEstimator(**{**defaults, **quick, **settings})
+
+
+def noise(*shape: int, seed: int = 0) -> np.ndarray:
+    return np.random.default_rng(seed).normal(size=shape)
+
+
+@pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal"])
+def test_multivariate_forecasts_have_the_right_place_and_shape(variant: str) -> None:
+    data = entries(noise(3, 100), noise(3, 80, seed=1))
+    predictor = small_estimator(num_channels=3, titans={**SMALL, "variant": variant}).train(data)
+    forecasts = list(predictor.predict(data))
+    assert [f.item_id for f in forecasts] == ["s0", "s1"]
+    for forecast, entry in zip(forecasts, data, strict=True):
+        assert forecast.start_date == entry["start"] + entry["target"].shape[1]
+        assert forecast.quantile(0.5).shape == (7, 3)
+        assert np.isfinite(forecast.quantile(0.1)).all()
+
+
+@pytest.mark.parametrize("output", [None, NormalOutput(), StudentTOutput()], ids=["quantiles", "normal", "student-t"])
+def test_univariate_targets_and_gluonts_outputs(output: Any) -> None:
+    data = ListDataset([{"start": "2020-01-01", "target": noise(90)}], freq="D")
+    predictor = small_estimator(distr_output=output).train(data)
+    (forecast,) = predictor.predict(data)
+    low, middle, high = (forecast.quantile(level) for level in (0.1, 0.5, 0.9))
+    assert middle.shape == (7,)
+    assert np.isfinite(middle).all()
+    if output is not None:
+        assert (low < middle).all()
+        assert (middle < high).all()
+
+
+def test_works_with_gluonts_evaluate_model() -> None:
+    """The pieces that GluonTS users put together: split, generate_instances, evaluate_model, on univariate series."""
+    data = entries(noise(120), noise(120, seed=1))
+    training, template = gluonts_split(data, offset=-21)
+    test = template.generate_instances(prediction_length=7, windows=3)
+    predictor = small_estimator().train(list(training))
+    scores = evaluate_model(predictor, test_data=test, metrics=[MASE(), MeanWeightedSumQuantileLoss(QUANTILES)])
+    assert np.isfinite(scores.to_numpy()).all()
+
+
+def test_a_predictor_survives_the_disk(tmp_path: Path) -> None:
+    data = entries(noise(2, 90))
+    predictor = small_estimator(num_channels=2).train(data)
+    predictor.serialize(tmp_path)
+    loaded = Predictor.deserialize(tmp_path)
+    (before,), (after,) = predictor.predict(data), loaded.predict(data)
+    assert np.array_equal(before.forecast_array, after.forecast_array)
+
+
+def test_the_same_seed_gives_the_same_model_and_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    data = entries(noise(2, 120))
+    arrays = []
+    for seed in (3, 3, 4):
+        estimator = small_estimator(num_channels=2, seed=seed, trainer_kwargs={"callbacks": []})
+        (forecast,) = estimator.train(data).predict(data)
+        arrays.append(forecast.forecast_array)
+    assert np.array_equal(arrays[0], arrays[1])
+    assert not np.array_equal(arrays[0], arrays[2])
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(100.0, 0.0), (1e-4, 3.0), (1.0, -1e4), (1e6, 1e6)])
+def test_units_do_not_matter(factor: float, offset: float) -> None:
+    """forecast(factor * x + offset) = factor * forecast(x) + offset."""
+    x = noise(2, 90)
+    predictor = small_estimator(num_channels=2).train(entries(x))
+    (plain,), (scaled,) = predictor.predict(entries(x)), predictor.predict(entries(factor * x + offset))
+    rounding = 1e-6 * (abs(offset) + factor) * 10  # float32 inputs hold a large offset only so well
+    expected = factor * plain.forecast_array.astype(float) + offset
+    np.testing.assert_allclose(scaled.forecast_array, expected, rtol=1e-4, atol=max(rounding, 2e-3 * factor))
+
+
+def test_missing_values_are_masked_not_imputed() -> None:
+    """What stands in a missing place cannot matter, and that it is missing does."""
+    module = small_estimator(num_channels=2).create_lightning_module().eval()
+    x = torch.from_numpy(noise(1, 28, 2)).float()
+    observed = torch.ones_like(x)
+    observed[:, 5:9, 0] = 0
+    features = {"past_time_feat": torch.zeros(1, 28, 3), "future_time_feat": torch.zeros(1, 7, 3)}
+    other = torch.where(observed.bool(), x, 1e5)
+    with torch.no_grad():
+        (a,), loc_a, _ = module(x, observed, **features)
+        (b,), loc_b, _ = module(other, observed, **features)
+        (c,), _, _ = module(x, torch.ones_like(x), **features)
+    assert torch.equal(a, b)
+    assert torch.equal(loc_a, loc_b)
+    assert not torch.equal(a, c)
+
+
+def test_histories_shorter_than_the_context_and_wholly_missing_ones_are_finite() -> None:
+    predictor = small_estimator(num_channels=1).train(entries(noise(1, 100)))
+    short = entries(noise(1, 5), np.full((1, 40), np.nan), np.full((1, 1), 7.0))
+    for forecast in predictor.predict(short):
+        assert np.isfinite(forecast.forecast_array).all()
+
+
+def test_instance_scale() -> None:
+    x = torch.tensor([[1.0, 5.0, 0.0], [3.0, 5.0, 0.0], [99.0, 5.0, 0.0]])[None]
+    observed = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 1.0, 0.0]])[None]
+    loc, scale = instance_scale(x, observed)
+    assert loc.flatten().tolist() == [2.0, 5.0, 0.0]
+    assert scale.flatten().tolist() == pytest.approx([1.0, 5e-6, 1e-12])
+
+
+def test_a_constant_series_is_forecast_constant() -> None:
+    levels = np.array([5.0, -3e4, 0.0, 2e-5])[:, None]
+    predictor = small_estimator(num_channels=4).train(entries(np.repeat(levels, 120, axis=1)))
+    (forecast,) = predictor.predict(entries(np.repeat(levels, 60, axis=1)))
+    for level in QUANTILES:
+        np.testing.assert_allclose(forecast.quantile(level), np.repeat(levels.T, 7, axis=0), rtol=1e-4, atol=1e-9)
+
+
+def test_a_pure_seasonal_series_is_forecast_to_a_few_percent() -> None:
+    """Two channels with a weekly season of other shape, phase and level; error over the amplitude at most 5 %."""
+    t = np.arange(400)
+    saw = (t % 7) / 6
+    x = np.stack([20 + 5 * np.sin(2 * np.pi * t / 7), -3 + 10 * saw])
+    estimator = small_estimator(num_channels=2, prediction_length=14, max_epochs=8, num_batches_per_epoch=40, batch_size=16, lr=5e-3)
+    (forecast,) = estimator.train(entries(x[:, :386])).predict(entries(x[:, :386]))
+    error = np.abs(forecast.quantile(0.5) - x[:, 386:].T).mean(axis=0)
+    assert (error / np.array([10, 10]) < 0.05).all(), error
+
+
+@pytest.mark.parametrize("seed", [0, 1, 2])
+def test_the_shipped_series_is_forecast_better_than_the_seasonal_naives(seed: int) -> None:
+    """Seattle weather, 28 days ahead, 6 held-out windows that training never saw: CRPS and MASE, mean over the channels.
+
+    The naives have honest intervals; all of the last day, the last week and the last year repeated must lose.
+    """
+    table = load_example()
+    training, test = split(table, 28, 6)
+    estimator = TitansEstimator(28, table.freq, len(table.targets), seed=seed, progress=False)
+    scores = evaluate(estimator.train(training).predict(test.input), test, 365, table.targets)
+    for season in (1, 7, 365):
+        baseline = evaluate(seasonal_naive(test.input, 28, season), test, 365, table.targets)
+        for metric in ("CRPS", "MASE"):
+            assert scores[metric][-1] < 0.95 * baseline[metric][-1], (season, metric, scores, baseline)
+
+
+@pytest.mark.parametrize(
+    ("settings", "message"),
+    [
+        ({"prediction_length": 0}, "prediction_length must be at least 1, got 0"),
+        ({"context_length": -5}, "context_length must be at least 1, got -5"),
+        ({"titans": {"dim": 16, "num_layers": 1, "varient": "mag"}}, "unknown key 'varient'; did you mean 'variant'"),
+        ({"num_channels": 0}, "num_channels must be at least 1"),
+    ],
+    ids=str,
+)
+def test_bad_settings(settings: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        small_estimator(**settings)

@@ -1,0 +1,39 @@
+"""Safetensors files, written whole or not at all."""
+
+import os
+import tempfile
+from pathlib import Path
+
+import torch
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save_file
+from torch import Tensor
+
+from titans_seq.errors import UserError
+
+
+def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
+    """Write `tensors` to `path` through a file beside it, so that a kill leaves the old file or the new one."""
+    path = Path(path)
+    with tempfile.TemporaryDirectory(dir=path.parent, prefix=".titans-seq-") as folder:
+        temporary = Path(folder) / path.name
+        temporary.touch()  # with the permissions that a new file has here
+        mode = temporary.stat().st_mode
+        save_file(tensors, str(temporary), metadata=metadata)
+        temporary.chmod(mode)
+        os.replace(temporary, path)
+
+
+def read_safetensors(path: str | Path, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Tensors by name and the metadata of a file.
+
+    Raises:
+        UserError: the file is missing or not a whole safetensors file.
+    """
+    if not Path(path).is_file():
+        raise UserError(f"{path}: no such file.")
+    try:
+        with safe_open(str(path), framework="pt", device=str(device)) as file:
+            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - safe_open cannot be iterated
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged or not a safetensors file ({error}).") from error
