@@ -5,7 +5,7 @@ VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/seattle
 
-.PHONY: demo test check bench clean
+.PHONY: demo test slow check bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -14,6 +14,9 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 
 demo: $(VENV)/.installed
 	$(BIN)/titans-seq forecast --output $(OUT)
+
+slow: $(VENV)/.installed
+	$(BIN)/python -m pytest -m slow
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest

@@ -4,7 +4,7 @@ import logging
 import os
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, time
 from enum import StrEnum
@@ -46,12 +46,22 @@ class Lengths:
 
 
 @dataclass(frozen=True)
-class Result:
-    """What a run found: scores with a column `forecaster`, and both forecasts beyond the end of the file."""
+class Picture:
+    """What one plot shows: entries up to the forecast's start, both forecasts, and what came true where that is known."""
 
-    scores: "pl.DataFrame"
+    history: list[Any]
     forecasts: list[Any]
     naive: list[Any]
+    actuals: list[Any] | None
+
+
+@dataclass(frozen=True)
+class Result:
+    """What a run found: scores with a column `forecaster`, the last held-out window, and the forecast beyond the end of the file."""
+
+    scores: "pl.DataFrame"
+    held_out: Picture
+    beyond: Picture
 
 
 def register(app: typer.Typer) -> None:
@@ -78,7 +88,7 @@ def forecast(
     windows: Annotated[int, typer.Option(min=1, help="Held-out windows at the end of the file to score on.")] = 4,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes of training. Default: the estimator's.")] = None,
     seed: Annotated[int, typer.Option(min=0, help="Seed of weights and sampling.")] = 0,
-    output: Annotated[Path, typer.Option(help="Folder for forecast, metrics.csv and forecast.png.")] = Path("forecast"),
+    output: Annotated[Path, typer.Option(help="Folder for the forecast, metrics.csv and two plots.")] = Path("forecast"),
     file_format: Annotated[Format, typer.Option("--format", help="Kind of the forecast file.")] = Format.csv,
     quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the paths of the files written.")] = False,
 ) -> None:
@@ -173,9 +183,18 @@ def _run(table: "SeriesTable", lengths: Lengths, epochs: int | None, seed: int, 
         scores = evaluate(forecasts, test, lengths.season, table.targets)
         return scores.select(pl.lit(name).alias("forecaster"), pl.all())
 
+    def last(windows: Iterable[Any]) -> list[Any]:
+        return list(windows)[lengths.windows - 1 :: lengths.windows]  # of each series
+
+    forecasts = list(predictor.predict(test.input))
     naive = seasonal_naive(test.input, lengths.prediction, lengths.season)
-    scores = pl.concat([scored("titans", list(predictor.predict(test.input))), scored("seasonal_naive", naive)])
-    return Result(scores, list(predictor.predict(entries)), seasonal_naive(entries, lengths.prediction, lengths.season))
+    scores = pl.concat([scored("titans", forecasts), scored("seasonal_naive", naive)])
+    naive_beyond = seasonal_naive(entries, lengths.prediction, lengths.season)
+    return Result(
+        scores,
+        held_out=Picture(last(test.input), last(forecasts), last(naive), last(test.label)),
+        beyond=Picture(entries, list(predictor.predict(entries)), naive_beyond, None),
+    )
 
 
 def _print_split(table: "SeriesTable", lengths: Lengths) -> None:
@@ -253,15 +272,15 @@ def _write(table: "SeriesTable", result: Result, output: Path, file_format: Form
     from domains.timeseries.plots import plot_forecast
 
     with tempfile.TemporaryDirectory(dir=_existing_parent(output.parent), prefix=".titans-seq-") as folder:
-        made = [Path(folder) / name for name in (f"forecast.{file_format}", "metrics.csv", "forecast.png")]
-        rows = forecast_table(result.forecasts, table.targets, table=table)
+        made = [Path(folder) / name for name in (f"forecast.{file_format}", "metrics.csv", "forecast.png", "held_out.png")]
+        rows = forecast_table(result.beyond.forecasts, table.targets, table=table)
         if file_format is Format.csv:
             days = (rows["timestamp"].dt.time() == time()).all()
             rows.write_csv(made[0], datetime_format="%Y-%m-%d" if days else "%Y-%m-%d %H:%M:%S")
         else:
             rows.write_parquet(made[0])
         result.scores.write_csv(made[1])
-        entries = table.to_gluonts()
-        plot_forecast(entries, result.forecasts, table.targets, made[2], baseline=result.naive, units=table.units)
+        for path, shown in zip(made[2:], (result.beyond, result.held_out), strict=True):
+            plot_forecast(shown.history, shown.forecasts, table.targets, path, shown.actuals, shown.naive, table.units)
         output.mkdir(parents=True, exist_ok=True)
         return [path.replace(output / path.name) for path in made]

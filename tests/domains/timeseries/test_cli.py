@@ -42,7 +42,12 @@ def test_from_a_file_to_a_forecast_beyond_its_end(tmp_path: Path, suffix: str) -
     done = run(file, "--target", "price,load", *QUICK, "--format", suffix[1:], "--output", "out", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
     assert "seasonal naive" in done.stdout
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [f"forecast{suffix}", "forecast.png", "metrics.csv"]
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
+        f"forecast{suffix}",
+        "forecast.png",
+        "held_out.png",
+        "metrics.csv",
+    ]
     assert sorted(path.name for path in tmp_path.iterdir()) == [file.name, "out"]
 
     read = pl.read_csv if suffix == ".csv" else pl.read_parquet
@@ -54,7 +59,8 @@ def test_from_a_file_to_a_forecast_beyond_its_end(tmp_path: Path, suffix: str) -
     assert 3 < table.filter(pl.col("channel") == "load")["mean"].mean() < 25  # original units
     metrics = pl.read_csv(tmp_path / "out" / "metrics.csv")
     assert metrics["forecaster"].unique().sort().to_list() == ["seasonal_naive", "titans"]
-    assert (tmp_path / "out" / "forecast.png").read_bytes().startswith(b"\x89PNG")
+    for picture in ("forecast.png", "held_out.png"):
+        assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
 
 
 BAD: dict[str, tuple[str, tuple, str]] = {
@@ -89,7 +95,7 @@ def test_missing_values_are_masked_on_request(tmp_path: Path) -> None:
     write_table(tmp_path / "gaps.csv", load=load)
     done = run("gaps.csv", *QUICK, "--missing", "mask", "--quiet", cwd=tmp_path)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == ["forecast/forecast.csv", "forecast/metrics.csv", "forecast/forecast.png"]
+    assert done.stdout.split() == [f"forecast/{name}" for name in ("forecast.csv", "metrics.csv", "forecast.png", "held_out.png")]
 
 
 def test_no_such_file_and_no_arguments(tmp_path: Path) -> None:
