@@ -14,7 +14,7 @@ COMMAND = [str(Path(sys.executable).parent / "titans-seq"), "forecast"]
 
 
 def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "160", "OMP_NUM_THREADS": "1"}
+    environment = {**os.environ, "COLUMNS": "160"}
     command = [*COMMAND, *map(str, arguments)]
     return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
 
