@@ -376,8 +376,8 @@ def against_best(results: dict[str, list[Scored]]) -> dict[str, dict[str, float 
     return found
 
 
-def report(task: Task, results: dict[str, list[Scored]], options: argparse.Namespace, elapsed: float) -> dict[str, Any]:
-    """Everything, ready for JSON."""
+def report(task: Task, results: dict[str, list[Scored]], options: argparse.Namespace, code: str | None, elapsed: float) -> dict[str, Any]:
+    """Everything, ready for JSON. code: the revision at the start, as the checkout may move on during a long run."""
     frame, estimator = task.table.frame, task.estimator("mag", 0)
     training, test = task.split()
     kept, validation = estimator._hold_out(training)
@@ -387,7 +387,7 @@ def report(task: Task, results: dict[str, list[Scored]], options: argparse.Names
     return {
         "command": shlex.join(["python", "-m", "benchmarks.forecast", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "revision": revision(),
+        "revision": code,
         "python": platform.python_version(),
         "versions": {name: version(name) for name in ("torch", "gluonts", "lightning", "numpy", "pandas")},
         "cpu": cpu_model(),
@@ -492,7 +492,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     logging.disable(logging.INFO)
     warnings.simplefilter("ignore")  # notices of other packages to their developers
     torch.set_num_threads(options.threads)
-    begin = time.perf_counter()
+    begin, code = time.perf_counter(), revision()
 
     def say(text: str) -> None:
         print(f"{time.perf_counter() - begin:6.0f} s  {text}", file=sys.stderr, flush=True)
@@ -501,7 +501,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         with quiet_pandas():
             task = make_task(options)
             results = run(task, options.seeds, options.quick, say)
-            found = report(task, results, options, time.perf_counter() - begin)
+            found = report(task, results, options, code, time.perf_counter() - begin)
     except UserError as error:
         raise SystemExit(f"error: {error}") from None
     console = Console(width=None if sys.stdout.isatty() else 140, highlight=False)

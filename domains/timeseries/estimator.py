@@ -5,6 +5,7 @@ from collections.abc import Iterable
 from typing import Any
 
 import lightning.pytorch as pl
+import numpy as np
 import torch
 from gluonts.core.component import validated
 from gluonts.dataset.common import Dataset
@@ -22,6 +23,7 @@ from gluonts.transform import (
     Chain,
     ExpectedNumInstanceSampler,
     InstanceSplitter,
+    MapTransformation,
     SelectFields,
     TestSplitSampler,
     Transformation,
@@ -32,6 +34,7 @@ from torch import Tensor
 from domains.timeseries.model import ForecasterConfig, TitansForecaster
 from titans_seq import AttentionConfig, MemoryConfig, TitansConfig
 
+SERIES_SPREAD = "series_spread"
 QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 
@@ -45,6 +48,21 @@ def default_backbone() -> TitansConfig:
         memory=MemoryConfig(num_heads=2, expansion=2),
         attention=AttentionConfig(num_heads=2, sliding_window=16),
     )
+
+
+class AddSeriesSpread(MapTransformation):
+    """Adds `series_spread`, the standard deviation of each channel over the whole (training) series: (C,), or () of a univariate one."""
+
+    @validated()
+    def __init__(self) -> None:
+        super().__init__()
+
+    def map_transform(self, data: dict[str, Any], is_train: bool) -> dict[str, Any]:
+        """Missing values are left out; a wholly missing channel has spread 0."""
+        target, seen = data[FieldName.TARGET], data[FieldName.OBSERVED_VALUES]
+        spread = np.ma.masked_array(target, seen == 0).std(axis=-1, dtype=np.float64)
+        data[SERIES_SPREAD] = np.asarray(np.ma.filled(spread, 0.0), dtype=np.float32)
+        return data
 
 
 class ForecasterModule(pl.LightningModule):
@@ -151,6 +169,7 @@ class TitansEstimator(PyTorchLightningEstimator):
             SelectFields([FieldName.ITEM_ID, FieldName.INFO, FieldName.START, FieldName.TARGET], allow_missing=True),
             AsNumpyArray(FieldName.TARGET, expected_ndim=1 if self.num_channels is None else 2),
             AddObservedValuesIndicator(target_field=FieldName.TARGET, output_field=FieldName.OBSERVED_VALUES),
+            AddSeriesSpread(),
         ]
         if self.time_features:
             steps.append(
@@ -235,7 +254,7 @@ class TitansEstimator(PyTorchLightningEstimator):
         )
 
     def _batches(self, data: Iterable, sampler: Any, **kwargs: Any) -> Iterable:
-        names = [*self._input_names, "future_target", "future_observed_values"]
+        names = [*self._input_names, "future_target", "future_observed_values", SERIES_SPREAD]
         instances = self._splitter(sampler).apply(data, is_train=True)
         return as_stacked_batches(instances, batch_size=self.batch_size, field_names=names, output_type=torch.tensor, **kwargs)
 

@@ -15,6 +15,8 @@ from titans_seq import Titans, TitansConfig
 from titans_seq.config import Config
 
 HARMONICS = 2
+FLAT_CONTEXT = 0.1
+"""A context with less than this share of its series' spread has less weight in training."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -150,24 +152,18 @@ class TitansForecaster(nn.Module):
         return torch.cat([nn.functional.gelu(h), linear], dim=-1)
 
     def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Mean loss over observed future values, each window in units of its own spread (a scalar).
+        """Mean loss over observed future values, in units of each context's spread (a scalar).
 
-        batch: the arguments of `forward`, and future_target, future_observed_values (B, H, C) or (B, H).
-        The spread is over context and future together: a window whose context stands still but whose future moves must not outweigh
-        all others.
+        A context that hardly moves, against its whole series, counts less: what follows it is large in its units. The weight is known
+        before the future is, so the loss stays proper.
+
+        batch: the arguments of `forward`; future_target, future_observed_values (B, H, C) or (B, H); series_spread (B, C) or (B,), the
+        standard deviation of the whole training series.
         """
-        inputs = {
-            name: batch[name] for name in ("past_target", "past_observed_values", "past_time_feat", "future_time_feat") if name in batch
-        }
-        distr_args, loc, scale = self(**inputs)
+        names = ("past_target", "past_observed_values", "past_time_feat", "future_time_feat")
+        distr_args, loc, scale = self(**{name: batch[name] for name in names if name in batch})
         future, seen = batch["future_target"], batch["future_observed_values"]
         target = ((future - loc) / scale).clamp(-1e4, 1e4).to(loc.dtype)
+        weight = scale / scale.maximum(FLAT_CONTEXT * batch["series_spread"].to(scale.dtype).unsqueeze(1))
         loss = self.distr_output.loss(target, distr_args)
-        whole = torch.cat([batch["past_target"], future], dim=1)
-        whole_seen = torch.cat([batch["past_observed_values"], seen], dim=1)
-        if whole.dim() == 2:
-            spread = instance_scale(whole.unsqueeze(-1), whole_seen.unsqueeze(-1))[1].squeeze(-1)
-        else:
-            spread = instance_scale(whole, whole_seen)[1]
-        weight = seen * (scale / spread)
-        return (loss * weight).sum() / seen.sum().clamp(min=1)
+        return (loss * weight * seen).sum() / seen.sum().clamp(min=1)

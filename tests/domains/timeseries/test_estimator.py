@@ -144,6 +144,26 @@ def test_instance_scale() -> None:
     assert scale.flatten().tolist() == pytest.approx([1.0, 5e-6, 1e-12])
 
 
+def test_the_weight_of_a_window_does_not_depend_on_its_future() -> None:
+    """A flat context weighs little and a usual one fully, whatever follows: else the loss would favour forecasts of calm."""
+    module = small_estimator(num_channels=1, distr_output=NormalOutput()).create_lightning_module().eval()
+    batch = {
+        "past_target": torch.from_numpy(noise(1, 28, 1)).float() * torch.tensor([1.0, 1e-3]).view(2, 1, 1),
+        "past_observed_values": torch.ones(2, 28, 1),
+        "past_time_feat": torch.zeros(2, 28, 3),
+        "future_time_feat": torch.zeros(2, 7, 3),
+        "future_observed_values": torch.ones(2, 7, 1),
+        "series_spread": torch.ones(2, 1),
+    }
+    usual, flat = ({name: x[i : i + 1] for name, x in batch.items()} for i in (0, 1))
+    loc, scale = instance_scale(usual["past_target"], usual["past_observed_values"])
+    future = loc + scale * torch.linspace(-2, 2, 7).view(1, 7, 1)
+    usual["future_target"], flat["future_target"] = future.float(), 1e-3 * future.float()
+    with torch.no_grad():
+        ratio = (module.model.loss(flat) / module.model.loss(usual)).item()  # the same window in other units
+    assert ratio == pytest.approx(1e-3 * scale.item() / 0.1, rel=1e-3)
+
+
 def test_a_constant_series_is_forecast_constant() -> None:
     levels = np.array([5.0, -3e4, 0.0, 2e-5])[:, None]
     predictor = small_estimator(num_channels=4).train(entries(np.repeat(levels, 120, axis=1)))
