@@ -11,9 +11,8 @@ torch.set_num_threads(1)  # small operations: more threads only wait for one ano
 
 @pytest.fixture(autouse=True)
 def _seed() -> None:
-    """Every test starts from the same random numbers, and `torch.empty` is poisoned with NaN so that a read of it shows."""
+    """Every test starts from the same random numbers."""
     torch.manual_seed(0)
-    torch.utils.deterministic.fill_uninitialized_memory = True
 
 
 @pytest.fixture

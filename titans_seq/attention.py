@@ -75,6 +75,11 @@ class _Attention(nn.Module):
         keys, values = self.key_value(x).unflatten(-1, (2, self.heads, self.width)).permute(2, 0, 3, 1, 4).unbind(0)
         return keys, values
 
+    def check_cache(self, keys: Tensor) -> None:
+        """Raise ValueError if cached keys (B, H, K, D) are of attention with other heads."""
+        if keys.shape[1] != self.heads or keys.shape[3] != self.width:
+            raise ValueError(f"state is of attention with {keys.shape[1]} heads of {keys.shape[3]}, here are {self.heads} of {self.width}")
+
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
         """Softmax attention with the persistent tokens in front: q (B, H, T, D), k, v (B, H, K, D), visible (T, K) bool."""
         tokens = self.persistent_keys.shape[1]
@@ -102,6 +107,7 @@ class SlidingWindowAttention(_Attention):
         k, v = self.project_keys_values(x)
         k = rotate(k, positions, self.config.rope_base)
         if state is not None:
+            self.check_cache(state.keys)
             k, v = torch.cat([state.keys.to(k.dtype), k], dim=2), torch.cat([state.values.to(v.dtype), v], dim=2)
         y = self._attend_window(q, k, v)
         kept = min(self.config.sliding_window - 1, k.shape[2])
@@ -159,6 +165,7 @@ class SegmentAttention(_Attention):
         q = rotate(self.project_queries(x), positions, self.config.rope_base)
         k, v = self._segment_keys_values(x, memory, positions)
         if state is not None:
+            self.check_cache(state.keys)
             k, v = torch.cat([state.keys.to(k.dtype), k], dim=2), torch.cat([state.values.to(v.dtype), v], dim=2)
         first, rows = self.config.memory_tokens, 1 if self.config.memory_tokens else 2  # rows of keys a token
         token = (torch.arange(k.shape[2], device=x.device) - first).div(rows, rounding_mode="floor")

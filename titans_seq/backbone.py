@@ -38,7 +38,7 @@ class Titans(Pretrained):
         self._initialise()
 
     def _initialise(self) -> None:
-        """Normal(0, 0.02) linear maps; those that end a residual branch smaller, by the root of their number (GPT-2).
+        """Normal(0, 0.02) linear maps; those that end a layer smaller, by the root of their number (GPT-2).
 
         Gate biases and first memory states keep the values that their layer gave them.
         """

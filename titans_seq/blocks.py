@@ -76,6 +76,8 @@ class MemoryAsContext(nn.Module):
 
     def forward(self, x: Tensor, state: ContextMixerState | None = None) -> tuple[Tensor, ContextMixerState]:
         """x (B, T, dim) -> (B, T, dim) and the state after the last token; rows of a batch advance together."""
+        if state is not None and state.segment is not None and state.segment.position >= self.segment_length:
+            raise ValueError(f"state is {state.segment.position} tokens into a segment; segments have {self.segment_length} here")
         outputs, start = [], 0
         while start < x.shape[1]:
             done = state.segment.position if state is not None and state.segment is not None else 0

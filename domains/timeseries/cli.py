@@ -87,7 +87,7 @@ def forecast(
     ] = Missing.error,
     windows: Annotated[int, typer.Option(min=1, help="Held-out windows at the end of the file to score on.")] = 4,
     epochs: Annotated[int | None, typer.Option(min=1, help="Passes of training. Default: the estimator's.")] = None,
-    seed: Annotated[int, typer.Option(min=0, help="Seed of weights and sampling.")] = 0,
+    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights and sampling.")] = 0,
     threads: Annotated[int, typer.Option(min=1, help="CPU threads. A model this small is fastest with one.")] = 1,
     output: Annotated[Path, typer.Option(help="Folder for the forecast, metrics.csv and two plots.")] = Path("forecast"),
     file_format: Annotated[Format, typer.Option("--format", help="Kind of the forecast file.")] = Format.csv,
@@ -148,12 +148,14 @@ def _read(
             raise UserError("--target, --timestamp, --item-id and --freq describe a file: name the FILE as well.")
         return load_example()
     targets = [name.strip() for name in target.split(",") if name.strip()] if target else None
+    if targets == []:
+        raise UserError(f"--target {target!r} names no column. Give names with commas between them, or leave it out for all.")
     return read_table(file, target=targets, timestamp=timestamp, item_id=item_id, freq=freq, missing=missing.value)
 
 
 def _lengths(table: "SeriesTable", prediction: int | None, context: int | None, season: int | None, windows: int) -> Lengths:
     """The lengths asked for, or defaults that suit the data; refused where the data cannot hold them."""
-    from domains.timeseries.data import check_length
+    from domains.timeseries.data import check_contexts, check_length
     from domains.timeseries.metrics import default_season_length
 
     season = season or default_season_length(table.freq)
@@ -163,6 +165,7 @@ def _lengths(table: "SeriesTable", prediction: int | None, context: int | None, 
         room = shortest - (windows + 1) * prediction
         context = max(min(4 * prediction, room), min(prediction, season))
     check_length(table, prediction, context, windows, season)
+    check_contexts(table, prediction, context, windows)
     return Lengths(prediction, context, season, windows)
 
 
@@ -280,7 +283,7 @@ def _write(table: "SeriesTable", result: Result, output: Path, file_format: Form
     from domains.timeseries.metrics import forecast_table
     from domains.timeseries.plots import plot_forecast
 
-    with tempfile.TemporaryDirectory(dir=_existing_parent(output.parent), prefix=".titans-seq-") as folder:
+    with tempfile.TemporaryDirectory(dir=_existing_parent(output), prefix=".titans-seq-") as folder:
         made = [Path(folder) / name for name in (f"forecast.{file_format}", "metrics.csv", "forecast.png", "held_out.png")]
         rows = forecast_table(result.beyond.forecasts, table.targets, table=table)
         if file_format is Format.csv:

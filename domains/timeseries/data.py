@@ -180,6 +180,27 @@ def check_length(table: SeriesTable, prediction_length: int, context_length: int
             )
 
 
+def check_contexts(table: SeriesTable, prediction_length: int, context_length: int, windows: int) -> None:
+    """Every forecast that will be made (at the end, and of each held-out window) needs something to go by.
+
+    Raises:
+        UserError: a channel has fewer than two observed values in the context of one of them.
+    """
+    for entry in table.to_gluonts():
+        target = entry["target"]
+        for window in range(windows + 1):
+            stop = target.shape[1] - window * prediction_length
+            seen = np.isfinite(target[:, max(0, stop - context_length) : stop]).sum(axis=1)
+            for channel, count in zip(table.targets, seen, strict=True):
+                if count < 2:
+                    last = entry["start"] + stop - 1
+                    raise UserError(
+                        f"item {entry['item_id']!r}, column {channel!r}: {count} observed values in the {context_length} steps "
+                        f"up to {last}; "
+                        "a forecast needs at least 2. Leave the column out, give a longer --context-length, or fewer --windows."
+                    )
+
+
 def split(table: SeriesTable | list[dict[str, Any]], prediction_length: int, windows: int) -> tuple[Any, Any]:
     """Hold out the last `windows * prediction_length` steps of every series.
 

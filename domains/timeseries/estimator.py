@@ -13,7 +13,7 @@ from gluonts.dataset.field_names import FieldName
 from gluonts.dataset.loader import as_stacked_batches
 from gluonts.itertools import Cached, Cyclic
 from gluonts.time_feature import time_features_from_frequency_str
-from gluonts.torch.distributions import Output, QuantileOutput
+from gluonts.torch.distributions import LaplaceOutput, NormalOutput, Output, QuantileOutput, StudentTOutput
 from gluonts.torch.model.estimator import PyTorchLightningEstimator, TrainOutput
 from gluonts.torch.model.predictor import PyTorchPredictor
 from gluonts.transform import (
@@ -31,11 +31,12 @@ from gluonts.transform import (
 )
 from torch import Tensor
 
+from domains.timeseries.metrics import QUANTILES
 from domains.timeseries.model import ForecasterConfig, TitansForecaster
 from titans_seq import AttentionConfig, MemoryConfig, TitansConfig
 
 SERIES_SPREAD = "series_spread"
-QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
+OUTPUTS = (QuantileOutput, NormalOutput, StudentTOutput, LaplaceOutput)
 
 
 def default_backbone() -> TitansConfig:
@@ -54,11 +55,15 @@ class AddSeriesSpread(MapTransformation):
     """Adds `series_spread`, the standard deviation of each channel over the whole (training) series: (C,), or () of a univariate one."""
 
     @validated()
-    def __init__(self) -> None:
+    def __init__(self, num_channels: int | None) -> None:
         super().__init__()
+        self.num_channels = num_channels
 
     def map_transform(self, data: dict[str, Any], is_train: bool) -> dict[str, Any]:
-        """Missing values are left out; a wholly missing channel has spread 0."""
+        """Missing values are left out; a wholly missing channel has spread 0. Raises ValueError for another number of channels."""
+        if self.num_channels is not None and len(data[FieldName.TARGET]) != self.num_channels:
+            given, item = len(data[FieldName.TARGET]), data.get(FieldName.ITEM_ID)
+            raise ValueError(f"item {item!r}: its target has {given} channels, the estimator num_channels={self.num_channels}")
         target, seen = data[FieldName.TARGET], data[FieldName.OBSERVED_VALUES]
         spread = np.ma.masked_array(target, seen == 0).std(axis=-1, dtype=np.float64)
         data[SERIES_SPREAD] = np.asarray(np.ma.filled(spread, 0.0), dtype=np.float32)
@@ -69,10 +74,10 @@ class ForecasterModule(pl.LightningModule):
     """Training of a `TitansForecaster`: AdamW with a one-cycle learning rate."""
 
     @validated()
-    def __init__(self, config: dict, distr_output: Output, lr: float, weight_decay: float, total_steps: int) -> None:
+    def __init__(self, config: dict, distr_output: Output, lr: float, weight_decay: float) -> None:
         super().__init__()
         self.model = TitansForecaster(config=config, distr_output=distr_output)
-        self.lr, self.weight_decay, self.total_steps = lr, weight_decay, total_steps
+        self.lr, self.weight_decay = lr, weight_decay
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As `TitansForecaster.forward`."""
@@ -97,8 +102,19 @@ class ForecasterModule(pl.LightningModule):
         optimizer = torch.optim.AdamW(
             [{"params": matrices, "weight_decay": self.weight_decay}, {"params": others, "weight_decay": 0.0}], lr=self.lr
         )
-        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=self.total_steps, pct_start=0.1)
+        steps = int(self.trainer.estimated_stepping_batches)
+        schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, self.lr, total_steps=steps, pct_start=0.1)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class KeepFailure(pl.Callback):
+    """Keeps the exception that ended training: GluonTS logs it and goes on with the best checkpoint so far."""
+
+    error: BaseException | None = None
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Called by Lightning."""
+        self.error = exception
 
 
 class TitansEstimator(PyTorchLightningEstimator):
@@ -110,8 +126,8 @@ class TitansEstimator(PyTorchLightningEstimator):
         num_channels: C of multivariate targets (C, T); None for univariate targets (T,).
         context_length: steps of history that the model sees; None for 4 * prediction_length. Shorter histories are padded and masked.
         patch_length: steps a token; None for a length that gives about 16 tokens.
-        titans: the backbone, None for `default_backbone()`. A dictionary as of `TitansConfig.to_dict` is taken as well.
-        distr_output: any GluonTS output; None for the quantiles 0.1 to 0.9.
+        titans: the backbone, as of `TitansConfig.to_dict()`; None for `default_backbone()`.
+        distr_output: a GluonTS QuantileOutput, NormalOutput, StudentTOutput or LaplaceOutput; None for the quantiles 0.1 to 0.9.
         lr, weight_decay, batch_size, num_batches_per_epoch, max_epochs: of training.
         validation_windows: windows of prediction_length at the end of each training series that choose the best epoch and stop
             training when it is past; None for about a tenth of the series. Only where `train` is given no validation data; 0 for none.
@@ -158,6 +174,10 @@ class TitansEstimator(PyTorchLightningEstimator):
             titans=backbone,
         )
         self.distr_output = distr_output or QuantileOutput(list(QUANTILES))
+        if not isinstance(self.distr_output, OUTPUTS):
+            raise ValueError(  # noqa: TRY004 - a value that this model cannot serve
+                f"distr_output must be one of {', '.join(kind.__name__ for kind in OUTPUTS)}, got {type(distr_output).__name__}"
+            )
         self.lr, self.weight_decay = lr, weight_decay
         self.batch_size, self.num_batches_per_epoch, self.max_epochs = batch_size, num_batches_per_epoch, max_epochs
         self.validation_windows, self.patience = validation_windows, patience
@@ -169,7 +189,7 @@ class TitansEstimator(PyTorchLightningEstimator):
             SelectFields([FieldName.ITEM_ID, FieldName.INFO, FieldName.START, FieldName.TARGET], allow_missing=True),
             AsNumpyArray(FieldName.TARGET, expected_ndim=1 if self.num_channels is None else 2),
             AddObservedValuesIndicator(target_field=FieldName.TARGET, output_field=FieldName.OBSERVED_VALUES),
-            AddSeriesSpread(),
+            AddSeriesSpread(self.num_channels),
         ]
         if self.time_features:
             steps.append(
@@ -191,15 +211,16 @@ class TitansEstimator(PyTorchLightningEstimator):
             distr_output=self.distr_output,
             lr=self.lr,
             weight_decay=self.weight_decay,
-            total_steps=self.max_epochs * self.num_batches_per_epoch,
         )
 
     def train_model(self, training_data: Dataset, validation_data: Dataset | None = None, *args: Any, **kwargs: Any) -> TrainOutput:
         """As GluonTS's; holds out validation windows where none are given, and leaves nothing behind in the working directory."""
+        self._check_lengths(training_data)
         if validation_data is None:
             training_data, validation_data = self._hold_out(list(training_data))
         given: dict[str, Any] = self.trainer_kwargs
-        callbacks: list[Any] = list(given.get("callbacks", []))
+        failure = KeepFailure()
+        callbacks: list[Any] = [failure, *given.get("callbacks", [])]
         if validation_data is not None:
             callbacks.append(pl.callbacks.EarlyStopping("val_loss", patience=self.patience))
         pl.seed_everything(self.seed, verbose=False)
@@ -212,18 +233,32 @@ class TitansEstimator(PyTorchLightningEstimator):
                 "default_root_dir": folder,
                 "enable_progress_bar": self.progress,
                 "enable_model_summary": False,
+                "accelerator": _accelerator(),
                 **given,
                 "callbacks": callbacks,
             }
             try:
-                return super().train_model(training_data, validation_data, *args, **kwargs)
+                output = super().train_model(training_data, validation_data, *args, **kwargs)
             finally:
                 self.trainer_kwargs = given
+        if failure.error is not None:
+            raise failure.error
+        return output
+
+    def _check_lengths(self, entries: Dataset) -> None:
+        """One series at least must hold a training window; GluonTS would look for one without end."""
+        needed = self.min_past + self.prediction_length
+        longest = max((np.shape(entry["target"])[-1] for entry in entries), default=0)
+        if longest < needed:
+            raise ValueError(
+                f"the longest training series has {longest} steps; prediction_length={self.prediction_length} "
+                f"with context_length={self.config.context_length} needs at least {needed}"
+            )
 
     def _hold_out(self, entries: list[dict[str, Any]]) -> tuple[list[dict[str, Any]], list[dict[str, Any]] | None]:
         """Entries without their last windows, and one entry for each of those windows, ending with it; None where series are too short."""
         steps = self.prediction_length
-        shortest = min((entry["target"].shape[-1] for entry in entries), default=0)
+        shortest = min(np.shape(entry["target"])[-1] for entry in entries)
         room = (shortest - self.config.context_length) // (2 * steps)
         wanted = max(1, shortest // (10 * steps)) if self.validation_windows is None else self.validation_windows
         windows = min(wanted, room)
@@ -231,7 +266,8 @@ class TitansEstimator(PyTorchLightningEstimator):
             return entries, None
 
         def until(entry: dict[str, Any], dropped: int) -> dict[str, Any]:
-            return {**entry, "target": entry["target"][..., : entry["target"].shape[-1] - dropped]}
+            target = np.asarray(entry["target"])
+            return {**entry, "target": target[..., : target.shape[-1] - dropped]}
 
         validation = [until(entry, n * steps) for entry in entries for n in range(windows)]
         return [until(entry, windows * steps) for entry in entries], validation
@@ -281,5 +317,10 @@ class TitansEstimator(PyTorchLightningEstimator):
             forecast_generator=self.distr_output.forecast_generator,
             batch_size=self.batch_size,
             prediction_length=self.prediction_length,
-            device="auto",
+            device="cuda" if torch.cuda.is_available() else "cpu",
         )
+
+
+def _accelerator() -> str:
+    """CUDA or the CPU: the normalisation is in float64, which other accelerators lack."""
+    return "gpu" if torch.cuda.is_available() else "cpu"

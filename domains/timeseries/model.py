@@ -103,23 +103,31 @@ class TitansForecaster(nn.Module):
             past_time_feat, future_time_feat: (B, L, F) and (B, H, F); None without time features.
 
         Returns:
-            distr_args, each (B, H, C, ..), loc and scale (B, 1, C); without the dimension C for a univariate series.
+            distr_args, each (B, H, C, ..), loc and scale (B, 1, C); without the dimension C for a univariate series. Nothing is
+            known of a channel without any observed value: its loc, and so its forecast, is NaN.
         """
+        distr_args, loc, scale = self._arguments(past_target, past_observed_values, past_time_feat, future_time_feat)
+        if isinstance(self.distr_output, QuantileOutput):
+            distr_args = (distr_args[0].sort(dim=-1).values,)  # quantiles that cross are put in order (Chernozhukov et al. 2010)
+        known = past_observed_values.sum(1, keepdim=True) > 0
+        return distr_args, torch.where(known, loc, torch.nan), scale
+
+    def _arguments(
+        self, past_target: Tensor, past_observed_values: Tensor, past_time_feat: Tensor | None, future_time_feat: Tensor | None
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """As `forward`, with quantiles as they come and finite values everywhere: what the loss is of."""
         univariate = past_target.dim() == 2
         if univariate:
             past_target, past_observed_values = past_target.unsqueeze(-1), past_observed_values.unsqueeze(-1)
         loc, scale = instance_scale(past_target, past_observed_values)
-        x_BLC = ((past_target - loc) / scale * past_observed_values).to(self.embed.weight.dtype)
+        x_BLC = torch.where(past_observed_values > 0, (past_target - loc) / scale, 0.0).to(self.embed.weight.dtype)
         observed = past_observed_values.to(x_BLC.dtype)
         hidden_BCE = self._read(x_BLC, observed, past_time_feat)
         features = self._horizon(x_BLC, hidden_BCE, future_time_feat)  # (B, H, C, horizon_dim + 1)
         loc, scale = loc.to(x_BLC.dtype), scale.to(x_BLC.dtype)
         if univariate:
             features, loc, scale = features.squeeze(2), loc.squeeze(-1), scale.squeeze(-1)
-        distr_args = self.args_proj(features)
-        if isinstance(self.distr_output, QuantileOutput) and not self.training:
-            distr_args = (distr_args[0].sort(dim=-1).values,)  # quantiles that cross are put in order (Chernozhukov et al. 2010)
-        return distr_args, loc, scale
+        return self.args_proj(features), loc, scale
 
     def _read(self, x_BLC: Tensor, observed_BLC: Tensor, time_feat: Tensor | None) -> Tensor:
         """What the backbone knows of each channel after the last patch, (B, C, E)."""
@@ -160,8 +168,8 @@ class TitansForecaster(nn.Module):
         batch: the arguments of `forward`; future_target, future_observed_values (B, H, C) or (B, H); series_spread (B, C) or (B,), the
         standard deviation of the whole training series.
         """
-        names = ("past_target", "past_observed_values", "past_time_feat", "future_time_feat")
-        distr_args, loc, scale = self(**{name: batch[name] for name in names if name in batch})
+        past, observed = batch["past_target"], batch["past_observed_values"]
+        distr_args, loc, scale = self._arguments(past, observed, batch.get("past_time_feat"), batch.get("future_time_feat"))
         future, seen = batch["future_target"], batch["future_observed_values"]
         target = ((future - loc) / scale).clamp(-1e4, 1e4).to(loc.dtype)
         weight = scale / scale.maximum(FLAT_CONTEXT * batch["series_spread"].to(scale.dtype).unsqueeze(1))

@@ -1,4 +1,4 @@
-"""The neural long-term memory: one operator, four forms of it, and the layer that uses it."""
+"""The neural long-term memory: one operator, its forms, and the layer that uses it."""
 
 from titans_seq.memory.functional import neural_memory, read_memory
 from titans_seq.memory.layer import MemoryLayerState, NeuralMemory

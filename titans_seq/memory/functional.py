@@ -53,6 +53,7 @@ def neural_memory(
         surprise_clip: largest Frobenius norm of a token's gradient, per layer and head; None for no clip.
         mask: (B, T) bool; a token that is False neither writes, decays nor advances the memory, and reads zero.
         reset: (B, T) bool; before a token that is True the memory is set back to W^0 (a document begins), also if it is masked.
+            The number of chunks then depends on the data, so chunkwise with `reset` does not compile as one graph.
 
     Returns:
         y (B, H, T, D) in q's dtype, and the state after the last token (float32, or float64 for float64 inputs).
@@ -66,6 +67,9 @@ def neural_memory(
     with torch.autocast(q.device.type, enabled=False):
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         gates = [Gates(*(gate.to(dtype) for gate in layer)) for layer in gates]
+        if mask is not None:  # what stands in a masked place, NaN included, must not reach values or gradients
+            q, k, v = (torch.where(mask[:, None, :, None], x, 0) for x in (q, k, v))
+            gates = [Gates(*(torch.where(_like(mask, gate), gate, 0) for gate in layer)) for layer in gates]
         weights = _cast(weights, dtype)
         state = None if state is None else state.to(dtype)
         options = {"gradient": gradient, "surprise_clip": surprise_clip, "mask": mask, "reset": reset}
@@ -96,6 +100,11 @@ def read_memory(q: Tensor, weights: MemoryWeights, layers: Sequence[Tensor] | No
         weights = _cast(weights, dtype)
         current = weights.layers if layers is None else [W.to(dtype) for W in layers]
         return memory_network(q.to(dtype), weights, lambda l, x: x @ current[l]).to(q.dtype)
+
+
+def _like(mask: Tensor, gate: Tensor) -> Tensor:
+    """mask (B, T) with the dimensions of a gate (B, H, T) or (B, H, T, d_in)."""
+    return mask.view(mask.shape[0], 1, mask.shape[1], *[1] * (gate.dim() - 3))
 
 
 def _cast(weights: MemoryWeights, dtype: torch.dtype) -> MemoryWeights:

@@ -48,7 +48,7 @@ class NeuralMemory(nn.Module):
         taps = config.convolution_width
         self.convolution = nn.Conv1d(3 * inner, 3 * inner, taps, groups=3 * inner, bias=False) if taps > 1 else None
         self.gate = nn.Linear(dim, inner, bias=False)
-        self.output_norm = nn.RMSNorm(width)
+        self.output_norm = nn.RMSNorm(width, eps=torch.finfo(torch.float32).eps)
         self.output = nn.Linear(inner, dim, bias=False)
 
         self.dims = [width, *[width * config.expansion] * (config.depth - 1), width]
@@ -151,6 +151,8 @@ class NeuralMemory(nn.Module):
         reach = self.config.convolution_width - 1
         if tail is None:
             tail = x.new_zeros(x.shape[0], reach, x.shape[2])
+        elif tail.shape[1:] != (reach, x.shape[2]):
+            raise ValueError(f"state holds a convolution tail of {tuple(tail.shape[1:])}, this layer needs {(reach, x.shape[2])}")
         x = torch.cat([tail.to(x.dtype), x], dim=1)
         mixed = x if self.convolution is None else self.convolution(x.transpose(1, 2)).transpose(1, 2)
         return mixed, x[:, x.shape[1] - reach :].clone()

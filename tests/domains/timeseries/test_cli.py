@@ -75,6 +75,12 @@ BAD: dict[str, tuple[str, tuple, str]] = {
         ("--prediction-length", 60, "--context-length", 5, "--windows", 1),
         "60",
     ),
+    "silent-channel": (
+        "date,load\n" + "\n".join(f"2023-{1 + d // 28:02}-{1 + d % 28:02},{d if d < 200 else ''}" for d in range(336)),
+        ("--missing", "mask", "--prediction-length", 7, "--windows", 1, "--freq", "D"),
+        "observed values in the 28 steps up to",
+    ),
+    "no-target": ("date,load\n2023-01-01,1\n", ("--target", ","), "names no column"),
     "too-short": ("date,load\n2023-01-01,1\n2023-01-02,2\n2023-01-03,1\n", ("--freq", "D"), "steps"),
 }
 

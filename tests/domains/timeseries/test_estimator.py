@@ -3,6 +3,7 @@
 from pathlib import Path
 from typing import Any
 
+import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import pytest
@@ -12,7 +13,7 @@ from gluonts.dataset.split import split as gluonts_split
 from gluonts.ev.metrics import MASE, MeanWeightedSumQuantileLoss
 from gluonts.model.evaluation import evaluate_model
 from gluonts.model.predictor import Predictor
-from gluonts.torch.distributions import NormalOutput, StudentTOutput
+from gluonts.torch.distributions import NormalOutput, PoissonOutput, StudentTOutput
 
 from domains.timeseries.data import load_example, split
 from domains.timeseries.estimator import QUANTILES, TitansEstimator
@@ -129,11 +130,47 @@ def test_missing_values_are_masked_not_imputed() -> None:
     assert not torch.equal(a, c)
 
 
-def test_histories_shorter_than_the_context_and_wholly_missing_ones_are_finite() -> None:
+def test_short_and_missing_histories() -> None:
+    """A history shorter than the context is enough; of one without any observation nothing is claimed."""
     predictor = small_estimator(num_channels=1).train(entries(noise(1, 100)))
-    short = entries(noise(1, 5), np.full((1, 40), np.nan), np.full((1, 1), 7.0))
-    for forecast in predictor.predict(short):
-        assert np.isfinite(forecast.forecast_array).all()
+    short, one, missing = predictor.predict(entries(noise(1, 5), np.full((1, 1), 7.0), np.full((1, 40), np.nan)))
+    assert np.isfinite(short.forecast_array).all()
+    np.testing.assert_allclose(one.forecast_array, 7.0, rtol=1e-3)
+    assert np.isnan(missing.forecast_array).all()
+
+
+def test_too_short_a_series_and_another_number_of_channels_are_refused() -> None:
+    with pytest.raises(ValueError, match=r"longest training series has 10 steps.*needs at least 14"):
+        small_estimator(num_channels=2).train(entries(noise(2, 10)))
+    with pytest.raises(ValueError, match="longest training series has 0 steps"):
+        small_estimator(num_channels=2).train([])
+    with pytest.raises(ValueError, match="item 's0': its target has 3 channels, the estimator num_channels=2"):
+        small_estimator(num_channels=2).train(entries(noise(3, 90)))
+
+
+def test_a_failure_in_training_is_not_swallowed() -> None:
+    class Fail(pl.Callback):
+        def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+            if trainer.current_epoch == 2:
+                raise RuntimeError("disk on fire")
+
+    estimator = small_estimator(max_epochs=4, validation_windows=0, trainer_kwargs={"callbacks": [Fail()]})
+    with pytest.raises(RuntimeError, match="disk on fire"):
+        estimator.train(entries(noise(120)))
+
+
+def test_the_schedule_follows_the_trainers_epochs() -> None:
+    """GluonTS users pass max_epochs in trainer_kwargs; the learning rate must end with it, and training must not stop before."""
+    seen = []
+
+    class Watch(pl.Callback):
+        def on_train_batch_end(self, trainer: pl.Trainer, *_: Any) -> None:
+            seen.append(trainer.optimizers[0].param_groups[0]["lr"])
+
+    settings = {"max_epochs": 3, "callbacks": [Watch()]}
+    small_estimator(validation_windows=0, trainer_kwargs=settings).train(entries(noise(120)))
+    assert len(seen) == 3 * 4
+    assert seen[-1] < 0.01 * max(seen)
 
 
 def test_instance_scale() -> None:
@@ -205,6 +242,7 @@ def test_the_shipped_series_is_forecast_better_than_the_seasonal_naives(seed: in
         ({"prediction_length": 0}, "prediction_length must be at least 1, got 0"),
         ({"context_length": -5}, "context_length must be at least 1, got -5"),
         ({"titans": {"dim": 16, "num_layers": 1, "varient": "mag"}}, "unknown key 'varient'; did you mean 'variant'"),
+        ({"distr_output": PoissonOutput()}, "distr_output must be one of QuantileOutput.*got PoissonOutput"),
         ({"num_channels": 0}, "num_channels must be at least 1"),
     ],
     ids=str,

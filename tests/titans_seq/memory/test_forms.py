@@ -205,7 +205,7 @@ def test_padding_is_as_if_absent(make_case: Any, impl: str) -> None:
     where = torch.tensor([1, 2, 4, 5, 6, 9, 10, 11, 13])  # of 15 cells
 
     def pad(x: Tensor) -> Tensor:
-        padded = torch.full((*x.shape[:2], 15, *x.shape[3:]), 0.7, dtype=x.dtype)
+        padded = torch.full((*x.shape[:2], 15, *x.shape[3:]), torch.nan, dtype=x.dtype)
         padded[:, :, where] = x
         return padded
 
