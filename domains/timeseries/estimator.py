@@ -1,6 +1,7 @@
 """`TitansEstimator`: the forecaster as a GluonTS estimator. `train(dataset)` returns a predictor that makes GluonTS forecasts."""
 
 import tempfile
+import warnings
 from collections.abc import Iterable
 from typing import Any
 
@@ -224,7 +225,8 @@ class TitansEstimator(PyTorchLightningEstimator):
         if validation_data is not None:
             callbacks.append(pl.callbacks.EarlyStopping("val_loss", patience=self.patience))
         pl.seed_everything(self.seed, verbose=False)
-        with tempfile.TemporaryDirectory(prefix="titans-seq-") as folder:
+        with tempfile.TemporaryDirectory(prefix="titans-seq-") as folder, warnings.catch_warnings():
+            warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")  # series too short to hold anything out
             self.trainer_kwargs = {
                 "max_epochs": self.max_epochs,
                 "gradient_clip_val": 1.0,

@@ -170,7 +170,7 @@ def test_the_schedule_follows_the_trainers_epochs() -> None:
     settings = {"max_epochs": 3, "callbacks": [Watch()]}
     small_estimator(validation_windows=0, trainer_kwargs=settings).train(entries(noise(120)))
     assert len(seen) == 3 * 4
-    assert seen[-1] < 0.01 * max(seen)
+    assert seen[-1] < 0.05 * max(seen)  # the last of twelve steps
 
 
 def test_instance_scale() -> None:
