@@ -107,15 +107,13 @@ class TitansForecaster(nn.Module):
             known of a channel without any observed value: its loc, and so its forecast, is NaN.
         """
         distr_args, loc, scale = self._arguments(past_target, past_observed_values, past_time_feat, future_time_feat)
-        if isinstance(self.distr_output, QuantileOutput):
-            distr_args = (distr_args[0].sort(dim=-1).values,)  # quantiles that cross are put in order (Chernozhukov et al. 2010)
         known = past_observed_values.sum(1, keepdim=True) > 0
         return distr_args, torch.where(known, loc, torch.nan), scale
 
     def _arguments(
         self, past_target: Tensor, past_observed_values: Tensor, past_time_feat: Tensor | None, future_time_feat: Tensor | None
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        """As `forward`, with quantiles as they come and finite values everywhere: what the loss is of."""
+        """As `forward`, with finite values everywhere: what the loss is of."""
         univariate = past_target.dim() == 2
         if univariate:
             past_target, past_observed_values = past_target.unsqueeze(-1), past_observed_values.unsqueeze(-1)
@@ -127,7 +125,10 @@ class TitansForecaster(nn.Module):
         loc, scale = loc.to(x_BLC.dtype), scale.to(x_BLC.dtype)
         if univariate:
             features, loc, scale = features.squeeze(2), loc.squeeze(-1), scale.squeeze(-1)
-        return self.args_proj(features), loc, scale
+        distr_args = self.args_proj(features)
+        if isinstance(self.distr_output, QuantileOutput) and not self.training:
+            distr_args = (distr_args[0].sort(dim=-1).values,)  # quantiles that cross are put in order (Chernozhukov et al. 2010)
+        return distr_args, loc, scale
 
     def _read(self, x_BLC: Tensor, observed_BLC: Tensor, time_feat: Tensor | None) -> Tensor:
         """What the backbone knows of each channel after the last patch, (B, C, E)."""
