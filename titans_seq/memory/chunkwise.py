@@ -39,8 +39,9 @@ def chunkwise_memory(
     reset: Tensor | None,
 ) -> tuple[Tensor, MemoryState]:
     """Arguments and result as `neural_memory`."""
-    first = MemoryState.initial(weights, q.shape[0], chunk_size)
     layout = _layout(q, chunk_size, state, mask, reset)
+    if state is None or reset is not None:
+        first = MemoryState.initial(weights, q.shape[0], chunk_size)
     state = state or first
     q_BHNCD, k_BHNCD, v_BHNCD = (layout.place(x, 0.0) for x in (q, k, v))
     gates = [Gates(layout.place(a, 0.0), layout.place(e, 1.0), layout.place(t, 0.0)) for a, e, t in gates]

@@ -23,7 +23,8 @@ def recurrent_memory(
     reset: Tensor | None,
 ) -> tuple[Tensor, MemoryState]:
     """Arguments and result as `neural_memory`."""
-    first = MemoryState.initial(weights, q.shape[0], state.chunk_size)
+    if reset is not None:
+        first = MemoryState.initial(weights, q.shape[0], state.chunk_size)
     outputs = []
     for t in range(q.shape[2]):
         if reset is not None:
