@@ -17,9 +17,25 @@ from titans_seq.memory.state import MemoryWeights
 NORM_EPS = 1e-5
 
 
-def activate(z: Tensor, activation: str) -> Tensor:
+class Rule(NamedTuple):
+    """What the passes over the chunks have to know besides tensors."""
+
+    activation: str
+    norm: bool
+    gradient: str
+    surprise_clip: float | None
+
+
+def activate(z: Tensor, activation: str, out: Tensor | None = None) -> Tensor:
     """Activation between memory layers: the exact gelu, or silu."""
-    return F.gelu(z) if activation == "gelu" else F.silu(z)
+    function = torch._C._nn.gelu if activation == "gelu" else torch._C._nn.silu
+    return function(z, out=out)
+
+
+def activation_vjp(d: Tensor, z: Tensor, activation: str, out: Tensor | None = None) -> Tensor:
+    """d times the derivative of `activate` at z, in one pass."""
+    function = torch.ops.aten.gelu_backward if activation == "gelu" else torch.ops.aten.silu_backward
+    return function(d, z) if out is None else function.grad_input(d, z, grad_input=out)
 
 
 def activation_slope(z: Tensor, activation: str) -> Tensor:
@@ -29,6 +45,15 @@ def activation_slope(z: Tensor, activation: str) -> Tensor:
         return torch.special.ndtr(z) + z * density
     gate = torch.sigmoid(z)
     return gate * (1 + z * (1 - gate))
+
+
+def activation_curvature(z: Tensor, activation: str) -> Tensor:
+    """Second derivative of `activate` at z."""
+    if activation == "gelu":
+        square = z * z
+        return torch.exp(-0.5 * square).mul_(2 - square).div_(math.sqrt(2 * math.pi))
+    gate = torch.sigmoid(z)
+    return gate * (1 - gate) * (2 + z * (1 - 2 * gate))
 
 
 def memory_network(x: Tensor, weights: MemoryWeights, linear: Callable[[int, Tensor], Tensor]) -> Tensor:
@@ -102,41 +127,74 @@ def segment_products(x: Tensor) -> Tensor:
 
 
 class ChunkCoefficients(NamedTuple):
-    """How a chunk's first state and its gradients combine to the state at each token; the docstring of `chunk_coefficients` says how.
+    """How a chunk's first state (W, S) and its steps combine to the state at each token; `chunk_coefficients` says how.
 
-    d is 1 for forgetting per head, d_in for forgetting per channel. The step size theta is not in here: it scales the gradients.
+    d is 1 for forgetting per head, d_in for forgetting per channel. The step size theta is not in here: it is part of the steps.
     """
 
-    decay: Tensor  # b: (..., C, d)
-    momentum: Tensor  # f: (..., C, d)
-    mixing: Tensor  # G without theta: (..., d, C, C)
-    momentum_decay: Tensor  # m_C: (..., 1, 1)
-    momentum_mixing: Tensor  # m_C / m_s: (..., C, 1)
+    mixing: Tensor  # [b | f | G]: (..., d, C, 2 + C)
+    momentum: Tensor  # [m | m_t / m_s]: (..., C, 1 + C)
+    decays: Tensor  # b_t / b_s: (..., d, C, C)
 
 
 def chunk_coefficients(alpha: Tensor, eta: Tensor, active: Tensor | None) -> ChunkCoefficients:
     """Coefficients of the dual form for one memory layer.
 
-    With W, S the weights and momentum before the chunk, and r_s = theta_s grad_s:
+    With W, S the weights and momentum before the chunk, and r_s the outer product of token s's input and step, -theta_s grad_s:
 
-        M_t = b_t W + f_t S - sum_{s<=t} G[t, s] r_s        S_C = m_C S - sum_s (m_C / m_s) r_s
+        M_t = b_t W + f_t S + sum_{s<=t} G[t, s] r_s        S_t = m_t S + sum_{s<=t} (m_t / m_s) r_s
         b_t = prod_{i<=t} (1 - alpha_i)      m_t = prod_{i<=t} eta_i
         f_t = sum_{j<=t} (b_t / b_j) m_j     G[t, s] = sum_{j=s..t} (b_t / b_j) (m_j / m_s)
 
-    alpha: (..., C) or (..., C, d_in); eta: (..., C).
-    active: (..., C) bool or None; a cell that is not active is no token: it must come with alpha 0, eta 1 and theta 0,
-        and adds no momentum.
+    alpha: (..., C, 1 or d_in); eta: (..., C).
+    active: (..., C) of alpha's dtype, 0 or 1, or None; a cell that is not active is no token: it must come with alpha 0, eta 1 and
+        theta 0, and adds no momentum.
     """
-    keep = 1 - (alpha.unsqueeze(-1) if alpha.dim() == eta.dim() else alpha)  # (..., C, d)
-    decays = segment_products(keep.transpose(-1, -2))  # (..., d, C, C)
+    keep = (1 - alpha).transpose(-1, -2)  # (..., d, C)
+    decays = segment_products(keep)
+    momentum = torch.cat([eta.cumprod(-1).unsqueeze(-1), segment_products(eta)], dim=-1)
+    added = momentum if active is None else momentum * active.unsqueeze(-1)  # only tokens add their momentum
+    mixing = torch.cat([keep.cumprod(-1).unsqueeze(-1), decays @ added.unsqueeze(-3)], dim=-1)
+    return ChunkCoefficients(mixing, momentum, decays)
+
+
+def chunk_coefficients_vjp(c: ChunkCoefficients, active: Tensor | None, d_mixing: Tensor, d_momentum: Tensor) -> tuple[Tensor, Tensor]:
+    """Gradients by alpha and eta from those by `mixing` and by the last row of `momentum` (..., 1 + C).
+
+    Both are recurrences over rows, mixing_t = (1 - alpha_t) mixing_{t-1} + momentum_t and momentum_t = eta_t momentum_{t-1} + (row of the
+    identity), so their adjoints run the same way backwards. There is no division, so gates of exactly 0 and 1 are served. What stands in
+    d_mixing above the diagonal of G does not matter.
+    """
+    d_rows = c.decays.transpose(-1, -2) @ d_mixing  # (..., d, C, 2 + C)
+    d_keep = (d_rows * _before(c.mixing)).sum(-1)  # (..., d, C)
+    d_added = d_rows[..., 1:].sum(-3)  # (..., C, 1 + C)
     if active is not None:
-        decays = decays * active.unsqueeze(-2).unsqueeze(-3).to(decays.dtype)  # only tokens add their momentum
-    momenta = segment_products(eta)  # (..., C, C)
-    m = eta.cumprod(-1)  # (..., C)
-    return ChunkCoefficients(
-        decay=keep.cumprod(-2),
-        momentum=(decays @ m.unsqueeze(-2).unsqueeze(-1)).squeeze(-1).transpose(-1, -2),
-        mixing=decays @ momenta.unsqueeze(-3),
-        momentum_decay=m[..., -1:].unsqueeze(-1),
-        momentum_mixing=momenta[..., -1, :].unsqueeze(-1),
-    )
+        d_added = d_added * active.unsqueeze(-1)
+    d_added[..., -1, :] += d_momentum
+    d_eta = ((c.momentum[..., 1:].transpose(-1, -2) @ d_added) * _before(c.momentum)).sum(-1)
+    return -d_keep.transpose(-1, -2), d_eta
+
+
+def _before(rows: Tensor) -> Tensor:
+    """Row t - 1 in row t; before the first stands the chunk's first state: weight 1 of itself, none of anything else."""
+    first = F.pad(rows.new_ones(1), (0, rows.shape[-1] - 1)).expand(*rows.shape[:-2], 1, -1)
+    return torch.cat([first, rows[..., :-1, :]], dim=-2)
+
+
+def mixed_scores(scores: Tensor, x: Tensor, u: Tensor, mixing: Tensor) -> Tensor:
+    """P[t, s] = sum_i x[t, i] G[i, t, s] u[s, i], from scores x u^T; x, u (..., C, d_in), mixing (..., 1 or d_in, C, C) -> (..., C, C)."""
+    if mixing.shape[-3] == 1:
+        return scores * mixing.squeeze(-3)
+    return (x.transpose(-1, -2).unsqueeze(-1) * mixing * u.transpose(-1, -2).unsqueeze(-2)).sum(-3)
+
+
+def mixed_scores_vjp(d: Tensor, scores: Tensor, x: Tensor, u: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+    """Gradients of `mixed_scores` by x, u and mixing, from that by its result d (..., C, C)."""
+    if mixing.shape[-3] == 1:
+        d_scores = d * mixing.squeeze(-3)
+        return d_scores @ u, d_scores.transpose(-1, -2) @ x, (d * scores).unsqueeze(-3)
+    weighted = d.unsqueeze(-3) * mixing  # (..., d_in, C, C)
+    x_column, u_row = x.transpose(-1, -2).unsqueeze(-1), u.transpose(-1, -2).unsqueeze(-2)
+    d_x = (weighted * u_row).sum(-1).transpose(-1, -2)
+    d_u = (weighted * x_column).sum(-2).transpose(-1, -2)
+    return d_x, d_u, d.unsqueeze(-3) * x_column * u_row
