@@ -17,7 +17,7 @@ from torch import Tensor
 
 from titans_seq.memory.layout import Layout, ragged_layout, uniform_layout
 from titans_seq.memory.rule import NORM_EPS, Rule
-from titans_seq.memory.segment import Segment, SegmentInputs
+from titans_seq.memory.segment import Segment, SegmentInputs, StateGradients
 from titans_seq.memory.state import Gates, MemoryState, MemoryWeights
 
 SEGMENT_TOKENS = 128  # between two states that are kept for the backward
@@ -50,7 +50,7 @@ def chunkwise_memory(
 class Arguments(NamedTuple):
     """Arguments of the operators, in their order.
 
-    q, k, offset, alpha, eta, theta, slope: as `SegmentInputs`, of all N chunks. state, anchor, first: as `Segment`; anchor may be empty
+    q, k, offset, alpha, eta, theta, slope: as `SegmentInputs`, of all N chunks. W, S, anchor, first: as `Segment`; anchor may be empty
     (the weights are the anchor), first is empty without restarts. active (N, R or 1, C), complete and restart (N, R), or None.
     last_complete: whether the last chunk is complete, where `complete` is None and all others are.
     """
@@ -62,7 +62,8 @@ class Arguments(NamedTuple):
     alpha: list[Tensor]
     eta: list[Tensor]
     theta: list[Tensor]
-    state: list[Tensor]
+    W: list[Tensor]
+    S: list[Tensor]
     anchor: list[Tensor]
     first: list[Tensor]
     active: Tensor | None
@@ -79,13 +80,17 @@ class Arguments(NamedTuple):
         """Whether the anchor after all chunks is more than the weights."""
         return self.complete is not None or not self.last_complete
 
+    def differentiable(self) -> list[Tensor]:
+        """All tensors that have a gradient."""
+        return [*self[:4], *(x for part in self[4:11] for x in part)]
+
     def segments(self) -> list[slice]:
         """The chunks of every segment."""
         chunks, _, cells, _ = self.q.shape
         size = max(1, SEGMENT_TOKENS // cells)
         return [slice(n, min(n + size, chunks)) for n in range(0, chunks, size)]
 
-    def segment(self, chunks: slice, state: Sequence[Tensor], anchor: Sequence[Tensor] | None) -> Segment:
+    def segment(self, chunks: slice, W: Sequence[Tensor], S: Sequence[Tensor], anchor: Sequence[Tensor] | None) -> Segment:
         """The segment of these chunks, from the state before it."""
         complete: list[bool | Tensor] = [True] * (chunks.stop - chunks.start)
         if self.complete is not None:
@@ -105,79 +110,66 @@ class Arguments(NamedTuple):
             None if self.restart is None else self.restart[chunks],
             self.first,
         )
-        return Segment(Rule(self.activation, self.norm, self.gradient, self.surprise_clip), inputs, state, anchor)
+        return Segment(Rule(self.activation, self.norm, self.gradient, self.surprise_clip), inputs, W, S, anchor)
 
 
 SCHEMA = (
-    "Tensor q, Tensor k, Tensor offset, Tensor slope, Tensor[] alpha, Tensor[] eta, Tensor[] theta, Tensor[] state, Tensor[] anchor, "
+    "Tensor q, Tensor k, Tensor offset, Tensor slope, Tensor[] alpha, Tensor[] eta, Tensor[] theta, Tensor[] W, Tensor[] S, Tensor[] anchor, "
     "Tensor[] first, Tensor? active, Tensor? complete, Tensor? restart, bool last_complete, str activation, bool norm, str gradient, "
     "float? surprise_clip"
 )
 
 
 def _forward(*arguments: Any) -> list[Tensor]:
-    """[z (N, R, C, D), state after all chunks, anchor if it is not the weights, what is kept for the backward], a tensor a layer each."""
+    """z (N, R, C, D); W, S and, if it is not W, the anchor after all chunks; what is kept for the backward: a tensor a layer each."""
     a, keep = Arguments(*arguments[:-1]), arguments[-1]
-    state, anchor = a.state, a.anchor or None
+    W, S, anchor = a.W, a.S, a.anchor or None
     z = torch.empty_like(a.q)
     kept: list[list[Tensor]] = []
     for chunks in a.segments():
         if keep:
-            kept.append([*state, *(anchor or [])] if a.complete is not None else state)
-        segment = a.segment(chunks, state, anchor)
+            kept.append([*W, *S, *(anchor or [])] if a.complete is not None else [*W, *S])
+        segment = a.segment(chunks, W, S, anchor)
         segment.write()
         z[chunks] = segment.read()
-        state, anchor = segment.state_after(), segment.anchor_after
+        W, S = ([x.parts[-1].clone() for x in part] for part in zip(*((layer.W, layer.S) for layer in segment.layers), strict=True))
+        anchor = segment.anchor_after
     last_anchor = [A.clone() for A in anchor] if anchor is not None else []
-    return [z, *state, *last_anchor, *(torch.stack(layer) for layer in zip(*kept, strict=True))]
+    return [z, *W, *S, *last_anchor, *(torch.stack(layer) for layer in zip(*kept, strict=True))]
 
 
 def _forward_shapes(*arguments: Any) -> list[Tensor]:
     a, keep = Arguments(*arguments[:-1]), arguments[-1]
-    anchor = [S.new_empty(S.shape[0], S.shape[1] // 2, S.shape[2]) for S in a.state]
-    kept = [*a.state, *anchor] if a.complete is not None else a.state
-    count = len(a.segments())
-    return [
-        torch.empty_like(a.q),
-        *(torch.empty_like(S) for S in a.state),
-        *(anchor if a.keeps_anchor else []),
-        *(x.new_empty(count, *x.shape) for x in kept if keep),
-    ]
+    kept = [*a.W, *a.S, *(a.W if a.complete is not None else [])] if keep else []
+    after = [a.q, *a.W, *a.S, *(a.W if a.keeps_anchor else [])]
+    return [*(torch.empty_like(x) for x in after), *(x.new_empty(len(a.segments()), *x.shape) for x in kept)]
 
 
 def _backward(*arguments: Any) -> list[Tensor]:
-    """Gradients by q, k, offset, slope, alpha, eta, theta, state, anchor, first, from those by `_forward`'s z, state and anchor.
-
-    The last arguments are what was kept, and these gradients.
-    """
-    a, (kept, d_after) = Arguments(*arguments[:-2]), arguments[-2:]
-    layers = len(a.state)
-    d_z, d_state, d_anchor = d_after[0], [d.clone() for d in d_after[1 : 1 + layers]], [d.clone() for d in d_after[1 + layers :]] or None
-    d_q, d_k, d_offset, d_slope = (torch.zeros_like(x) for x in a[:4])
-    d_alpha, d_eta, d_theta = ([torch.empty_like(x) for x in gate] for gate in (a.alpha, a.eta, a.theta))
-    d_first = [torch.zeros_like(W) for W in a.first]
+    """Gradients by the tensors of `Arguments`, from what `_forward` kept and the gradients by its other results: the last arguments."""
+    a, kept, d_after = Arguments(*arguments[:-2]), arguments[-2], arguments[-1]
+    layers = len(a.W)
+    d_z, d_W, d_S, d_anchor = d_after[0], *([x.clone() for x in d_after[1 + i * layers : 1 + (i + 1) * layers]] for i in range(3))
+    d_state = StateGradients(d_W, d_S, d_anchor or None, [torch.zeros_like(W) for W in a.first])
+    d_gates = [[torch.empty_like(x) for x in gate] for gate in (a.alpha, a.eta, a.theta)]
+    d_q, d_k, d_offset, d_slope = *(torch.empty_like(x) for x in a[:3]), torch.zeros_like(a.slope)
     for i, chunks in reversed(list(enumerate(a.segments()))):
-        state, anchor = [x[i] for x in kept[:layers]], [x[i] for x in kept[layers:]]
-        segment = a.segment(chunks, state, anchor or (a.anchor if i == 0 else None) or None)
+        W, S, anchor = ([x[i] for x in kept[j * layers : (j + 1) * layers]] for j in range(3))
+        segment = a.segment(chunks, W, S, anchor or (a.anchor if i == 0 else None) or None)
         segment.write()
         segment.read()
-        d = segment.backward(d_z[chunks], d_state, d_anchor, d_first)
+        d = segment.backward(d_z[chunks], d_state)
         d_q[chunks], d_k[chunks], d_offset[chunks] = d.q, d.k, d.offset
         d_slope += d.slope
-        for whole, part in zip((*d_alpha, *d_eta, *d_theta), (*d.alpha, *d.eta, *d.theta), strict=True):
-            whole[chunks] = part
-        d_anchor = d.anchor
-    d_anchor = [] if not a.anchor else d_anchor or [torch.zeros_like(A) for A in a.anchor]
-    return [d_q, d_k, d_offset, d_slope, *d_alpha, *d_eta, *d_theta, *d_state, *d_anchor, *d_first]
+        for whole, part in zip(d_gates, (d.alpha, d.eta, d.theta), strict=True):
+            for x, y in zip(whole, part, strict=True):
+                x[chunks] = y
+    by_anchor = d_state.anchor or [torch.zeros_like(A) for A in a.anchor]
+    return [d_q, d_k, d_offset, d_slope, *(x for gate in d_gates for x in gate), *d_W, *d_S, *by_anchor, *d_state.first]
 
 
 def _backward_shapes(*arguments: Any) -> list[Tensor]:
-    a = Arguments(*arguments[:-2])
-    return [torch.empty_like(x) for x in _differentiable(a)]
-
-
-def _differentiable(a: Arguments) -> list[Tensor]:
-    return [*a[:4], *(x for part in a[4:10] for x in part)]
+    return [torch.empty_like(x) for x in Arguments(*arguments[:-2]).differentiable()]
 
 
 memory_chunks = torch.library.custom_op("titans_seq::memory_chunks", _forward, mutates_args=(), schema=f"({SCHEMA}, bool keep) -> Tensor[]")
@@ -193,33 +185,32 @@ memory_chunks_backward.register_fake(_backward_shapes)
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     a = Arguments(*inputs[:-1])
-    outputs = 1 + len(a.state) * (2 if a.keeps_anchor else 1)
-    kept = output[outputs:]
-    ctx.mark_non_differentiable(*kept)
+    results = 1 + len(a.W) * (3 if a.keeps_anchor else 2)
+    ctx.mark_non_differentiable(*output[results:])
     ctx.set_materialize_grads(False)
-    ctx.outputs = [(x.shape, x.dtype) for x in output[:outputs]]
-    ctx.lengths = [len(part) for part in a[4:10]]
-    ctx.options = a[13:]
-    ctx.save_for_backward(*_differentiable(a), a.active, a.complete, a.restart, *kept)
+    ctx.shapes = [x.shape for x in output[:results]]
+    ctx.lengths = [len(part) for part in a[4:11]]
+    ctx.options = a[14:]
+    ctx.save_for_backward(*a.differentiable(), a.active, a.complete, a.restart, *output[results:])
 
 
 def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
-    saved = list(ctx.saved_tensors)
-    tensors, parts = saved[:4], []
-    rest = saved[4:]
-    for length in ctx.lengths:
-        parts.append(rest[:length])
-        rest = rest[length:]
+    whole, lists, rest = _regroup(list(ctx.saved_tensors), ctx.lengths)
     marks, kept = rest[:3], rest[3:]
-    d_outputs = [
-        tensors[0].new_zeros(shape) if d is None else d for d, (shape, _) in zip(gradients[: len(ctx.outputs)], ctx.outputs, strict=True)
-    ]
-    found = memory_chunks_backward(*tensors, *parts, *marks, *ctx.options, kept, d_outputs)
-    by_tensor, rest, by_part = found[:4], found[4:], []
-    for length in ctx.lengths:
-        by_part.append(rest[:length])
+    given = zip(gradients, ctx.shapes, strict=False)
+    d_after = [whole[0].new_zeros(shape) if d is None else d.contiguous() for d, shape in given]
+    found = memory_chunks_backward(*whole, *lists, *marks, *ctx.options, kept, d_after)
+    by_whole, by_list, _ = _regroup(found, ctx.lengths)
+    return (*by_whole, *by_list, *[None] * (len(marks) + len(ctx.options) + 1))
+
+
+def _regroup(flat: list[Tensor], lengths: Sequence[int]) -> tuple[list[Tensor], list[list[Tensor]], list[Tensor]]:
+    """Four tensors, lists of these lengths, and the rest."""
+    whole, rest, lists = flat[:4], flat[4:], []
+    for length in lengths:
+        lists.append(rest[:length])
         rest = rest[length:]
-    return (*by_tensor, *by_part, *[None] * (len(marks) + len(ctx.options) + 1))
+    return whole, lists, rest
 
 
 memory_chunks.register_autograd(_differentiate, setup_context=_save)
@@ -257,7 +248,8 @@ def _arguments(
         [grid(gate.alpha if gate.alpha.dim() == 4 else gate.alpha.unsqueeze(-1), 0.0) for gate in gates],
         [grid(gate.eta.unsqueeze(-1), 1.0) for gate in gates],
         [grid(gate.theta.unsqueeze(-1), 0.0) for gate in gates],
-        [torch.cat([W, S], dim=2).flatten(0, 1) for W, S in zip(begin.weights, begin.momentum, strict=True)],
+        [W.flatten(0, 1) for W in begin.weights],
+        [S.flatten(0, 1) for S in begin.momentum],
         [A.flatten(0, 1) for A in begin.anchor] if own_anchor else [],
         [] if layout.restart is None else [W.flatten(0, 1) for W in first.weights],
         None if active is None else active.to(q.dtype),
@@ -286,12 +278,11 @@ def _output(z: Tensor, q: Tensor, weights: MemoryWeights, layout: Layout) -> Ten
 
 
 def _state_after(after: Sequence[Tensor], first: MemoryState, layout: Layout, chunk_size: int) -> MemoryState:
-    """The state from the operator's outputs: [W; S] a layer, then the anchor a layer where it is not the weights."""
-    batch, layers = first.batch_size, len(first.weights)
-    stacks = [S.unflatten(0, (batch, -1)) for S in after[:layers]]
-    weights, momentum = zip(*(stack.chunk(2, dim=2) for stack in stacks), strict=True)
-    keeps_anchor = layout.complete[-1] is not True
-    anchor = tuple(A.unflatten(0, (batch, -1)) for A in after[layers : 2 * layers]) if keeps_anchor else weights
+    """The state from the operator's outputs: W, S and, where it is not the weights, the anchor, a tensor a layer."""
+    layers = len(first.weights)
+    parts = [x.unflatten(0, (first.batch_size, -1)) for x in after[: layers * (2 if layout.complete[-1] is True else 3)]]
+    weights, momentum = tuple(parts[:layers]), tuple(parts[layers : 2 * layers])
+    anchor = weights if layout.complete[-1] is True else tuple(parts[2 * layers :])
     state = MemoryState(weights, momentum, anchor, layout.position, chunk_size)
     if layout.restart is None:
         return state

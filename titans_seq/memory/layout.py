@@ -13,6 +13,14 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+class Chunked:
+    """A tensor (N, ...) of chunks, whole and by chunk: to take views again and again would cost as much as small products."""
+
+    def __init__(self, whole: Tensor) -> None:
+        self.whole = whole
+        self.parts = whole.unbind(0)
+
+
 class Layout(NamedTuple):
     """The grid of one call: N chunks of C cells a row, some cells without a token.
 

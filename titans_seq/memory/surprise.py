@@ -13,16 +13,18 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from titans_seq.memory.layout import Chunked
 from titans_seq.memory.rule import NORM_EPS, Rule, activate, activation_curvature, activation_vjp
 
 
 class SurpriseGradients(NamedTuple):
-    """Gradients by what the steps of a segment are made of, in the shapes of `ChunkSurprise`."""
+    """Gradients by what the steps of a segment are made of, in the shapes of `ChunkSurprise`; mixing: `TokenSurprise` alone has it."""
 
     k: Tensor
     offset: Tensor
     slope: Tensor
     theta: list[Tensor]
+    mixing: Tensor | None = None
 
 
 class ChunkSurprise:
@@ -34,120 +36,128 @@ class ChunkSurprise:
         k, offset: (n, R, C, D); slope: (R, 1, D). The loss's gradient by the last layer's (normed) output z is offset + slope z.
         theta: (n, R, C, 1) for each layer. widths: d_0 .. d_L.
         """
-        self.rule, self.offset, self.slope = rule, offset, slope
-        self.theta = torch.stack(list(theta), dim=1)  # (n, L, R, C, 1)
-        self.depth = len(theta)
-        tokens = k.shape[:-1]
-        self.inputs = [k, *(k.new_empty(*tokens, d) for d in widths[1:-1])]  # u_l
-        self.pre_activations = [k.new_empty(*tokens, d) for d in widths[1:]]  # z_l
-        self.backward_inputs = [k.new_empty(*tokens, d) for d in widths[1:-1]]  # e_l
-        self.gradients = [k.new_empty(*tokens, d) for d in widths[1:]]  # g_l
-        self.normed: list[tuple[Tensor, Tensor, Tensor]] = []  # z_L normed, its mean, 1 / its standard deviation
-        self.clip = torch.ones_like(self.theta)
-        self.input_norms, self.gradient_norms = torch.empty_like(self.theta), torch.empty_like(self.theta)
-        torch.linalg.vector_norm(k, dim=-1, keepdim=True, out=self.input_norms[:, 0])
+
+        def buffers(dims: Sequence[int]) -> list[Chunked]:
+            return [Chunked(k.new_empty(*k.shape[:-1], d)) for d in dims]
+
+        self.rule, self.slope = rule, slope
+        self.offset = Chunked(offset)
+        self.inputs = [Chunked(k), *buffers(widths[1:-1])]  # u_l
+        self.pre_activations = buffers(widths[1:])  # z_l
+        self.backward_inputs = buffers(widths[1:-1])  # e_l
+        self.gradients = buffers(widths[1:])  # g_l
+        self.normed: list[tuple[Tensor, Tensor, Tensor]] = []  # of each chunk: z_L normed, its mean, 1 / its standard deviation
+        self.scales = [Chunked(-t) for t in theta]  # -theta; times clip once a chunk is written
+        self.clips = [Chunked(torch.ones_like(t)) for t in theta]
+        self.input_norms = [Chunked(torch.linalg.vector_norm(k, dim=-1, keepdim=True)), *buffers([1] * len(theta[1:]))]
 
     def write(self, n: int, anchor: Sequence[Tensor], steps: Sequence[Tensor]) -> None:
         """Fill the steps (R, C, d_out) of chunk n, one a layer, from its anchor (R, d_in, d_out), one a layer."""
-        last = self.depth - 1
+        activation, last = self.rule.activation, len(steps) - 1
         for l, A in enumerate(anchor):
-            z = torch.bmm(self.inputs[l][n], A, out=self.pre_activations[l][n])
+            z = torch.bmm(self.inputs[l].parts[n], A, out=self.pre_activations[l].parts[n])
             if l < last:
-                activate(z, self.rule.activation, out=self.inputs[l + 1][n])
-        g = self._loss_gradient(n)
+                activate(z, activation, out=self.inputs[l + 1].parts[n])
+        g = self._loss_gradient(n, z)
         for l in range(last - 1, -1, -1):
-            e = torch.bmm(g, anchor[l + 1].transpose(1, 2), out=self.backward_inputs[l][n])
-            g = activation_vjp(e, self.pre_activations[l][n], self.rule.activation, out=self.gradients[l][n])
-        scale = self._scale(n)
-        for l, step in enumerate(steps):
-            torch.mul(self.gradients[l][n], scale[l], out=step)
+            e = torch.bmm(g, anchor[l + 1].transpose(1, 2), out=self.backward_inputs[l].parts[n])
+            g = activation_vjp(e, self.pre_activations[l].parts[n], activation, out=self.gradients[l].parts[n])
+        if self.rule.surprise_clip is not None:
+            self._clip(n, self.rule.surprise_clip)
+        for g_l, scale, step in zip(self.gradients, self.scales, steps, strict=True):
+            torch.mul(g_l.parts[n], scale.parts[n], out=step)
 
-    def _loss_gradient(self, n: int) -> Tensor:
-        z, g = self.pre_activations[-1][n], self.gradients[-1][n]
+    def _loss_gradient(self, n: int, z: Tensor) -> Tensor:
+        offset, g = self.offset.parts[n], self.gradients[-1].parts[n]
         if not self.rule.norm:
-            return torch.addcmul(self.offset[n], z, self.slope, out=g)
+            return torch.addcmul(offset, z, self.slope, out=g)
         normed, mean, inverse_std = torch.native_layer_norm(z, z.shape[-1:], None, None, NORM_EPS)
         self.normed.append((normed, mean, inverse_std))
-        return g.copy_(_norm_vjp(torch.addcmul(self.offset[n], normed, self.slope), z, mean, inverse_std))
+        return g.copy_(_norm_vjp(torch.addcmul(offset, normed, self.slope), z, mean, inverse_std))
 
-    def _scale(self, n: int) -> Tensor:
-        """-theta clip of chunk n, (L, R, C, 1)."""
-        limit = self.rule.surprise_clip
-        if limit is None:
-            return -self.theta[n]
-        for l in range(self.depth):
-            torch.linalg.vector_norm(self.gradients[l][n], dim=-1, keepdim=True, out=self.gradient_norms[n, l])
+    def _clip(self, n: int, limit: float) -> None:
+        """clip = limit / max(limit, |u| |g|), the norm of the outer product of u and g."""
+        for l, (u, g, scale) in enumerate(zip(self.inputs, self.gradients, self.scales, strict=True)):
+            norm_u = self.input_norms[l].parts[n]
             if l > 0:
-                torch.linalg.vector_norm(self.inputs[l][n], dim=-1, keepdim=True, out=self.input_norms[n, l])
-        norm = (self.input_norms[n] * self.gradient_norms[n]).clamp_(min=limit)
-        return torch.div(limit, norm, out=self.clip[n]) * -self.theta[n]
+                torch.linalg.vector_norm(u.parts[n], dim=-1, keepdim=True, out=norm_u)
+            norm = torch.linalg.vector_norm(g.parts[n], dim=-1, keepdim=True).mul_(norm_u).clamp_(min=limit)
+            scale.parts[n].mul_(torch.div(norm.new_tensor(limit), norm, out=self.clips[l].parts[n]))
 
     def prepare_adjoint(self) -> None:
         """What the adjoint needs and can have for all chunks at once."""
-        hidden = range(self.depth - 1)
-        self.scale = -self.theta * self.clip
-        self.slopes = [activation_vjp(torch.ones_like(z), z, self.rule.activation) for z in self.pre_activations[:-1]]
+        hidden = [z.whole for z in self.pre_activations[:-1]]
+        self.slopes = [Chunked(activation_vjp(torch.ones_like(z), z, self.rule.activation)) for z in hidden]
         self.curvatures = [
-            activation_curvature(self.pre_activations[l], self.rule.activation).mul_(self.backward_inputs[l]) for l in hidden
+            Chunked(activation_curvature(z, self.rule.activation).mul_(e.whole))
+            for z, e in zip(hidden, self.backward_inputs, strict=True)
         ]
-        self.d_offset = torch.empty_like(self.offset)
-        clipped = self.clip < 1
-        self.clipped = torch.where(clipped, -self.scale, 0) if bool(clipped.any()) else None
+        self.d_offset = Chunked(torch.empty_like(self.offset.whole))
+        self.clipped = [clip.whole < 1 for clip in self.clips]
+        self.any_clipped = any(bool(clipped.any()) for clipped in self.clipped)
         if self.rule.norm:
-            normed, _, inverse_std = (torch.stack(parts) for parts in zip(*self.normed, strict=True))  # (n, R, C, D or 1)
-            surprise = torch.addcmul(self.offset, normed, self.slope)
-            projection = (surprise * normed).mean(-1, keepdim=True)
-            self.norm_terms = (normed, surprise, -inverse_std, -inverse_std * projection, normed * inverse_std / -normed.shape[-1])
+            self._prepare_norm()
+
+    def _prepare_norm(self) -> None:
+        normed, _, inverse_std = (torch.stack(parts) for parts in zip(*self.normed, strict=True))  # (n, R, C, D or 1)
+        surprise = torch.addcmul(self.offset.whole, normed, self.slope)
+        projection = torch.linalg.vecdot(surprise, normed).unsqueeze(-1) / -normed.shape[-1]
+        self.all_normed = normed
+        self.norm_terms = list(
+            zip(surprise * (inverse_std / -normed.shape[-1]), inverse_std * projection, normed * (inverse_std / -normed.shape[-1]), strict=True)
+        )
 
     def adjoint(
         self, n: int, anchor: Sequence[Tensor], d_steps: Sequence[Tensor], d_inputs: Sequence[Tensor], d_anchor: Sequence[Tensor]
     ) -> None:
-        """From gradients of chunk n's steps (R, C, d_out) add to those of the u_l (R, C, d_in), in place, and of the anchor."""
-        d_g = [d_step * scale for d_step, scale in zip(d_steps, self.scale[n].unbind(0), strict=True)]
-        if self.clipped is not None:
+        """From gradients of chunk n's steps (R, C, d_out) add to those by the u_l (R, C, d_in) and by the anchor, in place."""
+        g = [gradient.parts[n] for gradient in self.gradients]
+        d_g = [d * scale.parts[n] for d, scale in zip(d_steps, self.scales, strict=True)]
+        if self.any_clipped:
             self._clip_adjoint(n, d_steps, d_g, d_inputs)
         d_pre = []
-        for l in range(self.depth - 1):  # back through g_1, g_2, ..
-            d_pre.append(d_g[l] * self.curvatures[l][n])
-            d_e = d_g[l].mul_(self.slopes[l][n])
+        for l in range(len(g) - 1):  # back through g_1, g_2, ..
+            d_pre.append(d_g[l] * self.curvatures[l].parts[n])
+            d_e = d_g[l].mul_(self.slopes[l].parts[n])
             d_g[l + 1].baddbmm_(d_e, anchor[l + 1])
-            d_anchor[l + 1].baddbmm_(d_e.transpose(1, 2), self.gradients[l + 1][n])
+            d_anchor[l + 1].baddbmm_(d_e.transpose(1, 2), g[l + 1])
         d_z = self._loss_gradient_adjoint(n, d_g[-1])
-        for l in range(self.depth - 1, -1, -1):  # back through z_L, z_{L-1}, ..
-            d_anchor[l].baddbmm_(self.inputs[l][n].transpose(1, 2), d_z)
+        for l in range(len(g) - 1, -1, -1):  # back through z_L, z_{L-1}, ..
+            d_anchor[l].baddbmm_(self.inputs[l].parts[n].transpose(1, 2), d_z)
             d_u = d_inputs[l].baddbmm_(d_z, anchor[l].transpose(1, 2))
             if l > 0:
-                d_z = d_pre[l - 1].addcmul_(d_u, self.slopes[l - 1][n])
+                d_z = d_pre[l - 1].addcmul_(d_u, self.slopes[l - 1].parts[n])
 
     def _clip_adjoint(self, n: int, d_steps: Sequence[Tensor], d_g: Sequence[Tensor], d_inputs: Sequence[Tensor]) -> None:
-        """clip = limit / (|u| |g|) where it is below 1."""
-        assert self.clipped is not None
+        """Where the clip is below 1 the step is -theta limit g / (|u| |g|): neither the length of u nor that of g matters."""
         for l, d_step in enumerate(d_steps):
-            g, u, factor = self.gradients[l][n], self.inputs[l][n], self.clipped[n, l]
-            along = factor * torch.linalg.vecdot(d_step, g).unsqueeze(-1)
-            d_g[l].addcmul_(torch.where(factor == 0, 0, along / self.gradient_norms[n, l].square()), g)
-            d_inputs[l].addcmul_(torch.where(factor == 0, 0, along / self.input_norms[n, l].square()), u)
+            u, g, clipped = self.inputs[l].parts[n], self.gradients[l].parts[n], self.clipped[l][n]
+            along = torch.where(clipped, torch.linalg.vecdot(d_step, g).unsqueeze(-1) * self.scales[l].parts[n], 0)
+            d_g[l].addcmul_(torch.where(clipped, along / g.square().sum(-1, keepdim=True), 0), g, value=-1)
+            d_inputs[l].addcmul_(torch.where(clipped, along / u.square().sum(-1, keepdim=True), 0), u, value=-1)
 
     def _loss_gradient_adjoint(self, n: int, d_g: Tensor) -> Tensor:
-        """Gradient by z_L from that by g_L = J(z) surprise(z), J = (I - 1 1^T / D - normed normed^T / D) / std, symmetric."""
+        """Gradient by z_L from that by g_L = J surprise, where J = (I - 1 1^T / D - normed normed^T / D) / std is symmetric.
+
+        surprise = offset + slope normed, and normed = (z - mean) / std depend on z as well.
+        """
+        d_offset = self.d_offset.parts[n]
         if not self.rule.norm:
-            self.d_offset[n] = d_g
-            return d_g * self.slope
-        normed, surprise, minus_inverse_std, projection, toward_mean = (term[n] for term in self.norm_terms)
-        z, (_, mean, inverse_std) = self.pre_activations[-1][n], self.normed[n]
-        d_surprise = self.d_offset[n].copy_(_norm_vjp(d_g, z, mean, inverse_std))
-        along = torch.linalg.vecdot(d_g, normed).unsqueeze(-1).mul_(minus_inverse_std).div_(normed.shape[-1])
-        d_normed = (d_g * projection).addcmul_(along, surprise).addcmul_(d_surprise, self.slope)
-        d_inverse_std = torch.linalg.vecdot(d_g, self.gradients[-1][n]).unsqueeze(-1)
-        return _norm_vjp(d_normed, z, mean, inverse_std).addcmul_(toward_mean, d_inverse_std)
+            return d_offset.copy_(d_g) * self.slope
+        to_normed, to_d_g, to_std = (term for term in self.norm_terms[n])
+        z, (normed, mean, inverse_std) = self.pre_activations[-1].parts[n], self.normed[n]
+        d_offset.copy_(_norm_vjp(d_g, z, mean, inverse_std))  # J d_g
+        d_normed = (d_g * to_d_g).addcmul_(to_normed, torch.linalg.vecdot(d_g, normed).unsqueeze(-1)).addcmul_(d_offset, self.slope)
+        d_inverse_std = torch.linalg.vecdot(d_g, self.gradients[-1].parts[n]).unsqueeze(-1)
+        return _norm_vjp(d_normed, z, mean, inverse_std).addcmul_(to_std, d_inverse_std)
 
     def finish_adjoint(self, d_steps: Sequence[Tensor], d_k: Tensor) -> SurpriseGradients:
         """After all chunks: d_steps (n, R, C, d_out) as they were given to `adjoint`, d_k (n, R, C, D) as it was added to."""
-        z = self.norm_terms[0] if self.rule.norm else self.pre_activations[-1]
-        d_slope = (self.d_offset * z).sum((0, 2)).unsqueeze(1)
-        d_scale = [torch.linalg.vecdot(d, g).unsqueeze(-1) for d, g in zip(d_steps, self.gradients, strict=True)]
-        d_theta = [d.mul_(clip).neg_() for d, clip in zip(d_scale, self.clip.unbind(1), strict=True)]
-        return SurpriseGradients(d_k, self.d_offset, d_slope, d_theta)
+        z = self.all_normed if self.rule.norm else self.pre_activations[-1].whole
+        d_slope = (self.d_offset.whole * z).sum((0, 2)).unsqueeze(1)  # (R, 1, D)
+        d_scale = [torch.linalg.vecdot(d, g.whole).unsqueeze(-1) for d, g in zip(d_steps, self.gradients, strict=True)]
+        d_theta = [d.mul_(clip.whole).neg_() for d, clip in zip(d_scale, self.clips, strict=True)]
+        return SurpriseGradients(d_k, self.d_offset.whole, d_slope, d_theta)
 
 
 def _norm_vjp(d: Tensor, z: Tensor, mean: Tensor, inverse_std: Tensor) -> Tensor:

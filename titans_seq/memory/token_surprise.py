@@ -6,6 +6,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
+from titans_seq.memory.layout import Chunked
 from titans_seq.memory.rule import mixed_scores, mixed_scores_vjp
 from titans_seq.memory.surprise import SurpriseGradients
 
@@ -20,48 +21,48 @@ class TokenSurprise:
 
     def __init__(self, k: Tensor, offset: Tensor, theta: Tensor, mixing: Tensor) -> None:
         """k, offset (n, R, C, D); theta (n, R, C, 1); mixing (n, R, d, C, 2 + C) as `ChunkCoefficients`."""
-        self.inputs, self.offset, self.theta = [k], offset, theta
-        self.gradients = torch.empty_like(k)
+        self.inputs, self.offset, self.theta = [Chunked(k)], Chunked(offset), theta
+        self.minus_theta, self.gradients = Chunked(-theta), Chunked(torch.empty_like(k))
         first = F.pad(mixing.new_ones(1), (0, mixing.shape[-1] - 1)).expand(*mixing.shape[:-2], 1, -1)
         before = torch.cat([first, mixing[..., :-1, :]], dim=-2)  # the coefficients of token s - 1 in row s
-        self.read = before[..., :2].permute(0, 1, 3, 4, 2)  # (n, R, C, 2, d)
+        self.read_W, self.read_S = (before[..., i].transpose(-1, -2) for i in (0, 1))  # (n, R, C, d)
         self.mixing = before[..., 2:]
-        self.rows = (k.unsqueeze(-2) * self.read).flatten(-2)  # (n, R, C, 2 D)
+        self.k_W, self.k_S = Chunked(k * self.read_W), Chunked(k * self.read_S)
         self.scores = k @ k.transpose(-1, -2)
         self.mixed = mixed_scores(self.scores, k, k, self.mixing)
-        self.system = 2 * self.mixed * theta.transpose(-1, -2)  # strictly lower: the diagonal of one is implied
+        self.system = Chunked(2 * self.mixed * theta.transpose(-1, -2))  # strictly lower: the diagonal of one is implied
 
     def write(self, n: int, state: Sequence[Tensor], steps: Sequence[Tensor]) -> None:
-        """Fill the steps (R, C, D) of chunk n; state: [W; S] (R, 2 D, D) before it."""
-        target = torch.baddbmm(self.offset[n], self.rows[n], state[0], alpha=2)
-        g = torch.linalg.solve_triangular(self.system[n], target, upper=False, unitriangular=True, out=self.gradients[n])
-        torch.mul(g, -self.theta[n], out=steps[0])
+        """Fill the steps (R, C, D) of chunk n; state: W and S (R, D, D) before it."""
+        W, S = state
+        target = torch.baddbmm(self.offset.parts[n], self.k_W.parts[n], W, alpha=2).baddbmm_(self.k_S.parts[n], S, alpha=2)
+        g = torch.linalg.solve_triangular(self.system.parts[n], target, upper=False, unitriangular=True)
+        torch.mul(self.gradients.parts[n].copy_(g), self.minus_theta.parts[n], out=steps[0])
 
     def prepare_adjoint(self) -> None:
         """Buffers for the gradients."""
-        self.d_offset = torch.empty_like(self.offset)
-        self.d_rows = torch.empty_like(self.rows)
+        self.d_offset, self.d_k_W, self.d_k_S = (Chunked(torch.empty_like(self.offset.whole)) for _ in range(3))
 
     def adjoint(
         self, n: int, state: Sequence[Tensor], d_steps: Sequence[Tensor], d_inputs: Sequence[Tensor], d_state: Sequence[Tensor]
     ) -> None:
-        """From the gradient of chunk n's steps (R, C, D) add to that of the state before it, in place."""
-        d_g = d_steps[0] * -self.theta[n]
-        d_target = torch.linalg.solve_triangular(self.system[n].mT, d_g, upper=True, unitriangular=True, out=self.d_offset[n])
-        torch.bmm(d_target, state[0].transpose(1, 2), out=self.d_rows[n]).mul_(2)
-        d_state[0].baddbmm_(self.rows[n].transpose(1, 2), d_target, alpha=2)
+        """From the gradient of chunk n's steps (R, C, D) add to those by W and S before it, in place."""
+        d_g = d_steps[0] * self.minus_theta.parts[n]
+        d_target = self.d_offset.parts[n]
+        d_target.copy_(torch.linalg.solve_triangular(self.system.parts[n].mT, d_g, upper=True, unitriangular=True))
+        for x, d_x, rows, d_rows in zip(state, d_state, (self.k_W, self.k_S), (self.d_k_W, self.d_k_S), strict=True):
+            torch.bmm(d_target, x.transpose(1, 2), out=d_rows.parts[n])
+            d_x.baddbmm_(rows.parts[n].transpose(1, 2), d_target, alpha=2)
 
     def finish_adjoint(self, d_steps: Sequence[Tensor], d_k: Tensor) -> SurpriseGradients:
-        """After all chunks; sets `d_mixing`, the gradient by the coefficients (n, R, d, C, 2 + C)."""
-        k = self.inputs[0]
-        d_system = -(self.d_offset @ self.gradients.transpose(-1, -2)).tril(-1)
-        d_theta = -torch.linalg.vecdot(d_steps[0], self.gradients).unsqueeze(-1) + 2 * (d_system * self.mixed).sum(-2).unsqueeze(-1)
+        """After all chunks: d_steps (n, R, C, D) as they were given to `adjoint`, d_k (n, R, C, D) by what else depends on k."""
+        k, d_offset, g = self.inputs[0].whole, self.d_offset.whole, self.gradients.whole
+        d_k_W, d_k_S = 2 * self.d_k_W.whole, 2 * self.d_k_S.whole
+        d_system = -(d_offset @ g.transpose(-1, -2)).tril(-1)  # (n, R, C, C)
+        d_theta = 2 * (d_system * self.mixed).sum(-2).unsqueeze(-1) - torch.linalg.vecdot(d_steps[0], g).unsqueeze(-1)
         d_left, d_right, d_G = mixed_scores_vjp(2 * d_system * self.theta.transpose(-1, -2), self.scores, k, k, self.mixing)
-        d_rows = self.d_rows.unflatten(-1, (2, -1))  # (n, R, C, 2, D)
-        d_read = d_rows * k.unsqueeze(-2)
-        if self.mixing.shape[2] == 1:
-            d_read = d_read.sum(-1, keepdim=True)
-        d_before = torch.cat([d_read.permute(0, 1, 4, 2, 3), d_G], dim=-1)
-        self.d_mixing = F.pad(d_before[..., 1:, :], (0, 0, 0, 1))
-        d_k = d_k + d_left + d_right + (d_rows * self.read).sum(-2)
-        return SurpriseGradients(d_k, self.d_offset, torch.zeros_like(self.offset[:1, :, :1].squeeze(0)), [d_theta])
+        d_read = [d * k if self.mixing.shape[2] > 1 else (d * k).sum(-1, keepdim=True) for d in (d_k_W, d_k_S)]
+        d_before = torch.cat([*(d.transpose(-1, -2).unsqueeze(-1) for d in d_read), d_G], dim=-1)  # (n, R, d, C, 2 + C)
+        d_k = d_k + d_left + d_right + d_k_W * self.read_W + d_k_S * self.read_S
+        d_mixing = F.pad(d_before[..., 1:, :], (0, 0, 0, 1))  # row s stood for token s - 1
+        return SurpriseGradients(d_k, d_offset, k.new_zeros(k.shape[1], 1, k.shape[3]), [d_theta], d_mixing)

@@ -1,0 +1,101 @@
+"""One memory layer over a segment: how its weights and momentum take up steps and how they are read, and the adjoint of both.
+
+With W, S before a chunk, u and step its tokens' inputs and steps (surprise.py), and the coefficients of rule.py:
+
+    z_t = (b_t x_t) W + (f_t x_t) S + sum_{s<=t} P[t, s] step_s        P[t, s] = sum_i x[t, i] G[i, t, s] u[s, i]
+    W' = b_C W + f_C S + sum_s (G[C, s] u_s)^T step_s                  S' = m_C S + sum_s (m_C / m_s u_s)^T step_s
+
+Shape suffixes: n chunks, R rows (batch x heads), C cells of a chunk; d_in, d_out of the layer; d 1 or, for forgetting per channel, d_in.
+"""
+
+import torch
+from torch import Tensor
+
+from titans_seq.memory.layout import Chunked
+from titans_seq.memory.rule import chunk_coefficients, chunk_coefficients_vjp, mixed_scores, mixed_scores_vjp
+
+
+class SegmentLayer:
+    """State, steps and coefficients of one layer for the n chunks of a segment."""
+
+    def __init__(self, W: Tensor, S: Tensor, alpha: Tensor, eta: Tensor, active: Tensor | None) -> None:
+        """W, S (R, d_in, d_out) before the segment; alpha (n, R, C, d), eta (n, R, C, 1), active (n, R or 1, C) or None."""
+        chunks = alpha.shape[0]
+        self.active = active
+        self.coefficients = c = chunk_coefficients(alpha, eta.squeeze(-1), active)
+        self.per_channel = alpha.shape[-1] > 1
+        self.mixing = c.mixing[..., 2:]  # G: (n, R, d, C, C)
+        self.read_W, self.read_S = (c.mixing[..., i].transpose(-1, -2) for i in (0, 1))  # b, f: (n, R, C, d)
+        self.write_W = Chunked(self.mixing[..., -1, :].transpose(-1, -2))  # G[C, s]: (n, R, C, d)
+        self.write_S = Chunked(c.momentum[..., -1, 1:].unsqueeze(-1))  # m_C / m_s: (n, R, C, 1)
+        self.b, self.f = (Chunked(c.mixing[..., -1, i].unsqueeze(-1)) for i in (0, 1))  # b_C, f_C: (n, R, d, 1)
+        self.m = Chunked(c.momentum[..., -1:, :1])  # m_C: (n, R, 1, 1)
+        self.W, self.S = (Chunked(x.new_empty(chunks + 1, *x.shape)) for x in (W, S))
+        self.W.parts[0].copy_(W)
+        self.S.parts[0].copy_(S)
+        self.steps = Chunked(W.new_empty(*alpha.shape[:3], W.shape[2]))  # (n, R, C, d_out)
+        self.update_W, self.update_S = (Chunked(W.new_empty(*alpha.shape[:3], W.shape[1])) for _ in range(2))  # (n, R, C, d_in)
+
+    def advance(self, n: int, u: Tensor) -> None:
+        """W and S after chunk n, whose steps are set, from its inputs u (R, C, d_in)."""
+        W, S, steps = self.W.parts[n], self.S.parts[n], self.steps.parts[n]
+        to_W = torch.mul(u, self.write_W.parts[n], out=self.update_W.parts[n])
+        to_S = torch.mul(u, self.write_S.parts[n], out=self.update_S.parts[n])
+        after = torch.mul(W, self.b.parts[n], out=self.W.parts[n + 1]).addcmul_(S, self.f.parts[n])
+        after.baddbmm_(to_W.transpose(1, 2), steps)
+        torch.mul(S, self.m.parts[n], out=self.S.parts[n + 1]).baddbmm_(to_S.transpose(1, 2), steps)
+
+    def read(self, x: Tensor, u: Tensor) -> Tensor:
+        """z (n, R, C, d_out) of all tokens' x, with the tokens' inputs u for their keys; x, u (n, R, C, d_in)."""
+        self.x, self.u = x, u
+        self.x_W, self.x_S = x * self.read_W, x * self.read_S
+        self.scores = x @ u.transpose(-1, -2)
+        self.mixed = mixed_scores(self.scores, x, u, self.mixing)
+        rows = [part.flatten(0, 1) for part in (self.x_W, self.W.whole[:-1], self.x_S, self.S.whole[:-1], self.mixed, self.steps.whole)]
+        z = torch.bmm(rows[0], rows[1]).baddbmm_(rows[2], rows[3]).baddbmm_(rows[4], rows[5])
+        return z.unflatten(0, x.shape[:2])
+
+    # Adjoint: `read_adjoint`, then `chunk_adjoint` from the last chunk to the first, then `coefficient_adjoint`
+
+    def read_adjoint(self, d_z: Tensor) -> Tensor:
+        """Gradient by x from that by z; those by steps, inputs and coefficients are begun with the reads' share."""
+        d_x_W, d_x_S = (d_z @ state.whole[:-1].transpose(-1, -2) for state in (self.W, self.S))  # (n, R, C, d_in)
+        d_mixed = d_z @ self.steps.whole.transpose(-1, -2)  # (n, R, C, C)
+        d_x, d_u, d_G = mixed_scores_vjp(d_mixed, self.scores, self.x, self.u, self.mixing)
+        d_read = [self._over_channels(d * self.x).transpose(-1, -2).unsqueeze(-1) for d in (d_x_W, d_x_S)]  # (n, R, d, C, 1)
+        self.d_mixing = torch.cat([*d_read, d_G], dim=-1)
+        self.d_z, self.d_u = Chunked(d_z), Chunked(d_u)
+        self.d_steps = Chunked(self.mixed.transpose(-1, -2) @ d_z)
+        self.x_W_parts, self.x_S_parts = self.x_W.unbind(0), self.x_S.unbind(0)
+        self.d_update_W, self.d_update_S = (Chunked(torch.empty_like(x.whole)) for x in (self.update_W, self.update_S))
+        self.d_carry: list[list[Tensor]] = []  # by b_C, f_C, m_C, the last chunk first: (R, d_in, d_out) summed over d_out
+        return d_x.addcmul_(d_x_W, self.read_W).addcmul_(d_x_S, self.read_S)
+
+    def chunk_adjoint(self, n: int, d_W: Tensor, d_S: Tensor) -> None:
+        """d_W, d_S (R, d_in, d_out), in place, from after chunk n to before it; adds to the gradients of its steps and inputs."""
+        steps = self.steps.parts[n]
+        self.d_steps.parts[n].baddbmm_(self.update_W.parts[n], d_W).baddbmm_(self.update_S.parts[n], d_S)
+        d_to_W = torch.bmm(steps, d_W.transpose(1, 2), out=self.d_update_W.parts[n])
+        d_to_S = torch.bmm(steps, d_S.transpose(1, 2), out=self.d_update_S.parts[n])
+        self.d_u.parts[n].addcmul_(d_to_W, self.write_W.parts[n]).addcmul_(d_to_S, self.write_S.parts[n])
+        W, S, b, f, m = (x.parts[n] for x in (self.W, self.S, self.b, self.f, self.m))
+        self.d_carry.append([torch.linalg.vecdot(d, x) for d, x in ((d_W, W), (d_W, S), (d_S, S))])
+        d_S.mul_(m).addcmul_(d_W, f).baddbmm_(self.x_S_parts[n].transpose(1, 2), self.d_z.parts[n])
+        d_W.mul_(b).baddbmm_(self.x_W_parts[n].transpose(1, 2), self.d_z.parts[n])
+
+    def coefficient_adjoint(self, d_mixing: Tensor | None) -> tuple[Tensor, Tensor]:
+        """Gradients by alpha (n, R, C, d) and eta (n, R, C, 1); d_mixing (n, R, d, C, 2 + C): what others say of the coefficients."""
+        if d_mixing is not None:
+            self.d_mixing += d_mixing
+        d_b, d_f, d_m = (torch.stack(parts[::-1]) for parts in zip(*self.d_carry, strict=True))  # (n, R, d_in)
+        d_last = torch.stack([self._over_channels(d_b), self._over_channels(d_f)], dim=-1)  # (n, R, d, 2)
+        d_write_W = self._over_channels(self.d_update_W.whole * self.u).transpose(-1, -2)  # (n, R, d, C)
+        self.d_mixing[..., -1, :] += torch.cat([d_last, d_write_W], dim=-1)
+        d_write_S = torch.linalg.vecdot(self.d_update_S.whole, self.u)  # (n, R, C)
+        d_momentum = torch.cat([d_m.sum(-1, keepdim=True), d_write_S], dim=-1)
+        d_alpha, d_eta = chunk_coefficients_vjp(self.coefficients, self.active, self.d_mixing, d_momentum)
+        return d_alpha, d_eta.unsqueeze(-1)
+
+    def _over_channels(self, x: Tensor) -> Tensor:
+        """Sum over the last dimension, d_in, where coefficients are shared by all channels."""
+        return x if self.per_channel else x.sum(-1, keepdim=True)
