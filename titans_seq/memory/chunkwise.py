@@ -20,7 +20,7 @@ from titans_seq.memory.rule import NORM_EPS, Rule
 from titans_seq.memory.segment import Segment, SegmentInputs, StateGradients
 from titans_seq.memory.state import Gates, MemoryState, MemoryWeights
 
-SEGMENT_TOKENS = 128  # between two states that are kept for the backward
+SEGMENT_CHUNKS = 8  # between two states that are kept for the backward
 
 
 def chunkwise_memory(
@@ -86,9 +86,8 @@ class Arguments(NamedTuple):
 
     def segments(self) -> list[slice]:
         """The chunks of every segment."""
-        chunks, _, cells, _ = self.q.shape
-        size = max(1, SEGMENT_TOKENS // cells)
-        return [slice(n, min(n + size, chunks)) for n in range(0, chunks, size)]
+        chunks = self.q.shape[0]
+        return [slice(n, min(n + SEGMENT_CHUNKS, chunks)) for n in range(0, chunks, SEGMENT_CHUNKS)]
 
     def segment(self, chunks: slice, W: Sequence[Tensor], S: Sequence[Tensor], anchor: Sequence[Tensor] | None) -> Segment:
         """The segment of these chunks, from the state before it."""

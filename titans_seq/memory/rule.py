@@ -116,16 +116,6 @@ def clip_scale(gradients: KeyGradients, l: int, surprise_clip: float) -> Tensor:
     return surprise_clip / norm.clamp(min=surprise_clip)
 
 
-def segment_products(x: Tensor) -> Tensor:
-    """P[t, j] = x_{j+1} x_{j+2} .. x_t for j <= t (1 on the diagonal), 0 above it; x (..., C) -> (..., C, C).
-
-    A cumulative product down each column: no logarithm and no division, so factors of exactly 0 give right values and gradients.
-    """
-    size = x.shape[-1]
-    below = torch.ones(size, size, dtype=torch.bool, device=x.device).tril(-1)
-    return torch.where(below, x.unsqueeze(-1), 1.0).cumprod(-2).tril()
-
-
 class ChunkCoefficients(NamedTuple):
     """How a chunk's first state (W, S) and its steps combine to the state at each token; `chunk_coefficients` says how.
 
@@ -133,8 +123,7 @@ class ChunkCoefficients(NamedTuple):
     """
 
     mixing: Tensor  # [b | f | G]: (..., d, C, 2 + C)
-    momentum: Tensor  # [m | m_t / m_s]: (..., C, 1 + C)
-    decays: Tensor  # b_t / b_s: (..., d, C, C)
+    momentum: Tensor  # [0 | m | m_t / m_s]: (..., C, 2 + C)
 
 
 def chunk_coefficients(alpha: Tensor, eta: Tensor, active: Tensor | None) -> ChunkCoefficients:
@@ -146,39 +135,62 @@ def chunk_coefficients(alpha: Tensor, eta: Tensor, active: Tensor | None) -> Chu
         b_t = prod_{i<=t} (1 - alpha_i)      m_t = prod_{i<=t} eta_i
         f_t = sum_{j<=t} (b_t / b_j) m_j     G[t, s] = sum_{j=s..t} (b_t / b_j) (m_j / m_s)
 
+    They are formed by the rule itself, row t of `momentum` as eta_t times row t - 1 plus token t's own, row t of `mixing` as 1 - alpha_t
+    times row t - 1 plus row t of `momentum`: no logarithm and no division, so gates of exactly 0 and 1 are served.
+
     alpha: (..., C, 1 or d_in); eta: (..., C).
     active: (..., C) of alpha's dtype, 0 or 1, or None; a cell that is not active is no token: it must come with alpha 0, eta 1 and
         theta 0, and adds no momentum.
     """
-    keep = (1 - alpha).transpose(-1, -2)  # (..., d, C)
-    decays = segment_products(keep)
-    momentum = torch.cat([eta.cumprod(-1).unsqueeze(-1), segment_products(eta)], dim=-1)
-    added = momentum if active is None else momentum * active.unsqueeze(-1)  # only tokens add their momentum
-    mixing = torch.cat([keep.cumprod(-1).unsqueeze(-1), decays @ added.unsqueeze(-3)], dim=-1)
-    return ChunkCoefficients(mixing, momentum, decays)
+    keep, eta = _by_token(1 - alpha).unsqueeze(-1), eta.movedim(-1, 0).unsqueeze(-1)  # (C, ..., d, 1), (C, ..., 1)
+    cells = eta.shape[0]
+    momentum = eta.new_zeros(*eta.shape[:-1], 2 + cells)
+    momentum[..., 2:].diagonal(dim1=0, dim2=-1).fill_(1)
+    momentum[0, ..., 1] = eta[0, ..., 0]
+    _accumulate(momentum, eta, range(1, cells), -1)
+    added = momentum if active is None else momentum * active.movedim(-1, 0).unsqueeze(-1)  # only tokens add their momentum
+    mixing = added.unsqueeze(-2).repeat(*[1] * (added.dim() - 1), keep.shape[-2], 1)
+    mixing[0, ..., :1] = keep[0]
+    _accumulate(mixing, keep, range(1, cells), -1)
+    return ChunkCoefficients(mixing.movedim(0, -2), momentum.movedim(0, -2))
 
 
-def chunk_coefficients_vjp(c: ChunkCoefficients, active: Tensor | None, d_mixing: Tensor, d_momentum: Tensor) -> tuple[Tensor, Tensor]:
-    """Gradients by alpha and eta from those by `mixing` and by the last row of `momentum` (..., 1 + C).
+def chunk_coefficients_vjp(
+    c: ChunkCoefficients, alpha: Tensor, eta: Tensor, active: Tensor | None, d_mixing: Tensor, d_momentum: Tensor
+) -> tuple[Tensor, Tensor]:
+    """Gradients by alpha and eta from those by `mixing` and by the last row of `momentum` (..., 2 + C): the recurrence backwards.
 
-    Both are recurrences over rows, mixing_t = (1 - alpha_t) mixing_{t-1} + momentum_t and momentum_t = eta_t momentum_{t-1} + (row of the
-    identity), so their adjoints run the same way backwards. There is no division, so gates of exactly 0 and 1 are served. What stands in
-    d_mixing above the diagonal of G does not matter.
+    What stands in d_mixing above the diagonal of G does not matter.
     """
-    d_rows = c.decays.transpose(-1, -2) @ d_mixing  # (..., d, C, 2 + C)
-    d_keep = (d_rows * _before(c.mixing)).sum(-1)  # (..., d, C)
-    d_added = d_rows[..., 1:].sum(-3)  # (..., C, 1 + C)
-    if active is not None:
-        d_added = d_added * active.unsqueeze(-1)
-    d_added[..., -1, :] += d_momentum
-    d_eta = ((c.momentum[..., 1:].transpose(-1, -2) @ d_added) * _before(c.momentum)).sum(-1)
-    return -d_keep.transpose(-1, -2), d_eta
+    keep, eta = _by_token(1 - alpha).unsqueeze(-1), eta.movedim(-1, 0).unsqueeze(-1)
+    last = eta.shape[0] - 1
+    d_rows = d_mixing.movedim(-2, 0).contiguous()  # (C, ..., d, 2 + C)
+    _accumulate(d_rows, keep, range(last - 1, -1, -1), 1)
+    d_keep = torch.linalg.vecdot(d_rows, _before(c.mixing.movedim(-2, 0), 0))  # (C, ..., d)
+    d_added = d_rows.sum(-2) if active is None else d_rows.sum(-2) * active.movedim(-1, 0).unsqueeze(-1)  # (C, ..., 2 + C)
+    d_added[last] += d_momentum
+    _accumulate(d_added, eta, range(last - 1, -1, -1), 1)
+    d_eta = torch.linalg.vecdot(d_added, _before(c.momentum.movedim(-2, 0), 1))
+    return -d_keep.movedim(0, -2), d_eta.movedim(0, -1)
 
 
-def _before(rows: Tensor) -> Tensor:
-    """Row t - 1 in row t; before the first stands the chunk's first state: weight 1 of itself, none of anything else."""
-    first = F.pad(rows.new_ones(1), (0, rows.shape[-1] - 1)).expand(*rows.shape[:-2], 1, -1)
-    return torch.cat([first, rows[..., :-1, :]], dim=-2)
+def _by_token(x: Tensor) -> Tensor:
+    """(..., C, d) -> (C, ..., d)."""
+    return x.movedim(-2, 0)
+
+
+def _accumulate(rows: Tensor, factors: Tensor, order: range, neighbour: int) -> None:
+    """rows[t] += factor * rows[t + neighbour] in this order, in place; the factor is that of the later of the two tokens."""
+    parts, by_token = rows.unbind(0), factors.unbind(0)
+    for t in order:
+        parts[t].addcmul_(parts[t + neighbour], by_token[max(t, t + neighbour)])
+
+
+def _before(rows: Tensor, column: int) -> Tensor:
+    """Row t - 1 in row t of (C, ..., 2 + C); before the first stands the chunk's first state, a one in its column."""
+    first = torch.zeros_like(rows[:1])
+    first[..., column] = 1
+    return torch.cat([first, rows[:-1]])
 
 
 def mixed_scores(scores: Tensor, x: Tensor, u: Tensor, mixing: Tensor) -> Tensor:

@@ -11,7 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from titans_seq.memory.rule import Rule, activate, activation_vjp
+from titans_seq.memory.rule import ChunkCoefficients, Rule, activate, activation_vjp, chunk_coefficients, chunk_coefficients_vjp
 from titans_seq.memory.segment_layer import SegmentLayer
 from titans_seq.memory.surprise import ChunkSurprise
 from titans_seq.memory.token_surprise import TokenSurprise
@@ -65,10 +65,11 @@ class Segment:
         self.x, self.anchor, self.activation = x, anchor, rule.activation
         self.by_token = rule.gradient == "token"
         self.chunks = range(x.q.shape[0])
-        self.layers = [SegmentLayer(*layer, x.active) for layer in zip(W, S, x.alpha, x.eta, strict=True)]
+        self.coefficients = _coefficients(x)
+        self.layers = [SegmentLayer(*layer) for layer in zip(W, S, self.coefficients, strict=True)]
         self.surprise: ChunkSurprise | TokenSurprise
         if self.by_token:
-            self.surprise = TokenSurprise(x.k, x.offset, x.theta[0], self.layers[0].coefficients.mixing)
+            self.surprise = TokenSurprise(x.k, x.offset, x.theta[0], self.coefficients[0].mixing)
         else:
             self.surprise = ChunkSurprise(rule, x.k, x.offset, x.slope, x.theta, [*(A.shape[1] for A in W), x.k.shape[-1]])
 
@@ -132,8 +133,11 @@ class Segment:
         for n in reversed(self.chunks):
             self._chunk_adjoint(n, d)
         surprise = self.surprise.finish_adjoint([layer.d_steps.whole for layer in self.layers], self.layers[0].d_u.whole)
-        d_alpha, d_eta = zip(*(layer.coefficient_adjoint(surprise.mixing) for layer in self.layers), strict=True)
-        return SegmentGradients(d_x, surprise.k, surprise.offset, surprise.slope, list(d_alpha), list(d_eta), surprise.theta)
+        d_coefficients = [layer.coefficient_adjoint() for layer in self.layers]
+        if surprise.mixing is not None:
+            d_coefficients[0][0].add_(surprise.mixing)
+        d_alpha, d_eta = _coefficients_vjp(self.coefficients, self.x, d_coefficients)
+        return SegmentGradients(d_x, surprise.k, surprise.offset, surprise.slope, d_alpha, d_eta, surprise.theta)
 
     def _chunk_adjoint(self, n: int, d: StateGradients) -> None:
         """Back over chunk n."""
@@ -168,3 +172,30 @@ class Segment:
             d_first += torch.where(rows, d_x, 0)
         for d_x in (*d.W, *d.S, *(d.anchor or [])):
             d_x.masked_fill_(rows, 0)
+
+
+def _coefficients(x: SegmentInputs) -> list[ChunkCoefficients]:
+    """Of every layer; all at once where they have one shape, since their cost is in the number of operations."""
+    if x.alpha[0].shape[-1] > 1:
+        return [chunk_coefficients(alpha, eta.squeeze(-1), x.active) for alpha, eta in zip(x.alpha, x.eta, strict=True)]
+    together = chunk_coefficients(torch.stack(list(x.alpha)), torch.stack(list(x.eta)).squeeze(-1), _of_layers(x.active))
+    return [ChunkCoefficients(*layer) for layer in zip(*together, strict=True)]
+
+
+def _coefficients_vjp(
+    coefficients: Sequence[ChunkCoefficients], x: SegmentInputs, d: Sequence[tuple[Tensor, Tensor]]
+) -> tuple[list[Tensor], list[Tensor]]:
+    """Gradients by alpha (n, R, C, d) and eta (n, R, C, 1) of every layer, from those by mixing and the last row of momentum."""
+    if x.alpha[0].shape[-1] > 1:
+        layers = zip(coefficients, x.alpha, x.eta, d, strict=True)
+        found = [chunk_coefficients_vjp(c, alpha, eta.squeeze(-1), x.active, *d_c) for c, alpha, eta, d_c in layers]
+        return [d_alpha for d_alpha, _ in found], [d_eta.unsqueeze(-1) for _, d_eta in found]
+    mixing, momentum, d_mixing, d_momentum = (torch.stack(parts) for pairs in (coefficients, d) for parts in zip(*pairs, strict=True))
+    alpha, eta = torch.stack(list(x.alpha)), torch.stack(list(x.eta)).squeeze(-1)
+    d_alpha, d_eta = chunk_coefficients_vjp(ChunkCoefficients(mixing, momentum), alpha, eta, _of_layers(x.active), d_mixing, d_momentum)
+    return list(d_alpha), list(d_eta.unsqueeze(-1))
+
+
+def _of_layers(active: Tensor | None) -> Tensor | None:
+    """With a dimension for the layers in front."""
+    return None if active is None else active.unsqueeze(0)

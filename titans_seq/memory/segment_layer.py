@@ -12,29 +12,27 @@ import torch
 from torch import Tensor
 
 from titans_seq.memory.layout import Chunked
-from titans_seq.memory.rule import chunk_coefficients, chunk_coefficients_vjp, mixed_scores, mixed_scores_vjp
+from titans_seq.memory.rule import ChunkCoefficients, mixed_scores, mixed_scores_vjp
 
 
 class SegmentLayer:
     """State, steps and coefficients of one layer for the n chunks of a segment."""
 
-    def __init__(self, W: Tensor, S: Tensor, alpha: Tensor, eta: Tensor, active: Tensor | None) -> None:
-        """W, S (R, d_in, d_out) before the segment; alpha (n, R, C, d), eta (n, R, C, 1), active (n, R or 1, C) or None."""
-        chunks = alpha.shape[0]
-        self.active = active
-        self.coefficients = c = chunk_coefficients(alpha, eta.squeeze(-1), active)
-        self.per_channel = alpha.shape[-1] > 1
+    def __init__(self, W: Tensor, S: Tensor, c: ChunkCoefficients) -> None:
+        """W, S (R, d_in, d_out) before the segment; coefficients with mixing (n, R, d, C, 2 + C)."""
+        chunks, rows, channels, cells, _ = c.mixing.shape
+        self.per_channel = channels > 1
         self.mixing = c.mixing[..., 2:]  # G: (n, R, d, C, C)
         self.read_W, self.read_S = (c.mixing[..., i].transpose(-1, -2) for i in (0, 1))  # b, f: (n, R, C, d)
         self.write_W = Chunked(self.mixing[..., -1, :].transpose(-1, -2))  # G[C, s]: (n, R, C, d)
-        self.write_S = Chunked(c.momentum[..., -1, 1:].unsqueeze(-1))  # m_C / m_s: (n, R, C, 1)
+        self.write_S = Chunked(c.momentum[..., -1, 2:].unsqueeze(-1))  # m_C / m_s: (n, R, C, 1)
         self.b, self.f = (Chunked(c.mixing[..., -1, i].unsqueeze(-1)) for i in (0, 1))  # b_C, f_C: (n, R, d, 1)
-        self.m = Chunked(c.momentum[..., -1:, :1])  # m_C: (n, R, 1, 1)
+        self.m = Chunked(c.momentum[..., -1:, 1:2])  # m_C: (n, R, 1, 1)
         self.W, self.S = (Chunked(x.new_empty(chunks + 1, *x.shape)) for x in (W, S))
         self.W.parts[0].copy_(W)
         self.S.parts[0].copy_(S)
-        self.steps = Chunked(W.new_empty(*alpha.shape[:3], W.shape[2]))  # (n, R, C, d_out)
-        self.update_W, self.update_S = (Chunked(W.new_empty(*alpha.shape[:3], W.shape[1])) for _ in range(2))  # (n, R, C, d_in)
+        self.steps = Chunked(W.new_empty(chunks, rows, cells, W.shape[2]))  # (n, R, C, d_out)
+        self.update_W, self.update_S = (Chunked(W.new_empty(chunks, rows, cells, W.shape[1])) for _ in range(2))  # (n, R, C, d_in)
 
     def advance(self, n: int, u: Tensor) -> None:
         """W and S after chunk n, whose steps are set, from its inputs u (R, C, d_in)."""
@@ -83,18 +81,15 @@ class SegmentLayer:
         d_S.mul_(m).addcmul_(d_W, f).baddbmm_(self.x_S_parts[n].transpose(1, 2), self.d_z.parts[n])
         d_W.mul_(b).baddbmm_(self.x_W_parts[n].transpose(1, 2), self.d_z.parts[n])
 
-    def coefficient_adjoint(self, d_mixing: Tensor | None) -> tuple[Tensor, Tensor]:
-        """Gradients by alpha (n, R, C, d) and eta (n, R, C, 1); d_mixing (n, R, d, C, 2 + C): what others say of the coefficients."""
-        if d_mixing is not None:
-            self.d_mixing += d_mixing
+    def coefficient_adjoint(self) -> tuple[Tensor, Tensor]:
+        """Gradients by mixing (n, R, d, C, 2 + C) and by the last row of momentum (n, R, 2 + C)."""
         d_b, d_f, d_m = (torch.stack(parts[::-1]) for parts in zip(*self.d_carry, strict=True))  # (n, R, d_in)
         d_last = torch.stack([self._over_channels(d_b), self._over_channels(d_f)], dim=-1)  # (n, R, d, 2)
         d_write_W = self._over_channels(self.d_update_W.whole * self.u).transpose(-1, -2)  # (n, R, d, C)
         self.d_mixing[..., -1, :] += torch.cat([d_last, d_write_W], dim=-1)
         d_write_S = torch.linalg.vecdot(self.d_update_S.whole, self.u)  # (n, R, C)
-        d_momentum = torch.cat([d_m.sum(-1, keepdim=True), d_write_S], dim=-1)
-        d_alpha, d_eta = chunk_coefficients_vjp(self.coefficients, self.active, self.d_mixing, d_momentum)
-        return d_alpha, d_eta.unsqueeze(-1)
+        d_m = d_m.sum(-1, keepdim=True)
+        return self.d_mixing, torch.cat([torch.zeros_like(d_m), d_m, d_write_S], dim=-1)
 
     def _over_channels(self, x: Tensor) -> Tensor:
         """Sum over the last dimension, d_in, where coefficients are shared by all channels."""
