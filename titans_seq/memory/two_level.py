@@ -37,6 +37,8 @@ def two_level_memory(
     query_projection: bool = True,
     gradient: str = "chunk",
     surprise_clip: float | None = None,
+    mask: Tensor | None = None,
+    reset: Tensor | None = None,
 ) -> tuple[Tensor, TwoLevelState]:
     """Read and write a global memory V and local memories W_1 .. W_N along a sequence (arXiv 2511.07343, equations 5 to 7).
 
@@ -48,7 +50,7 @@ def two_level_memory(
 
     Different from the paper:
         - It reads V as of its last chunk boundary; here both levels read the state at each token, the one rule of this package.
-        - It has neither forgetting nor momentum; here every level has both (gates of 0 switch them off).
+        - Its equations have neither forgetting nor momentum; here every level has both (gates of 0 switch them off).
         - M_t q_t grows with the number of keys (to a length of S for keys that are all alike), far from the unit keys that a memory is
           written with. Its direction is kept and its length set back to that of q_t.
         - Equation 7 begins the sum at the local chunk, its text and appendix at the shard; here it is the shard, one M_t for all.
@@ -63,6 +65,7 @@ def two_level_memory(
         impl: form of the operator, see `neural_memory`; "reference" goes token by token through both levels.
         query_projection: False reads the local memories with q_t itself.
         gradient, surprise_clip: as `neural_memory`, for every level.
+        mask, reset: not for two levels, refused unless None: shards are cut at the same tokens in every row.
 
     Returns:
         y (B, H, T, D) in q's dtype, and the state after the last token (float32, or float64 for float64 inputs).
@@ -70,6 +73,8 @@ def two_level_memory(
     Raises:
         ValueError: a shape, dtype or option does not fit; the message names the expected and the given.
     """
+    if mask is not None or reset is not None:
+        raise ValueError("two levels of memory take no mask and no reset: all rows advance together; MemoryConfig.local=None takes both")
     _check_levels(q, k, v, gates, weights, local, state, chunk_size, shard_length, impl, query_projection, gradient, surprise_clip)
     dtype, output_dtype = torch.promote_types(q.dtype, torch.float32), q.dtype
     if state is None:

@@ -106,12 +106,6 @@ def test_equals_reference_with_gradients(make_case: Any, options: dict, impl: st
         torch.testing.assert_close(a, b, **TOLERANCE, msg=lambda m, name=name: f"gradient of {name}: {m}")
 
 
-def test_gradients_pass_gradcheck(make_case: Any) -> None:
-    case = make(make_case, sizes=(2,), chunk_size=3, shard_length=3, batch=1, heads=1, length=5, width=2, requires_grad=True)
-    leaves = list(case.leaves().values())
-    assert torch.autograd.gradcheck(lambda *_: tuple(tensors(*case.run("chunkwise"))), leaves, atol=1e-6)
-
-
 @given(data=st.data())
 @settings(max_examples=30, deadline=None)
 def test_any_split_equals_one_pass(make_case: Any, data: st.DataObject) -> None:
@@ -326,8 +320,8 @@ def test_low_precision_inputs_compute_in_float32(make_case: Any, dtype: torch.dt
 
 
 def test_compiles_as_one_graph(make_case: Any) -> None:
-    case = make(make_case, length=12, requires_grad=True)
-    compiled = torch.compile(lambda: case.run("auto"), fullgraph=True, backend="aot_eager")
+    case = make(make_case, sizes=(3,), shard_length=3, chunk_size=4, length=7, depth=1, requires_grad=True)
+    compiled = torch.compile(lambda: case.run("auto"), fullgraph=True, backend="eager")
     (y, state), (y_eager, state_eager) = compiled(), case.run("auto")
     torch.testing.assert_close(y, y_eager)
     torch.testing.assert_close(state.local[0].weights, state_eager.local[0].weights)
@@ -385,6 +379,9 @@ def test_errors_name_expected_and_given(make_case: Any) -> None:
         Case(case.levels[:1], (), case.options).run("auto")
     with pytest.raises(ValueError, match="impl must be one of"):
         case.run("fast")
+    for name in ("mask", "reset"):
+        with pytest.raises(ValueError, match="two levels of memory take no mask and no reset"):
+            case.run("auto", **{name: torch.ones(2, 13, dtype=torch.bool)})
 
 
 # The layer, the configuration and the variants.
@@ -466,11 +463,8 @@ def test_states_of_one_and_of_two_levels_are_not_mixed() -> None:
         one(x, two(x)[1])
 
 
-@pytest.mark.parametrize("tokens", [0, 2])
-@pytest.mark.parametrize("variant", VARIANTS)
+@pytest.mark.parametrize(("variant", "tokens"), [*((variant, 0) for variant in VARIANTS), ("mac", 2)])
 def test_every_variant_streams_and_is_causal(variant: str, tokens: int, tmp_path: Path) -> None:
-    if tokens and variant != "mac":
-        pytest.skip("memory_tokens is MAC's")
     torch.manual_seed(0)
     attention = AttentionConfig(num_heads=1, segment_length=4, sliding_window=4, memory_tokens=tokens)
     model = Titans(TitansConfig(dim=DIM, num_layers=2, variant=variant, memory=config_of(), attention=attention)).double()
@@ -541,7 +535,7 @@ def run(model: nn.ModuleList, steps: int, rate: float, seed: int = 0) -> tuple[f
     optimizer = torch.optim.AdamW(model.parameters(), lr=rate, weight_decay=0.01)
     losses, correct = [], []
     for step in range(steps + 5):
-        tokens, targets = recall_batch(32, generator)
+        tokens, targets = recall_batch(16, generator)
         embed, titans, head = model
         with torch.set_grad_enabled(step < steps):
             logits = head(titans(embed(tokens))[0])
@@ -555,3 +549,36 @@ def run(model: nn.ModuleList, steps: int, rate: float, seed: int = 0) -> tuple[f
         nn.utils.clip_grad_norm_(model.parameters(), 1.0)
         optimizer.step()
     return sum(losses) / 5, sum(correct) / 5
+
+
+def test_it_learns_to_recall_and_goes_on_at_smaller_chunks() -> None:
+    """Stage 1 recalls within a shard, by its memories alone (no query projection, which is a linear attention of its own); 1 of 12 is
+    chance. Stage 2 has the same parameters at smaller chunks: another function, worse at first, that a few steps mend."""
+    torch.manual_seed(0)
+    local = LocalMemoryConfig(chunk_sizes=(8,), shard_length=SHARD, query_projection=False)
+    coarse = MemoryConfig(num_heads=2, expansion=1, chunk_size=64, max_step=0.3, local=local)
+    model = model_of(coarse)
+    loss, accuracy = run(model, 140, 1e-2)
+    assert accuracy > 0.5
+
+    finer = model_of(coarse.with_chunk_sizes(chunk_size=16, local=(2,)))
+    assert finer[1].config.memory.local == dataclasses.replace(local, chunk_sizes=(2,))
+    finer.load_state_dict(model.state_dict())
+    assert all(torch.equal(a, b) for a, b in zip(model.parameters(), finer.parameters(), strict=True))
+    changed_loss, _ = run(finer, 0, 0.0)
+    assert changed_loss != loss
+    finer_loss, finer_accuracy = run(finer, 30, 3e-3, seed=1)
+    assert finer_loss < 0.75 * changed_loss
+    assert finer_accuracy > 0.5
+
+
+def test_smaller_chunks_must_fit_the_memories() -> None:
+    config = config_of()
+    assert config.with_chunk_sizes() == config
+    assert config.with_chunk_sizes(chunk_size=2).local == config.local
+    with pytest.raises(ValueError, match=r"local must have one chunk size for each of 2 local memories, got \(1,\)"):
+        config.with_chunk_sizes(local=(1,))
+    with pytest.raises(ValueError, match="each of 0 local memories"):
+        MemoryConfig().with_chunk_sizes(local=(1,))
+    with pytest.raises(ValueError, match="chunk_size must be at least 1, got 0"):
+        config.with_chunk_sizes(chunk_size=0)
