@@ -77,20 +77,21 @@ def two_level_memory(
         raise ValueError("two levels of memory take no mask and no reset: all rows advance together; MemoryConfig.local=None takes both")
     _check_levels(q, k, v, gates, weights, local, state, chunk_size, shard_length, impl, query_projection, gradient, surprise_clip)
     dtype, output_dtype = torch.promote_types(q.dtype, torch.float32), q.dtype
-    if state is None:
+    if state is None and impl == "reference":
         sizes = [memory.chunk_size for memory in local]
         all_weights = [memory.weights for memory in local]
         state = TwoLevelState.initial(weights, all_weights, q.shape[0], chunk_size, sizes, shard_length, query_projection)
-    state = state.to(dtype)
+    state = None if state is None else state.to(dtype)
     with torch.autocast(q.device.type, enabled=False):
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         if impl == "reference":
+            assert state is not None
             y, state = two_level_reference(q, k, v, gates, weights, local, state, gradient=gradient, surprise_clip=surprise_clip)
             return y.to(output_dtype), state
         options = {"impl": impl, "gradient": gradient, "surprise_clip": surprise_clip}
-        y, shared = _memory(q, k, v, gates, weights, state.shared, chunk_size, **options)
-        y_local, memories, projection = _local_memories(q, k, v, local, state, **options)
-        position = (state.position + q.shape[2] - 1) % shard_length + 1
+        y, shared = _memory(q, k, v, gates, weights, None if state is None else state.shared, chunk_size, **options)
+        y_local, memories, projection = _local_memories(q, k, v, local, state, shard_length, query_projection, **options)
+        position = ((0 if state is None else state.position) + q.shape[2] - 1) % shard_length + 1
     return (y + y_local).to(output_dtype), TwoLevelState(shared, memories, projection, position, shard_length)
 
 
@@ -126,7 +127,7 @@ def _memory(
     chunk_size: int,
     **options: Any,
 ) -> tuple[Tensor, MemoryState]:
-    """`neural_memory`, a large chunk in pieces of at most PIECE tokens.
+    """`neural_memory`, with a large chunk in pieces of at most PIECE tokens.
 
     The same function, not an approximation: all gradients of a chunk are taken at its anchor, and the dual form may go on from weights
     and momentum at any token, so a piece is a chunk whose anchor is given. The work inside a chunk, which grows with its square, stays
@@ -135,8 +136,8 @@ def _memory(
     length = q.shape[2]
     if options["impl"] == "recurrent" or chunk_size <= PIECE or length == 1:
         return neural_memory(q, k, v, gates, weights, state, chunk_size, **options)
+    position = 0 if state is None else int(state.position[0])  # rows stand at the same token
     state = state or MemoryState.initial(weights, q.shape[0], chunk_size).to(q.dtype)
-    position = int(state.position[0])  # rows stand at the same token
     outputs, start = [], 0
     while start < length:
         stop = min(length, start + PIECE, start + chunk_size - position)
@@ -175,27 +176,25 @@ def _local_memories(
     k: Tensor,
     v: Tensor,
     local: Sequence[LocalMemory],
-    state: TwoLevelState,
+    state: TwoLevelState | None,
+    shard_length: int,
+    query_projection: bool,
     **options: Any,
 ) -> tuple[Tensor, tuple[MemoryState, ...], Tensor | None]:
     """Sum of the local reads (B, H, T, D), the local memories and the projection after the last token."""
     batch = q.shape[0]
-    memories: Sequence[MemoryState | None] = state.local
-    projection = state.projection
+    memories: Sequence[MemoryState | None] = [None] * len(local) if state is None else state.local
+    projection = None if state is None else state.projection
     outputs = []
-    for start, stop, shards, begins in _runs(q.shape[2], state.position, state.shard_length):
-
-        def shards_of(*xs: Tensor, start: int = start, stop: int = stop, shards: int = shards) -> list[Tensor]:
-            return [_fold(x, shards) for x in _cut(xs, start, stop)]
-
-        q_s, k_s, v_s = shards_of(q, k, v)  # (B n, H, S, D)
-        if begins:
+    for run in _runs(q.shape[2], 0 if state is None else state.position, shard_length):
+        q_s, k_s, v_s = _rows((q, k, v), run)  # (B n, H, S, D)
+        if run.begins:
             memories = [None] * len(local)
-        if projection is not None:
-            q_s, projection = _project(q_s, k_s, None if begins else projection)
+        if query_projection:
+            q_s, projection = _project(q_s, k_s, None if run.begins else projection)
         y, after = torch.zeros_like(q_s), []
         for m, memory in zip(local, memories, strict=True):
-            gates = _layers(shards_of(*_flat(m.gates)))
+            gates = _layers(_rows(_flat(m.gates), run))
             read, written = _memory(q_s, k_s, v_s, gates, m.weights, memory, m.chunk_size, **options)
             y = y + read
             after.append(written.map(lambda x: _last_shard(x, batch)))
@@ -229,13 +228,13 @@ def _at_length_of(q: Tensor, p: Tensor) -> Tensor:
     return p * ((q.square().sum(-1, keepdim=True) + PROJECTION_EPS) / (p.square().sum(-1, keepdim=True) + PROJECTION_EPS)).sqrt()
 
 
-def _fold(x: Tensor, shards: int) -> Tensor:
-    """Shards become rows of the batch: (B, H, n S, ..) -> (B n, H, S, ..)."""
-    return x.unflatten(2, (shards, -1)).transpose(1, 2).flatten(0, 1)
+def _rows(xs: Sequence[Tensor], run: _Run) -> list[Tensor]:
+    """The run's tokens, its shards as rows of the batch: (B, H, T, ..) -> (B n, H, S, ..)."""
+    return [x.unflatten(2, (run.shards, -1)).transpose(1, 2).flatten(0, 1) for x in _cut(xs, run.start, run.stop)]
 
 
 def _unfold(x: Tensor, batch: int) -> Tensor:
-    """Inverse of `_fold`: (B n, H, S, ..) -> (B, H, n S, ..)."""
+    """Inverse of `_rows`: (B n, H, S, ..) -> (B, H, n S, ..)."""
     return x.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)
 
 

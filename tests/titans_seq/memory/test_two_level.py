@@ -319,7 +319,8 @@ def test_low_precision_inputs_compute_in_float32(make_case: Any, dtype: torch.dt
         assert torch.equal(case.run(impl)[0], y)
 
 
-def test_compiles_as_one_graph(make_case: Any) -> None:
+def test_compiles_as_one_graph(make_case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(two_level, "PIECE", 3)
     case = make(make_case, sizes=(3,), shard_length=3, chunk_size=4, length=7, depth=1, requires_grad=True)
     compiled = torch.compile(lambda: case.run("auto"), fullgraph=True, backend="eager")
     (y, state), (y_eager, state_eager) = compiled(), case.run("auto")
