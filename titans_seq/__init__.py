@@ -1,8 +1,8 @@
 """titans_seq: sequence modelling with Titans, networks with a memory that keeps learning while they read."""
 
 from titans_seq.backbone import Titans, TitansState
-from titans_seq.config import AttentionConfig, MemoryConfig, TitansConfig
+from titans_seq.config import AttentionConfig, LocalMemoryConfig, MemoryConfig, TitansConfig
 from titans_seq.errors import UserError
 from titans_seq.memory import NeuralMemory
 
-__all__ = ["AttentionConfig", "MemoryConfig", "NeuralMemory", "Titans", "TitansConfig", "TitansState", "UserError"]
+__all__ = ["AttentionConfig", "LocalMemoryConfig", "MemoryConfig", "NeuralMemory", "Titans", "TitansConfig", "TitansState", "UserError"]

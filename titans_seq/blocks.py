@@ -11,7 +11,7 @@ from torch import Tensor, nn
 
 from titans_seq.attention import SegmentAttention, SegmentState, SlidingWindowAttention, SlidingWindowState
 from titans_seq.config import TitansConfig
-from titans_seq.memory import MemoryLayerState, MemoryState, NeuralMemory
+from titans_seq.memory import MemoryLayerState, NeuralMemory
 from titans_seq.state import State
 
 
@@ -25,7 +25,7 @@ class WindowMixerState(State):
 
 @dataclass(frozen=True)
 class ContextMixerState(State):
-    """State of MAC: the memory now and, inside a segment, the memory's weights before it and what attention keeps of it."""
+    """State of MAC: the memory now and, inside a segment, the memory before it (`snapshot`) and what attention keeps of it."""
 
     memory: MemoryLayerState
     before_segment: tuple[Tensor, ...] | None
@@ -91,10 +91,7 @@ class MemoryAsContext(nn.Module):
     def _piece(self, x: Tensor, state: ContextMixerState | None) -> tuple[Tensor, ContextMixerState]:
         """Tokens of one segment."""
         memory, segment = (None, None) if state is None else (state.memory, state.segment)
-        if state is None:
-            before = MemoryState.initial(self.memory.weights, x.shape[0], self.memory.config.chunk_size).weights
-        else:
-            before = state.before_segment or state.memory.memory.weights
+        before = (state and state.before_segment) or self.memory.snapshot(memory, x.shape[0])
         y, segment = self.attention(x, self._context(x, before, begins=segment is None), segment)
         m, memory = self.memory(y, memory)
         if segment.position == self.segment_length:

@@ -20,8 +20,14 @@ class Config:
     """Base of all configurations: to and from plain dictionaries and JSON; unknown keys and wrong types are refused by name."""
 
     def to_dict(self) -> dict[str, Any]:
-        """Nested plain dictionary, ready for `json.dumps`."""
-        return dataclasses.asdict(self)
+        """Nested plain dictionary, ready for `json.dumps`; an optional part that is None is left out."""
+        hints = typing.get_type_hints(type(self))
+        values = {f.name: getattr(self, f.name) for f in dataclasses.fields(self)}
+        return {
+            name: value.to_dict() if isinstance(value, Config) else value
+            for name, value in values.items()
+            if value is not None or _part(hints[name]) is None
+        }
 
     def to_json(self) -> str:
         """Indented JSON text."""
@@ -65,8 +71,11 @@ class Config:
         hints = typing.get_type_hints(type(self))
         for f in dataclasses.fields(self):
             value, hint = getattr(self, f.name), hints[f.name]
-            options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-            accepted = tuple(option for option in options if isinstance(option, type))
+            if hint == tuple[int, ...]:
+                whole = isinstance(value, tuple) and all(isinstance(x, int) and not isinstance(x, bool) for x in value)
+                self._require(f.name, whole, "a tuple of integers")
+                continue
+            accepted = tuple(option for option in _options(hint) if isinstance(option, type))
             if float in accepted and isinstance(value, int) and not isinstance(value, bool):
                 object.__setattr__(self, f.name, float(value))
             elif not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
@@ -86,12 +95,39 @@ def _head_width(part: "MemoryConfig | AttentionConfig", dim: int, multiple: int)
 
 
 def _restore(hint: Any, value: Any) -> Any:
-    """A nested dictionary becomes the configuration that the field is annotated with."""
-    options = typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
-    for option in options:
-        if isinstance(option, type) and issubclass(option, Config) and isinstance(value, dict):
-            return option.from_dict(value)
-    return value
+    """A nested dictionary becomes the configuration that the field is annotated with; JSON's lists become tuples."""
+    part = _part(hint)
+    if part is not None and isinstance(value, dict):
+        return part.from_dict(value)
+    return tuple(value) if isinstance(value, list) and typing.get_origin(hint) is tuple else value
+
+
+def _options(hint: Any) -> tuple[Any, ...]:
+    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+
+
+def _part(hint: Any) -> type[Config] | None:
+    """The configuration that a field is annotated with, alone or as an option."""
+    return next((option for option in _options(hint) if isinstance(option, type) and issubclass(option, Config)), None)
+
+
+@dataclass(frozen=True, kw_only=True)
+class LocalMemoryConfig(Config):
+    """The local memories beside a global one (TNT, arXiv 2511.07343); networks and gates as the MemoryConfig that this is part of.
+
+    chunk_sizes: tokens whose gradients are taken at one point, one entry for each local memory.
+    shard_length: tokens after which the local memories begin anew; the shards of a sequence run in parallel.
+    query_projection: read them with the query as the keys of the shard span it.
+    """
+
+    chunk_sizes: tuple[int, ...] = (16,)
+    shard_length: int = 2048
+    query_projection: bool = True
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("chunk_sizes", bool(self.chunk_sizes) and min(self.chunk_sizes) >= 1, "at least one chunk size, each at least 1")
+        self._require("shard_length", self.shard_length >= max(self.chunk_sizes), f"at least the largest of chunk_sizes={self.chunk_sizes}")
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -111,6 +147,7 @@ class MemoryConfig(Config):
         usual, and bounds the memory whatever it reads. gradient="token" has no clip: with unit keys and
         without momentum its steps contract by themselves.
     initial_forgetting, initial_momentum: alpha and eta at the start of training; theta starts at a tenth of max_step.
+    local: local memories with small chunks beside this one, which is then the global memory and takes a large chunk_size; None for none.
     """
 
     num_heads: int = 4
@@ -130,6 +167,7 @@ class MemoryConfig(Config):
     surprise_clip: float | None = 100.0
     initial_forgetting: float = 0.001
     initial_momentum: float = 0.8
+    local: LocalMemoryConfig | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -145,6 +183,20 @@ class MemoryConfig(Config):
             self._require(name, 0 < getattr(self, name) < 1, "strictly between 0 and 1")
         if self.gradient == "token" and (self.depth > 1 or self.norm):
             raise ValueError("MemoryConfig.gradient='token' needs depth=1 and norm=False")
+
+    def with_chunk_sizes(self, chunk_size: int | None = None, local: tuple[int, ...] | None = None) -> Self:
+        """This memory at other chunk sizes, None for those of now: no parameter's shape depends on them, so a state dict fits both.
+
+        Fine-tuning at smaller chunks is the second stage of TNT (arXiv 2511.07343, section 4.2).
+
+        Raises:
+            ValueError: `local` for a memory without local memories, or another number of them; a size out of range.
+        """
+        now = () if self.local is None else self.local.chunk_sizes
+        if local is not None and len(local) != len(now):
+            raise ValueError(f"local must have one chunk size for each of {len(now)} local memories, got {local}")
+        part = self.local if local is None or self.local is None else dataclasses.replace(self.local, chunk_sizes=local)
+        return dataclasses.replace(self, chunk_size=self.chunk_size if chunk_size is None else chunk_size, local=part)
 
     def head_width(self, dim: int) -> int:
         """head_dim, or dim / num_heads; raises ValueError if that is no integer."""

@@ -2,6 +2,19 @@
 
 from titans_seq.memory.functional import neural_memory, read_memory
 from titans_seq.memory.layer import MemoryLayerState, NeuralMemory
-from titans_seq.memory.state import Gates, MemoryState, MemoryWeights
+from titans_seq.memory.state import Gates, LocalMemory, MemoryState, MemoryWeights, TwoLevelState
+from titans_seq.memory.two_level import read_two_level, two_level_memory
 
-__all__ = ["Gates", "MemoryLayerState", "MemoryState", "MemoryWeights", "NeuralMemory", "neural_memory", "read_memory"]
+__all__ = [
+    "Gates",
+    "LocalMemory",
+    "MemoryLayerState",
+    "MemoryState",
+    "MemoryWeights",
+    "NeuralMemory",
+    "TwoLevelState",
+    "neural_memory",
+    "read_memory",
+    "read_two_level",
+    "two_level_memory",
+]

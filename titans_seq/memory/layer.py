@@ -7,6 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
+from typing import cast
 
 import torch
 import torch.nn.functional as F
@@ -14,7 +15,8 @@ from torch import Tensor, nn
 
 from titans_seq.config import MemoryConfig
 from titans_seq.memory.functional import neural_memory, read_memory
-from titans_seq.memory.state import Gates, MemoryState, MemoryWeights
+from titans_seq.memory.state import Gates, LocalMemory, MemoryState, MemoryWeights, TwoLevelState
+from titans_seq.memory.two_level import read_two_level, two_level_memory
 from titans_seq.state import State
 
 L2_EPS = 1e-6
@@ -22,35 +24,19 @@ L2_EPS = 1e-6
 
 @dataclass(frozen=True)
 class MemoryLayerState(State):
-    """What `NeuralMemory` carries: the memory, and the last inputs of the convolution (B, convolution_width - 1, 3 H D)."""
+    """What `NeuralMemory` carries: its memory or both its levels, and the convolution's last inputs (B, convolution_width - 1, 3 H D)."""
 
-    memory: MemoryState
+    memory: MemoryState | TwoLevelState
     convolution: Tensor
 
 
-class NeuralMemory(nn.Module):
-    """Neural long-term memory as a layer (arXiv 2501.00663, sections 3.1 and 4.4).
+class MemoryNetwork(nn.Module):
+    """The outer parameters of one memory: its learned first state and norm, and the maps that make its gates."""
 
-    q, k, v: linear, causal depthwise convolution, SiLU; q and k l2-normalised. Gates per head and memory layer from a linear map of x:
-    alpha = sigmoid(.), eta = sigmoid(.), theta = max_step sigmoid(.). Output: RMS norm per head, times a linear gate of x, projection.
-    The memory's first state W^0 is learned. It goes on learning in evaluation and under `torch.inference_mode()`.
-    """
-
-    def __init__(self, dim: int, config: MemoryConfig) -> None:
-        super().__init__()
+    def _make_network(self, dim: int, config: MemoryConfig) -> None:
         self.config = config
-        heads = config.num_heads
-        width = config.head_width(dim)
+        heads, width = config.num_heads, config.head_width(dim)
         self.heads, self.width = heads, width
-        inner = heads * width
-
-        self.qkv = nn.Linear(dim, 3 * inner, bias=False)
-        taps = config.convolution_width
-        self.convolution = nn.Conv1d(3 * inner, 3 * inner, taps, groups=3 * inner, bias=False) if taps > 1 else None
-        self.gate = nn.Linear(dim, inner, bias=False)
-        self.output_norm = nn.RMSNorm(width, eps=torch.finfo(torch.float32).eps)
-        self.output = nn.Linear(inner, dim, bias=False)
-
         self.dims = [width, *[width * config.expansion] * (config.depth - 1), width]
         self.first_state = nn.ParameterList(torch.randn(heads, a, b) / math.sqrt(a) for a, b in pairwise(self.dims))
         self.norm_scale = nn.Parameter(torch.ones(heads, width)) if config.norm else None
@@ -111,6 +97,41 @@ class NeuralMemory(nn.Module):
         parts = alpha.split([self.heads * d_in for d_in in self.dims[:-1]], dim=-1)
         return [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts]  # (B, H, T, d_in)
 
+
+class LocalMemoryNetwork(MemoryNetwork):
+    """One local memory of two levels: a network and gates like the global memory's, with parameters of its own."""
+
+    def __init__(self, dim: int, config: MemoryConfig) -> None:
+        super().__init__()
+        self._make_network(dim, config)
+
+
+class NeuralMemory(MemoryNetwork):
+    """Neural long-term memory as a layer (arXiv 2501.00663, sections 3.1 and 4.4).
+
+    q, k, v: linear, causal depthwise convolution, SiLU; q and k l2-normalised. Gates per head and memory layer from a linear map of x:
+    alpha = sigmoid(.), eta = sigmoid(.), theta = max_step sigmoid(.). Output: RMS norm per head, times a linear gate of x, projection.
+    The memory's first state W^0 is learned. It goes on learning in evaluation and under `torch.inference_mode()`.
+
+    With `config.local` it is the global memory of two levels (arXiv 2511.07343): local memories with first states and gates of their own
+    share its q, k and v, and their reads are added to its read.
+    """
+
+    def __init__(self, dim: int, config: MemoryConfig) -> None:
+        super().__init__()
+        width = config.head_width(dim)
+        inner = config.num_heads * width
+
+        self.qkv = nn.Linear(dim, 3 * inner, bias=False)
+        taps = config.convolution_width
+        self.convolution = nn.Conv1d(3 * inner, 3 * inner, taps, groups=3 * inner, bias=False) if taps > 1 else None
+        self.gate = nn.Linear(dim, inner, bias=False)
+        self.output_norm = nn.RMSNorm(width, eps=torch.finfo(torch.float32).eps)
+        self.output = nn.Linear(inner, dim, bias=False)
+
+        self._make_network(dim, config)
+        self.local = nn.ModuleList(LocalMemoryNetwork(dim, config) for _ in config.local.chunk_sizes) if config.local else None
+
     def forward(self, x: Tensor, state: MemoryLayerState | None = None, impl: str = "auto") -> tuple[Tensor, MemoryLayerState]:
         """Read and write the memory along x.
 
@@ -124,27 +145,63 @@ class NeuralMemory(nn.Module):
         """
         mixed, tail = self._convolve(self.qkv(x), None if state is None else state.convolution)
         q, k, v = F.silu(mixed).unflatten(-1, (3, self.heads, self.width)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, T, D)
-        y, memory = neural_memory(
-            _l2_norm(q),
-            _l2_norm(k),
+        y, memory = self._memory(_l2_norm(q), _l2_norm(k), v, x, None if state is None else state.memory, impl)
+        return self._finish(y, x), MemoryLayerState(memory, tail)
+
+    def _memory(
+        self, q: Tensor, k: Tensor, v: Tensor, x: Tensor, state: MemoryState | TwoLevelState | None, impl: str
+    ) -> tuple[Tensor, MemoryState | TwoLevelState]:
+        """The operator of one level or of two, with gates made from x (B, T, dim)."""
+        config = self.config
+        clip = config.surprise_clip if config.gradient == "chunk" else None
+        if config.local is None:
+            if isinstance(state, TwoLevelState):
+                raise ValueError("state is of a memory with local memories, this one has none (MemoryConfig.local)")
+            return neural_memory(
+                q, k, v, self.gates(x), self.weights, state, config.chunk_size, impl, gradient=config.gradient, surprise_clip=clip
+            )
+        if isinstance(state, MemoryState):
+            raise ValueError("state is of a memory without local memories, this one has them (MemoryConfig.local)")  # noqa: TRY004 - of another model
+        return two_level_memory(
+            q,
+            k,
             v,
             self.gates(x),
             self.weights,
-            None if state is None else state.memory,
-            self.config.chunk_size,
+            [LocalMemory(m.gates(x), m.weights, size) for m, size in zip(self._locals(), config.local.chunk_sizes, strict=True)],
+            state,
+            config.chunk_size,
+            config.local.shard_length,
             impl,
-            gradient=self.config.gradient,
-            surprise_clip=self.config.surprise_clip if self.config.gradient == "chunk" else None,
+            query_projection=config.local.query_projection,
+            gradient=config.gradient,
+            surprise_clip=clip,
         )
-        return self._finish(y, x), MemoryLayerState(memory, tail)
+
+    def snapshot(self, state: MemoryLayerState | None, batch_size: int) -> tuple[Tensor, ...]:
+        """What `read` needs of the memory as it stands in `state`, or before the first token."""
+        config = self.config
+        if state is not None:
+            return state.memory.weights if isinstance(state.memory, MemoryState) else state.memory.parts
+        if config.local is None:
+            return MemoryState.initial(self.weights, batch_size, config.chunk_size).weights
+        sizes, shard, projected = config.local.chunk_sizes, config.local.shard_length, config.local.query_projection
+        weights = [memory.weights for memory in self._locals()]
+        return TwoLevelState.initial(self.weights, weights, batch_size, config.chunk_size, sizes, shard, projected).parts
+
+    def _locals(self) -> list[LocalMemoryNetwork]:
+        return cast(list[LocalMemoryNetwork], list(self.local or ()))
 
     def read(self, x: Tensor, layers: Sequence[Tensor] | None) -> Tensor:
-        """Read without writing: x (B, T, dim) -> (B, T, dim), from weights as `MemoryState.weights` or, if None, from the first state.
+        """Read without writing: x (B, T, dim) -> (B, T, dim), from the memory as `snapshot` gives it or, if None, from the first state.
 
         The queries are those of `forward` without the convolution, so that a read depends on one token alone.
         """
         q = F.silu(self.qkv(x)[..., : self.heads * self.width]).unflatten(-1, (self.heads, self.width)).transpose(1, 2)
-        return self._finish(read_memory(_l2_norm(q), self.weights, layers), x)
+        if self.local is None:
+            return self._finish(read_memory(_l2_norm(q), self.weights, layers), x)
+        layers = self.snapshot(None, x.shape[0]) if layers is None else layers
+        return self._finish(read_two_level(_l2_norm(q), self.weights, [memory.weights for memory in self._locals()], layers), x)
 
     def _convolve(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:
         """Causal depthwise convolution over time of x (B, T, channels), going on from the inputs `tail` (B, width - 1, channels)."""

@@ -83,3 +83,54 @@ class MemoryState(State):
             pick(self.position, other.position),
             self.chunk_size,
         )
+
+
+class LocalMemory(NamedTuple):
+    """One local memory of the two-level memory: as the operator takes them, its gates, its weights, and its chunk length."""
+
+    gates: Sequence[Gates]
+    weights: MemoryWeights
+    chunk_size: int
+
+
+@dataclass(frozen=True)
+class TwoLevelState(State):
+    """Where a stream stands that a global and local memories read (`two_level_memory`); of constant size, rows advance together.
+
+    shared:     the global memory.
+    local:      the local memories, as they stand in the shard of the last token.
+    projection: sum of k k^T / |k|^2 over the keys of that shard, (B, H, D, D); None without query projection.
+    position:   tokens of that shard that were read, 0 <= position <= shard_length. A complete shard is kept until the next token begins
+                another, so that it can still be read.
+    shard_length: S of the stream; going on with another is refused.
+    """
+
+    shared: MemoryState
+    local: tuple[MemoryState, ...]
+    projection: Tensor | None
+    position: int
+    shard_length: int
+
+    @classmethod
+    def initial(
+        cls,
+        weights: MemoryWeights,
+        local: Sequence[MemoryWeights],
+        batch_size: int,
+        chunk_size: int,
+        local_chunk_sizes: Sequence[int],
+        shard_length: int,
+        query_projection: bool,
+    ) -> "TwoLevelState":
+        """The state before the first token: every memory at its first state, no key in the projection."""
+        shared = MemoryState.initial(weights, batch_size, chunk_size)
+        states = tuple(MemoryState.initial(w, batch_size, size) for w, size in zip(local, local_chunk_sizes, strict=True))
+        heads, width = weights.layers[0].shape[:2]
+        projection = shared.weights[0].new_zeros(batch_size, heads, width, width) if query_projection else None
+        return cls(shared, states, projection, 0, shard_length)
+
+    @property
+    def parts(self) -> tuple[Tensor, ...]:
+        """What a read needs, flat: the global memory's weights, each local memory's, and the projection if there is one."""
+        layers = [W for memory in (self.shared, *self.local) for W in memory.weights]
+        return (*layers, *(() if self.projection is None else (self.projection,)))

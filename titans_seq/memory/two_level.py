@@ -1,0 +1,291 @@
+"""The two-level memory of TNT (arXiv 2511.07343): a global memory along the whole stream, local memories that begin anew at every shard.
+
+Local memories carry nothing from shard to shard, so the shards of a sequence are rows of one batch: their sequential steps are those of
+one shard. docs/rule.md has the equations and what they cost.
+
+Shapes: B batch, H heads, T tokens, D head width, S tokens of a shard, n shards.
+"""
+
+from collections.abc import Sequence
+from dataclasses import replace
+from typing import Any, NamedTuple
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor
+
+from titans_seq.memory.functional import _check, neural_memory, read_memory
+from titans_seq.memory.state import Gates, LocalMemory, MemoryState, MemoryWeights, TwoLevelState
+from titans_seq.memory.two_level_reference import PROJECTION_EPS, two_level_reference
+
+PIECE = 128  # tokens of a large chunk that are worked off together
+PROJECTION_CHUNK = 64
+
+
+def two_level_memory(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Sequence[Gates],
+    weights: MemoryWeights,
+    local: Sequence[LocalMemory],
+    state: TwoLevelState | None = None,
+    chunk_size: int = 2048,
+    shard_length: int = 2048,
+    impl: str = "auto",
+    *,
+    query_projection: bool = True,
+    gradient: str = "chunk",
+    surprise_clip: float | None = None,
+    mask: Tensor | None = None,
+    reset: Tensor | None = None,
+) -> tuple[Tensor, TwoLevelState]:
+    """Read and write a global memory V and local memories W_1 .. W_N along a sequence (arXiv 2511.07343, equations 5 to 7).
+
+    Each memory follows the rule of `neural_memory`, with its own gates, first state and chunk length, and the same k and v. Before token
+    t = 0 mod S every local memory is set back to its first state and its momentum to zero. With M_t the sum of k k^T / |k|^2 over the
+    shard's keys up to k_t:
+
+        y_t = V_t(q_t) + sum_i W_{i,t}(M_t q_t)
+
+    Different from the paper:
+        - It reads V as of its last chunk boundary; here both levels read the state at each token, the one rule of this package.
+        - Its equations have neither forgetting nor momentum; here every level has both (gates of 0 switch them off).
+        - M_t q_t grows with the number of keys (to a length of S for keys that are all alike), far from the unit keys that a memory is
+          written with. Its direction is kept and its length set back to that of q_t.
+        - Equation 7 begins the sum at the local chunk, its text and appendix at the shard; here it is the shard, one M_t for all.
+
+    Args:
+        q, k, v: (B, H, T, D), floating point of one dtype. Computation and state are at least float32.
+        gates, weights: of the global memory, as `neural_memory` takes them.
+        local: gates, weights and chunk length of each local memory, at least one.
+        state: of the stream so far; None begins a stream. A stream may be cut anywhere; all rows stand at the same token.
+        chunk_size: C of the global memory.
+        shard_length: S >= 1, tokens after which the local memories begin anew.
+        impl: form of the operator, see `neural_memory`; "reference" goes token by token through both levels.
+        query_projection: False reads the local memories with q_t itself.
+        gradient, surprise_clip: as `neural_memory`, for every level.
+        mask, reset: not for two levels, refused unless None: shards are cut at the same tokens in every row.
+
+    Returns:
+        y (B, H, T, D) in q's dtype, and the state after the last token (float32, or float64 for float64 inputs).
+
+    Raises:
+        ValueError: a shape, dtype or option does not fit; the message names the expected and the given.
+    """
+    if mask is not None or reset is not None:
+        raise ValueError("two levels of memory take no mask and no reset: all rows advance together; MemoryConfig.local=None takes both")
+    _check_levels(q, k, v, gates, weights, local, state, chunk_size, shard_length, impl, query_projection, gradient, surprise_clip)
+    dtype, output_dtype = torch.promote_types(q.dtype, torch.float32), q.dtype
+    if state is None and impl == "reference":
+        sizes = [memory.chunk_size for memory in local]
+        all_weights = [memory.weights for memory in local]
+        state = TwoLevelState.initial(weights, all_weights, q.shape[0], chunk_size, sizes, shard_length, query_projection)
+    state = None if state is None else state.to(dtype)
+    with torch.autocast(q.device.type, enabled=False):
+        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+        if impl == "reference":
+            assert state is not None
+            y, state = two_level_reference(q, k, v, gates, weights, local, state, gradient=gradient, surprise_clip=surprise_clip)
+            return y.to(output_dtype), state
+        options = {"impl": impl, "gradient": gradient, "surprise_clip": surprise_clip}
+        y, shared = _memory(q, k, v, gates, weights, None if state is None else state.shared, chunk_size, **options)
+        y_local, memories, projection = _local_memories(q, k, v, local, state, shard_length, query_projection, **options)
+        position = ((0 if state is None else state.position) + q.shape[2] - 1) % shard_length + 1
+    return (y + y_local).to(output_dtype), TwoLevelState(shared, memories, projection, position, shard_length)
+
+
+def read_two_level(q: Tensor, weights: MemoryWeights, local: Sequence[MemoryWeights], parts: Sequence[Tensor]) -> Tensor:
+    """y = V(q) + sum_i W_i(M q) from one state, without writing: q (B, H, T, D) -> (B, H, T, D) in q's dtype.
+
+    parts: as `TwoLevelState.parts`; without the projection, if its state has none.
+
+    Raises:
+        ValueError: the shapes or the number of parts do not fit.
+    """
+    depth = len(weights.layers)
+    levels = depth * (1 + len(local))
+    if len(parts) not in (levels, levels + 1):
+        raise ValueError(f"parts: {depth} tensors for each of {1 + len(local)} memories and perhaps a projection, got {len(parts)}")
+    y = read_memory(q, weights, parts[:depth])
+    if len(parts) > levels:
+        projection = parts[-1]
+        with torch.autocast(q.device.type, enabled=False):
+            q = _at_length_of(q.to(projection.dtype), q.to(projection.dtype) @ projection).to(q.dtype)
+    for i, w in enumerate(local, start=1):
+        y = y + read_memory(q, w, parts[i * depth : (i + 1) * depth])
+    return y
+
+
+def _memory(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Sequence[Gates],
+    weights: MemoryWeights,
+    state: MemoryState | None,
+    chunk_size: int,
+    **options: Any,
+) -> tuple[Tensor, MemoryState]:
+    """`neural_memory`, with a large chunk in pieces of at most PIECE tokens.
+
+    The same function, not an approximation: all gradients of a chunk are taken at its anchor, and the dual form may go on from weights
+    and momentum at any token, so a piece is a chunk whose anchor is given. The work inside a chunk, which grows with its square, stays
+    that of PIECE tokens.
+    """
+    length = q.shape[2]
+    if options["impl"] == "recurrent" or chunk_size <= PIECE or length == 1:
+        return neural_memory(q, k, v, gates, weights, state, chunk_size, **options)
+    position = 0 if state is None else int(state.position[0])  # rows stand at the same token
+    state = state or MemoryState.initial(weights, q.shape[0], chunk_size).to(q.dtype)
+    outputs, start = [], 0
+    while start < length:
+        stop = min(length, start + PIECE, start + chunk_size - position)
+        q_p, k_p, v_p, *gates_p = _cut((q, k, v, *_flat(gates)), start, stop)
+        piece = replace(state, position=torch.zeros_like(state.position), chunk_size=stop - start)
+        y, after = neural_memory(q_p, k_p, v_p, _layers(gates_p), weights, piece, stop - start, **options)
+        position = (position + stop - start) % chunk_size
+        anchor = after.weights if position == 0 else state.anchor
+        state = MemoryState(after.weights, after.momentum, anchor, torch.full_like(state.position, position), chunk_size)
+        outputs.append(y)
+        start = stop
+    return torch.cat(outputs, dim=2), state
+
+
+class _Run(NamedTuple):
+    """Tokens start to stop, in `shards` whole shards or in a part of one; `begins`: at a shard's first token."""
+
+    start: int
+    stop: int
+    shards: int
+    begins: bool
+
+
+def _runs(length: int, position: int, shard_length: int) -> list[_Run]:
+    """The rest of the shard that the stream stands in, the whole shards after it, and the begin of the next: those that are there."""
+    inside = position % shard_length  # 0 also where a shard is complete
+    head = min(length, shard_length - inside) if inside else 0
+    shards = (length - head) // shard_length
+    body = head + shards * shard_length
+    runs = [_Run(0, head, 1, False), _Run(head, body, shards, True), _Run(body, length, 1, True)]
+    return [run for run in runs if run.start < run.stop]
+
+
+def _local_memories(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    local: Sequence[LocalMemory],
+    state: TwoLevelState | None,
+    shard_length: int,
+    query_projection: bool,
+    **options: Any,
+) -> tuple[Tensor, tuple[MemoryState, ...], Tensor | None]:
+    """Sum of the local reads (B, H, T, D), the local memories and the projection after the last token."""
+    batch = q.shape[0]
+    memories: Sequence[MemoryState | None] = [None] * len(local) if state is None else state.local
+    projection = None if state is None else state.projection
+    outputs = []
+    for run in _runs(q.shape[2], 0 if state is None else state.position, shard_length):
+        q_s, k_s, v_s = _rows((q, k, v), run)  # (B n, H, S, D)
+        if run.begins:
+            memories = [None] * len(local)
+        if query_projection:
+            q_s, projection = _project(q_s, k_s, None if run.begins else projection)
+        y, after = torch.zeros_like(q_s), []
+        for m, memory in zip(local, memories, strict=True):
+            gates = _layers(_rows(_flat(m.gates), run))
+            read, written = _memory(q_s, k_s, v_s, gates, m.weights, memory, m.chunk_size, **options)
+            y = y + read
+            after.append(written.map(lambda x: _last_shard(x, batch)))
+        memories = after
+        if projection is not None:
+            projection = _last_shard(projection, batch)
+        outputs.append(_unfold(y, batch))
+    return torch.cat(outputs, dim=2), tuple(m for m in memories if m is not None), projection
+
+
+def _project(q: Tensor, k: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor]:
+    """M_t q_t at the length of q_t, and M after the last token: causal linear attention, all chunks of it at once.
+
+    q, k: (B, H, T, D). carried: M before the first token, (B, H, D, D), None for zero.
+    """
+    length, width = q.shape[2:]
+    size = min(length, PROJECTION_CHUNK)
+    padding = (0, 0, 0, -length % size)
+    unit = k * torch.rsqrt(k.square().sum(-1, keepdim=True) + PROJECTION_EPS)
+    q_c, k_c = (F.pad(x, padding).unflatten(2, (-1, size)) for x in (q, unit))  # (B, H, N, C, D)
+    own = k_c.transpose(-1, -2) @ k_c  # (B, H, N, D, D)
+    if carried is None:
+        carried = own.new_zeros(*own.shape[:2], width, width)
+    through = torch.cat([carried.unsqueeze(2), own], dim=2).cumsum(2)  # M before each chunk, and after the last
+    p = q_c @ through[:, :, :-1] + (q_c @ k_c.transpose(-1, -2)).tril() @ k_c
+    return _at_length_of(q, p.flatten(2, 3)[:, :, :length]), through[:, :, -1]
+
+
+def _at_length_of(q: Tensor, p: Tensor) -> Tensor:
+    """p (.., D) scaled to the length of q (.., D); where both vanish the factor is 1, where p alone does the result is 0."""
+    return p * ((q.square().sum(-1, keepdim=True) + PROJECTION_EPS) / (p.square().sum(-1, keepdim=True) + PROJECTION_EPS)).sqrt()
+
+
+def _rows(xs: Sequence[Tensor], run: _Run) -> list[Tensor]:
+    """The run's tokens, its shards as rows of the batch: (B, H, T, ..) -> (B n, H, S, ..)."""
+    return [x.unflatten(2, (run.shards, -1)).transpose(1, 2).flatten(0, 1) for x in _cut(xs, run.start, run.stop)]
+
+
+def _unfold(x: Tensor, batch: int) -> Tensor:
+    """Inverse of `_rows`: (B n, H, S, ..) -> (B, H, n S, ..)."""
+    return x.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)
+
+
+def _last_shard(x: Tensor, batch: int) -> Tensor:
+    """(B n, ..) -> (B, ..)."""
+    return x.unflatten(0, (batch, -1))[:, -1]
+
+
+def _cut(xs: Sequence[Tensor], start: int, stop: int) -> list[Tensor]:
+    return [x[:, :, start:stop] for x in xs]
+
+
+def _flat(gates: Sequence[Gates]) -> list[Tensor]:
+    return [gate for layer in gates for gate in layer]
+
+
+def _layers(flat: Sequence[Tensor]) -> list[Gates]:
+    """Inverse of `_flat`."""
+    return [Gates(*flat[i : i + 3]) for i in range(0, len(flat), 3)]
+
+
+def _check_levels(
+    q: Tensor,
+    k: Tensor,
+    v: Tensor,
+    gates: Sequence[Gates],
+    weights: MemoryWeights,
+    local: Sequence[LocalMemory],
+    state: TwoLevelState | None,
+    chunk_size: int,
+    shard_length: int,
+    impl: str,
+    query_projection: bool,
+    gradient: str,
+    surprise_clip: float | None,
+) -> None:
+    """Each level by the single-level checks, and what joins them."""
+    if not local:
+        raise ValueError("local: at least one local memory; for none use neural_memory")
+    if shard_length < 1:
+        raise ValueError(f"shard_length must be at least 1, got {shard_length}")
+    states: Sequence[MemoryState | None] = [None] * len(local)
+    if state is not None:
+        if state.shard_length != shard_length:
+            raise ValueError(f"state was made with shard_length={state.shard_length}, this call has shard_length={shard_length}")
+        if len(state.local) != len(local):
+            raise ValueError(f"state holds {len(state.local)} local memories, this call has {len(local)}")
+        if (state.projection is not None) != query_projection:
+            raise ValueError(f"state was made with query_projection={not query_projection}, this call has {query_projection}")
+        states = state.local
+    shared = None if state is None else state.shared
+    _check(q, k, v, gates, weights, shared, chunk_size, impl, gradient, surprise_clip, None, None)
+    for memory, memory_state in zip(local, states, strict=True):
+        _check(q, k, v, memory.gates, memory.weights, memory_state, memory.chunk_size, impl, gradient, surprise_clip, None, None)
