@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from titans_seq.memory.layout import Layout, ragged_layout, uniform_layout
+from titans_seq.memory.layout import Layout, Workspace, ragged_layout, uniform_layout
 from titans_seq.memory.rule import NORM_EPS, Rule
 from titans_seq.memory.segment import Segment, SegmentInputs, StateGradients
 from titans_seq.memory.state import Gates, MemoryState, MemoryWeights
@@ -52,7 +52,7 @@ class Arguments(NamedTuple):
 
     q, k, offset, alpha, eta, theta, slope: as `SegmentInputs`, of all N chunks. W, S, anchor, first: as `Segment`; anchor may be empty
     (the weights are the anchor), first is empty without restarts. active (N, R or 1, C), complete and restart (N, R), or None.
-    last_complete: whether the last chunk is complete, where `complete` is None and all others are.
+    all_complete: N flags, whether the chunk ends with the block in all rows; empty where `complete` says it row by row.
     """
 
     q: Tensor
@@ -69,16 +69,21 @@ class Arguments(NamedTuple):
     active: Tensor | None
     complete: Tensor | None
     restart: Tensor | None
-    last_complete: bool
+    all_complete: list[bool]
     activation: str
     norm: bool
     gradient: str
     surprise_clip: float | None
 
     @property
-    def keeps_anchor(self) -> bool:
-        """Whether the anchor after all chunks is more than the weights."""
-        return self.complete is not None or not self.last_complete
+    def ends_inside(self) -> bool:
+        """Whether the anchor after all blocks is more than the weights."""
+        return self.complete is not None or not self.all_complete[-1]
+
+    @property
+    def keeps_anchors(self) -> bool:
+        """Whether the anchor before a segment may be more than the weights, the first segment aside."""
+        return self.complete is not None or not all(self.all_complete[:-1])
 
     def differentiable(self) -> list[Tensor]:
         """All tensors that have a gradient."""
@@ -89,13 +94,15 @@ class Arguments(NamedTuple):
         chunks = self.q.shape[0]
         return [slice(n, min(n + SEGMENT_CHUNKS, chunks)) for n in range(0, chunks, SEGMENT_CHUNKS)]
 
-    def segment(self, chunks: slice, W: Sequence[Tensor], S: Sequence[Tensor], anchor: Sequence[Tensor] | None) -> Segment:
+    def workspaces(self) -> list[Workspace]:
+        """For the segments, one a layer."""
+        return [Workspace(self.q) for _ in self.W]
+
+    def segment(
+        self, chunks: slice, W: Sequence[Tensor], S: Sequence[Tensor], anchor: Sequence[Tensor] | None, spaces: Sequence[Workspace]
+    ) -> Segment:
         """The segment of these chunks, from the state before it."""
-        complete: list[bool | Tensor] = [True] * (chunks.stop - chunks.start)
-        if self.complete is not None:
-            complete = list(self.complete[chunks].unbind(0))
-        elif chunks.stop == self.q.shape[0]:
-            complete[-1] = self.last_complete
+        complete: Sequence[bool | Tensor] = self.all_complete[chunks] or self.complete[chunks].unbind(0)  # type: ignore[index]
         inputs = SegmentInputs(
             self.q[chunks],
             self.k[chunks],
@@ -109,12 +116,12 @@ class Arguments(NamedTuple):
             None if self.restart is None else self.restart[chunks],
             self.first,
         )
-        return Segment(Rule(self.activation, self.norm, self.gradient, self.surprise_clip), inputs, W, S, anchor)
+        return Segment(Rule(self.activation, self.norm, self.gradient, self.surprise_clip), inputs, W, S, anchor, spaces)
 
 
 SCHEMA = (
     "Tensor q, Tensor k, Tensor offset, Tensor slope, Tensor[] alpha, Tensor[] eta, Tensor[] theta, Tensor[] W, Tensor[] S, Tensor[] anchor, "
-    "Tensor[] first, Tensor? active, Tensor? complete, Tensor? restart, bool last_complete, str activation, bool norm, str gradient, "
+    "Tensor[] first, Tensor? active, Tensor? complete, Tensor? restart, bool[] all_complete, str activation, bool norm, str gradient, "
     "float? surprise_clip"
 )
 
@@ -122,25 +129,24 @@ SCHEMA = (
 def _forward(*arguments: Any) -> list[Tensor]:
     """z (N, R, C, D); W, S and, if it is not W, the anchor after all chunks; what is kept for the backward: a tensor a layer each."""
     a, keep = Arguments(*arguments[:-1]), arguments[-1]
-    W, S, anchor = a.W, a.S, a.anchor or None
+    W, S, anchor, spaces = a.W, a.S, a.anchor or None, a.workspaces()
     z = torch.empty_like(a.q)
     kept: list[list[Tensor]] = []
     for chunks in a.segments():
         if keep:
-            kept.append([*W, *S, *(anchor or [])] if a.complete is not None else [*W, *S])
-        segment = a.segment(chunks, W, S, anchor)
+            kept.append([*W, *S, *(anchor or W)] if a.keeps_anchors else [*W, *S])
+        segment = a.segment(chunks, W, S, anchor, spaces)
         segment.write()
         z[chunks] = segment.read()
         W, S = ([x.parts[-1].clone() for x in part] for part in zip(*((layer.W, layer.S) for layer in segment.layers), strict=True))
-        anchor = segment.anchor_after
-    last_anchor = [A.clone() for A in anchor] if anchor is not None else []
-    return [z, *W, *S, *last_anchor, *(torch.stack(layer) for layer in zip(*kept, strict=True))]
+        anchor = None if segment.anchor_after is None else [A.clone() for A in segment.anchor_after]
+    return [z, *W, *S, *(anchor or []), *(torch.stack(layer) for layer in zip(*kept, strict=True))]
 
 
 def _forward_shapes(*arguments: Any) -> list[Tensor]:
     a, keep = Arguments(*arguments[:-1]), arguments[-1]
-    kept = [*a.W, *a.S, *(a.W if a.complete is not None else [])] if keep else []
-    after = [a.q, *a.W, *a.S, *(a.W if a.keeps_anchor else [])]
+    kept = [*a.W, *a.S, *(a.W if a.keeps_anchors else [])] if keep else []
+    after = [a.q, *a.W, *a.S, *(a.W if a.ends_inside else [])]
     return [*(torch.empty_like(x) for x in after), *(x.new_empty(len(a.segments()), *x.shape) for x in kept)]
 
 
@@ -151,10 +157,13 @@ def _backward(*arguments: Any) -> list[Tensor]:
     d_z, d_W, d_S, d_anchor = d_after[0], *([x.clone() for x in d_after[1 + i * layers : 1 + (i + 1) * layers]] for i in range(3))
     d_state = StateGradients(d_W, d_S, d_anchor or None, [torch.zeros_like(W) for W in a.first])
     d_gates = [[torch.empty_like(x) for x in gate] for gate in (a.alpha, a.eta, a.theta)]
+    spaces = a.workspaces()
     d_q, d_k, d_offset, d_slope = *(torch.empty_like(x) for x in a[:3]), torch.zeros_like(a.slope)
     for i, chunks in reversed(list(enumerate(a.segments()))):
         W, S, anchor = ([x[i] for x in kept[j * layers : (j + 1) * layers]] for j in range(3))
-        segment = a.segment(chunks, W, S, anchor or (a.anchor if i == 0 else None) or None)
+        if i == 0:
+            anchor = a.anchor
+        segment = a.segment(chunks, W, S, anchor or None, spaces)
         segment.write()
         segment.read()
         d = segment.backward(d_z[chunks], d_state)
@@ -184,7 +193,7 @@ memory_chunks_backward.register_fake(_backward_shapes)
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     a = Arguments(*inputs[:-1])
-    results = 1 + len(a.W) * (3 if a.keeps_anchor else 2)
+    results = 1 + len(a.W) * (3 if a.ends_inside else 2)
     ctx.mark_non_differentiable(*output[results:])
     ctx.set_materialize_grads(False)
     ctx.shapes = [x.shape for x in output[:results]]
@@ -200,7 +209,8 @@ def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
     d_after = [whole[0].new_zeros(shape) if d is None else d.contiguous() for d, shape in given]
     found = memory_chunks_backward(*whole, *lists, *marks, *ctx.options, kept, d_after)
     by_whole, by_list, _ = _regroup(found, ctx.lengths)
-    return (*by_whole, *by_list, *[None] * (len(marks) + len(ctx.options) + 1))
+    by_option = [[] if option == [] else None for option in ctx.options]  # torch takes an empty list for one of tensors
+    return (*by_whole, *by_list, *[None] * len(marks), *by_option, None)
 
 
 def _regroup(flat: list[Tensor], lengths: Sequence[int]) -> tuple[list[Tensor], list[list[Tensor]], list[Tensor]]:
@@ -233,9 +243,9 @@ def _arguments(
     heads = q.shape[1]
     k_grid = grid(k, 0.0)
     offset, slope = _loss_gradient(grid(v, 0.0) - k_grid if weights.residual else grid(v, 0.0), weights, q.shape[0])
-    last_complete = layout.complete[-1]
-    complete = None if isinstance(last_complete, bool) else torch.stack(layout.complete).repeat_interleave(heads, 1)  # type: ignore[arg-type]
-    own_anchor = complete is not None or any(A is not W for A, W in zip(begin.anchor, begin.weights, strict=True))
+    by_row = isinstance(layout.complete[0], Tensor)
+    complete = torch.stack(layout.complete).repeat_interleave(heads, 1) if by_row else None  # type: ignore[arg-type]
+    own_anchor = by_row or any(A is not W for A, W in zip(begin.anchor, begin.weights, strict=True))
     active = None if layout.active is None else layout.active.transpose(0, 2).squeeze(1)  # (N, B or 1, C)
     if active is not None and active.shape[1] > 1:
         active = active.repeat_interleave(heads, 1)
@@ -254,7 +264,7 @@ def _arguments(
         None if active is None else active.to(q.dtype),
         complete,
         None if layout.restart is None else layout.restart[:, :-1].T.repeat_interleave(heads, 1),
-        last_complete if isinstance(last_complete, bool) else True,
+        [] if by_row else list(layout.complete),  # type: ignore[arg-type]
         *rule,
     )
 

@@ -13,6 +13,21 @@ import torch.nn.functional as F
 from torch import Tensor
 
 
+class Workspace:
+    """Buffers by name, made once and used again for every segment: fresh memory costs more than what is computed in it."""
+
+    def __init__(self, like: Tensor) -> None:
+        self.like = like
+        self.buffers: dict[str, Tensor] = {}
+
+    def __call__(self, name: str, *shape: int) -> Tensor:
+        """An uninitialised buffer of this shape; the same memory at every call with this name."""
+        buffer = self.buffers.get(name)
+        if buffer is None or buffer.shape[1:] != shape[1:] or buffer.shape[0] < shape[0]:
+            buffer = self.buffers[name] = self.like.new_empty(shape)
+        return buffer[: shape[0]]
+
+
 class Chunked:
     """A tensor (N, ...) of chunks, whole and by chunk: to take views again and again would cost as much as small products."""
 
@@ -21,14 +36,27 @@ class Chunked:
         self.parts = whole.unbind(0)
 
 
+LARGEST_BLOCK = 64
+
+
+def block_size(chunk_size: int) -> int:
+    """Cells that are worked off together: the chunk, or an equal part of a large one.
+
+    What is done inside a block grows with its square. A chunk in parts is the same function: its gradients are all taken at its anchor,
+    and the dual form may go on from weights and momentum at any token.
+    """
+    parts = [size for size in range(1, LARGEST_BLOCK + 1) if chunk_size % size == 0]
+    return parts[-1] if 4 * parts[-1] >= LARGEST_BLOCK else chunk_size
+
+
 class Layout(NamedTuple):
-    """The grid of one call: N chunks of C cells a row, some cells without a token.
+    """The grid of one call: N blocks of C cells a row, some cells without a token; a block is a chunk or a part of one.
 
     place:    (B, H, T, ...) and a fill value -> (B, H, N, C, ...), the fill value in cells without a token.
     collect:  (B, H, N, C, D) -> (B, H, T, D), zero for masked tokens.
     active:   (B or 1, 1, N, C) bool, cells with a token; None if all have one.
-    complete: one entry a chunk, whether its last cell is taken: a bool for all rows or (B,) bool.
-    restart:  (B, N + 1) bool, rows whose memory is set back to W^0 before that chunk (the last entry: after all of them); None if none.
+    complete: one entry a block, whether the chunk's last cell is in it and taken: a bool for all rows or (B,) bool.
+    restart:  (B, N + 1) bool, rows whose memory is set back to W^0 before that block (the last entry: after all of them); None if none.
     position: (B,) int64, cells of an unfinished chunk at the end of the call.
     """
 
@@ -42,22 +70,26 @@ class Layout(NamedTuple):
 
 def uniform_layout(length: int, chunk_size: int, offset: int, position: Tensor) -> Layout:
     """All rows stand at `offset` in their chunk and read `length` tokens, none masked; `position` (B,) is only a template."""
-    chunks = -(-(offset + length) // chunk_size)
-    padding = chunks * chunk_size - offset - length
+    size = block_size(chunk_size)
+    begin = offset // size * size  # of the first block, in the chunk
+    before = offset - begin
+    blocks = -(-(before + length) // size)
+    padding = blocks * size - before - length
 
     def place(x: Tensor, fill: float) -> Tensor:
-        if offset or padding:
-            x = F.pad(x, (*(0, 0) * (x.dim() - 3), offset, padding), value=fill)
-        return x.unflatten(2, (chunks, chunk_size))
+        if before or padding:
+            x = F.pad(x, (*(0, 0) * (x.dim() - 3), before, padding), value=fill)
+        return x.unflatten(2, (blocks, size))
 
     def collect(y: Tensor) -> Tensor:
-        return y.flatten(2, 3)[:, :, offset : offset + length]
+        return y.flatten(2, 3)[:, :, before : before + length]
 
     active = None
-    if offset or padding:
-        cell = torch.arange(chunks * chunk_size, device=position.device)
-        active = ((cell >= offset) & (cell < offset + length)).view(1, 1, chunks, chunk_size)
-    complete = [(n + 1) * chunk_size <= offset + length for n in range(chunks)]
+    if before or padding:
+        cell = torch.arange(blocks * size, device=position.device)
+        active = ((cell >= before) & (cell < before + length)).view(1, 1, blocks, size)
+    ends = range(begin + size, begin + (blocks + 1) * size, size)
+    complete = [end % chunk_size == 0 and end <= offset + length for end in ends]
     return Layout(place, collect, active, complete, None, torch.full_like(position, (offset + length) % chunk_size))
 
 
@@ -68,6 +100,8 @@ def ragged_layout(length: int, chunk_size: int, position: Tensor | None, mask: T
     `like` gives batch size and device.
     """
     batch, device = like.shape[0], like.device
+    size = block_size(chunk_size)
+    parts = chunk_size // size
     tokens = torch.ones(batch, length, dtype=torch.bool, device=device) if mask is None else mask
     offset = torch.zeros(batch, dtype=torch.int64, device=device) if position is None else position
     boundaries = torch.zeros(batch, length, dtype=torch.int64, device=device) if reset is None else reset.long()
@@ -94,6 +128,7 @@ def ragged_layout(length: int, chunk_size: int, position: Tensor | None, mask: T
         opened[:, 0] = 0
         restart = torch.zeros(batch, chunks + 1, dtype=torch.int64, device=device)
         restart = restart.scatter_add(1, first_chunk.clamp(max=chunks), opened).bool()
+        restart = F.pad(restart[:, :, None], (0, parts - 1)).flatten(1)[:, : chunks * parts + 1]  # before the first part of a chunk
 
     cells = chunks * chunk_size
     cell = torch.where(tokens, cell, cells)  # masked tokens go to a spare cell behind the grid
@@ -105,12 +140,14 @@ def ragged_layout(length: int, chunk_size: int, position: Tensor | None, mask: T
         trailing = [1] * (x.dim() - 3)
         index = source.view(batch, 1, cells, *trailing).expand(-1, x.shape[1], -1, *x.shape[3:])
         placed = torch.where(filled.view(batch, 1, cells, *trailing), x.gather(2, index), fill)
-        return placed.unflatten(2, (chunks, chunk_size))
+        return placed.unflatten(2, (chunks * parts, size))
 
     def collect(y: Tensor) -> Tensor:
         y = F.pad(y.flatten(2, 3), (0, 0, 0, 1))  # the spare cell reads zero
         return y.gather(2, cell.view(batch, 1, length, 1).expand(-1, y.shape[1], -1, y.shape[3]))
 
-    grid = filled.view(batch, chunks, chunk_size)
+    grid = filled.view(batch, chunks * parts, size)
+    chunk_ends = torch.arange(1, chunks * parts + 1, device=device) % parts == 0
+    complete = list((grid[:, :, -1] & chunk_ends).unbind(1))
     at_end = taken.gather(1, document[:, -1:]).squeeze(1) % chunk_size
-    return Layout(place, collect, grid.unsqueeze(1), list(grid[:, :, -1].unbind(1)), restart, at_end)
+    return Layout(place, collect, grid.unsqueeze(1), complete, restart, at_end)

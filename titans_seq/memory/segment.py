@@ -11,6 +11,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
+from titans_seq.memory.layout import Workspace
 from titans_seq.memory.rule import ChunkCoefficients, Rule, activate, activation_vjp, chunk_coefficients, chunk_coefficients_vjp
 from titans_seq.memory.segment_layer import SegmentLayer
 from titans_seq.memory.surprise import ChunkSurprise
@@ -60,18 +61,29 @@ class SegmentGradients(NamedTuple):
 class Segment:
     """One segment: `write`, then `read`, then, if gradients are wanted, `backward`."""
 
-    def __init__(self, rule: Rule, x: SegmentInputs, W: Sequence[Tensor], S: Sequence[Tensor], anchor: Sequence[Tensor] | None) -> None:
-        """W, S, anchor: (R, d_in, d_out) a layer, before the segment; anchor None: the weights."""
+    def __init__(
+        self,
+        rule: Rule,
+        x: SegmentInputs,
+        W: Sequence[Tensor],
+        S: Sequence[Tensor],
+        anchor: Sequence[Tensor] | None,
+        spaces: Sequence[Workspace],
+    ) -> None:
+        """W, S, anchor: (R, d_in, d_out) a layer, before the segment; anchor None: the weights.
+
+        spaces: one a layer, where the segment before had its buffers; what that segment returned must not be used any more.
+        """
         self.x, self.anchor, self.activation = x, anchor, rule.activation
         self.by_token = rule.gradient == "token"
         self.chunks = range(x.q.shape[0])
         self.coefficients = _coefficients(x)
-        self.layers = [SegmentLayer(*layer) for layer in zip(W, S, self.coefficients, strict=True)]
+        self.layers = [SegmentLayer(*layer) for layer in zip(W, S, self.coefficients, spaces, strict=True)]
         self.surprise: ChunkSurprise | TokenSurprise
         if self.by_token:
             self.surprise = TokenSurprise(x.k, x.offset, x.theta[0], self.coefficients[0].mixing)
         else:
-            self.surprise = ChunkSurprise(rule, x.k, x.offset, x.slope, x.theta, [*(A.shape[1] for A in W), x.k.shape[-1]])
+            self.surprise = ChunkSurprise(rule, x.k, x.offset, x.slope, x.theta, spaces, [A.shape[2] for A in W])
 
     def write(self) -> None:
         """All states and steps of the segment; `anchor_after` is the anchor behind it."""
@@ -116,7 +128,7 @@ class Segment:
 
     def read(self) -> Tensor:
         """What the memory says to every token, before norm and residual: (n, R, C, D)."""
-        self.pre_activations = []
+        self.pre_activations: list[Tensor] = []
         z = self.layers[0].read(self.x.q, self.surprise.inputs[0].whole)
         for layer, u in zip(self.layers[1:], self.surprise.inputs[1:], strict=True):
             self.pre_activations.append(z)

@@ -11,28 +11,29 @@ Shape suffixes: n chunks, R rows (batch x heads), C cells of a chunk; d_in, d_ou
 import torch
 from torch import Tensor
 
-from titans_seq.memory.layout import Chunked
+from titans_seq.memory.layout import Chunked, Workspace
 from titans_seq.memory.rule import ChunkCoefficients, mixed_scores, mixed_scores_vjp
 
 
 class SegmentLayer:
     """State, steps and coefficients of one layer for the n chunks of a segment."""
 
-    def __init__(self, W: Tensor, S: Tensor, c: ChunkCoefficients) -> None:
+    def __init__(self, W: Tensor, S: Tensor, c: ChunkCoefficients, space: Workspace) -> None:
         """W, S (R, d_in, d_out) before the segment; coefficients with mixing (n, R, d, C, 2 + C)."""
         chunks, rows, channels, cells, _ = c.mixing.shape
-        self.per_channel = channels > 1
+        self.per_channel, self.space = channels > 1, space
+        tokens = (chunks, rows, cells)
         self.mixing = c.mixing[..., 2:]  # G: (n, R, d, C, C)
         self.read_W, self.read_S = (c.mixing[..., i].transpose(-1, -2) for i in (0, 1))  # b, f: (n, R, C, d)
         self.write_W = Chunked(self.mixing[..., -1, :].transpose(-1, -2))  # G[C, s]: (n, R, C, d)
         self.write_S = Chunked(c.momentum[..., -1, 2:].unsqueeze(-1))  # m_C / m_s: (n, R, C, 1)
         self.b, self.f = (Chunked(c.mixing[..., -1, i].unsqueeze(-1)) for i in (0, 1))  # b_C, f_C: (n, R, d, 1)
         self.m = Chunked(c.momentum[..., -1:, 1:2])  # m_C: (n, R, 1, 1)
-        self.W, self.S = (Chunked(x.new_empty(chunks + 1, *x.shape)) for x in (W, S))
+        self.W, self.S = (Chunked(space(name, chunks + 1, *W.shape)) for name in ("W", "S"))
         self.W.parts[0].copy_(W)
         self.S.parts[0].copy_(S)
-        self.steps = Chunked(W.new_empty(chunks, rows, cells, W.shape[2]))  # (n, R, C, d_out)
-        self.update_W, self.update_S = (Chunked(W.new_empty(chunks, rows, cells, W.shape[1])) for _ in range(2))  # (n, R, C, d_in)
+        self.steps = Chunked(space("steps", *tokens, W.shape[2]))  # (n, R, C, d_out)
+        self.update_W, self.update_S = (Chunked(space(name, *tokens, W.shape[1])) for name in ("update W", "update S"))  # (n, R, C, d_in)
 
     def advance(self, n: int, u: Tensor) -> None:
         """W and S after chunk n, whose steps are set, from its inputs u (R, C, d_in)."""
@@ -46,18 +47,22 @@ class SegmentLayer:
     def read(self, x: Tensor, u: Tensor) -> Tensor:
         """z (n, R, C, d_out) of all tokens' x, with the tokens' inputs u for their keys; x, u (n, R, C, d_in)."""
         self.x, self.u = x, u
-        self.x_W, self.x_S = x * self.read_W, x * self.read_S
+        self.x_W = torch.mul(x, self.read_W, out=self.space("x W", *x.shape))
+        self.x_S = torch.mul(x, self.read_S, out=self.space("x S", *x.shape))
         self.scores = x @ u.transpose(-1, -2)
         self.mixed = mixed_scores(self.scores, x, u, self.mixing)
+        z = self.space("z", *self.steps.whole.shape)
         rows = [part.flatten(0, 1) for part in (self.x_W, self.W.whole[:-1], self.x_S, self.S.whole[:-1], self.mixed, self.steps.whole)]
-        z = torch.bmm(rows[0], rows[1]).baddbmm_(rows[2], rows[3]).baddbmm_(rows[4], rows[5])
-        return z.unflatten(0, x.shape[:2])
+        torch.bmm(rows[0], rows[1], out=z.flatten(0, 1)).baddbmm_(rows[2], rows[3]).baddbmm_(rows[4], rows[5])
+        return z
 
     # Adjoint: `read_adjoint`, then `chunk_adjoint` from the last chunk to the first, then `coefficient_adjoint`
 
     def read_adjoint(self, d_z: Tensor) -> Tensor:
         """Gradient by x from that by z; those by steps, inputs and coefficients are begun with the reads' share."""
-        d_x_W, d_x_S = (d_z @ state.whole[:-1].transpose(-1, -2) for state in (self.W, self.S))  # (n, R, C, d_in)
+        d_x_W, d_x_S = (self.space(f"d {name}", *self.x.shape) for name in ("x W", "x S"))  # (n, R, C, d_in)
+        for d, state in ((d_x_W, self.W), (d_x_S, self.S)):
+            torch.bmm(d_z.flatten(0, 1), state.whole[:-1].flatten(0, 1).transpose(1, 2), out=d.flatten(0, 1))
         d_mixed = d_z @ self.steps.whole.transpose(-1, -2)  # (n, R, C, C)
         d_x, d_u, d_G = mixed_scores_vjp(d_mixed, self.scores, self.x, self.u, self.mixing)
         d_read = [self._over_channels(d * self.x).transpose(-1, -2).unsqueeze(-1) for d in (d_x_W, d_x_S)]  # (n, R, d, C, 1)
@@ -65,7 +70,7 @@ class SegmentLayer:
         self.d_z, self.d_u = Chunked(d_z), Chunked(d_u)
         self.d_steps = Chunked(self.mixed.transpose(-1, -2) @ d_z)
         self.x_W_parts, self.x_S_parts = self.x_W.unbind(0), self.x_S.unbind(0)
-        self.d_update_W, self.d_update_S = (Chunked(torch.empty_like(x.whole)) for x in (self.update_W, self.update_S))
+        self.d_update_W, self.d_update_S = (Chunked(self.space(f"d update {name}", *self.x.shape)) for name in "WS")
         self.d_carry: list[list[Tensor]] = []  # by b_C, f_C, m_C, the last chunk first: (R, d_in, d_out) summed over d_out
         return d_x.addcmul_(d_x_W, self.read_W).addcmul_(d_x_S, self.read_S)
 

@@ -13,7 +13,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from titans_seq.memory.layout import Chunked
+from titans_seq.memory.layout import Chunked, Workspace
 from titans_seq.memory.rule import NORM_EPS, Rule, activate, activation_curvature, activation_vjp
 
 
@@ -30,26 +30,36 @@ class SurpriseGradients(NamedTuple):
 class ChunkSurprise:
     """Steps with their gradients at the anchor. `write` makes them chunk by chunk; `adjoint` goes back, the last chunk first."""
 
-    def __init__(self, rule: Rule, k: Tensor, offset: Tensor, slope: Tensor, theta: Sequence[Tensor], widths: Sequence[int]) -> None:
-        """Buffers of one segment.
+    def __init__(
+        self,
+        rule: Rule,
+        k: Tensor,
+        offset: Tensor,
+        slope: Tensor,
+        theta: Sequence[Tensor],
+        spaces: Sequence[Workspace],
+        widths: Sequence[int],
+    ) -> None:
+        """Buffers of one segment, in `spaces` one a layer.
 
         k, offset: (n, R, C, D); slope: (R, 1, D). The loss's gradient by the last layer's (normed) output z is offset + slope z.
-        theta: (n, R, C, 1) for each layer. widths: d_0 .. d_L.
+        theta: (n, R, C, 1) for each layer. widths: d_1 .. d_L.
         """
 
-        def buffers(dims: Sequence[int]) -> list[Chunked]:
-            return [Chunked(k.new_empty(*k.shape[:-1], d)) for d in dims]
+        def buffers(name: str, layers: int) -> list[Chunked]:
+            return [Chunked(space(name, *k.shape[:-1], d)) for space, d in zip(spaces[:layers], widths[:layers], strict=True)]
 
         self.rule, self.slope = rule, slope
+        depth, self.buffers = len(theta), buffers
         self.offset = Chunked(offset)
-        self.inputs = [Chunked(k), *buffers(widths[1:-1])]  # u_l
-        self.pre_activations = buffers(widths[1:])  # z_l
-        self.backward_inputs = buffers(widths[1:-1])  # e_l
-        self.gradients = buffers(widths[1:])  # g_l
+        self.inputs = [Chunked(k), *buffers("u", depth - 1)]  # u_l
+        self.pre_activations = buffers("key z", depth)  # z_l
+        self.backward_inputs = buffers("e", depth - 1)  # e_l
+        self.gradients = buffers("g", depth)  # g_l
         self.normed: list[tuple[Tensor, Tensor, Tensor]] = []  # of each chunk: z_L normed, its mean, 1 / its standard deviation
         self.scales = [Chunked(-t) for t in theta]  # -theta; times clip once a chunk is written
         self.clips = [Chunked(torch.ones_like(t)) for t in theta]
-        self.input_norms = [Chunked(torch.linalg.vector_norm(k, dim=-1, keepdim=True)), *buffers([1] * len(theta[1:]))]
+        self.input_norms = [Chunked(torch.linalg.vector_norm(k, dim=-1, keepdim=True)), *(Chunked(torch.empty_like(t)) for t in theta[1:])]
 
     def write(self, n: int, anchor: Sequence[Tensor], steps: Sequence[Tensor]) -> None:
         """Fill the steps (R, C, d_out) of chunk n, one a layer, from its anchor (R, d_in, d_out), one a layer."""
@@ -87,11 +97,10 @@ class ChunkSurprise:
     def prepare_adjoint(self) -> None:
         """What the adjoint needs and can have for all chunks at once."""
         hidden = [z.whole for z in self.pre_activations[:-1]]
-        self.slopes = [Chunked(activation_vjp(torch.ones_like(z), z, self.rule.activation)) for z in hidden]
-        self.curvatures = [
-            Chunked(activation_curvature(z, self.rule.activation).mul_(e.whole))
-            for z, e in zip(hidden, self.backward_inputs, strict=True)
-        ]
+        self.slopes, self.curvatures = self.buffers("slope", len(hidden)), self.buffers("curvature", len(hidden))
+        for z, e, slope, curvature in zip(hidden, self.backward_inputs, self.slopes, self.curvatures, strict=True):
+            activation_vjp(torch.ones(()).expand_as(z), z, self.rule.activation, out=slope.whole)
+            torch.mul(activation_curvature(z, self.rule.activation), e.whole, out=curvature.whole)
         self.d_offset = Chunked(torch.empty_like(self.offset.whole))
         self.clipped = [clip.whole < 1 for clip in self.clips]
         self.any_clipped = any(bool(clipped.any()) for clipped in self.clipped)

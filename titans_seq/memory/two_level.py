@@ -7,7 +7,6 @@ Shapes: B batch, H heads, T tokens, D head width, S tokens of a shard, n shards.
 """
 
 from collections.abc import Sequence
-from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -18,7 +17,6 @@ from titans_seq.memory.functional import _check, neural_memory, read_memory
 from titans_seq.memory.state import Gates, LocalMemory, MemoryState, MemoryWeights, TwoLevelState
 from titans_seq.memory.two_level_reference import PROJECTION_EPS, two_level_reference
 
-PIECE = 128  # tokens of a large chunk that are worked off together
 PROJECTION_CHUNK = 64
 
 
@@ -89,7 +87,7 @@ def two_level_memory(
             y, state = two_level_reference(q, k, v, gates, weights, local, state, gradient=gradient, surprise_clip=surprise_clip)
             return y.to(output_dtype), state
         options = {"impl": impl, "gradient": gradient, "surprise_clip": surprise_clip}
-        y, shared = _memory(q, k, v, gates, weights, None if state is None else state.shared, chunk_size, **options)
+        y, shared = neural_memory(q, k, v, gates, weights, None if state is None else state.shared, chunk_size, **options)
         y_local, memories, projection = _local_memories(q, k, v, local, state, shard_length, query_projection, **options)
         position = ((0 if state is None else state.position) + q.shape[2] - 1) % shard_length + 1
     return (y + y_local).to(output_dtype), TwoLevelState(shared, memories, projection, position, shard_length)
@@ -115,41 +113,6 @@ def read_two_level(q: Tensor, weights: MemoryWeights, local: Sequence[MemoryWeig
     for i, w in enumerate(local, start=1):
         y = y + read_memory(q, w, parts[i * depth : (i + 1) * depth])
     return y
-
-
-def _memory(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Sequence[Gates],
-    weights: MemoryWeights,
-    state: MemoryState | None,
-    chunk_size: int,
-    **options: Any,
-) -> tuple[Tensor, MemoryState]:
-    """`neural_memory`, with a large chunk in pieces of at most PIECE tokens.
-
-    The same function, not an approximation: all gradients of a chunk are taken at its anchor, and the dual form may go on from weights
-    and momentum at any token, so a piece is a chunk whose anchor is given. The work inside a chunk, which grows with its square, stays
-    that of PIECE tokens.
-    """
-    length = q.shape[2]
-    if options["impl"] == "recurrent" or chunk_size <= PIECE or length == 1:
-        return neural_memory(q, k, v, gates, weights, state, chunk_size, **options)
-    position = 0 if state is None else int(state.position[0])  # rows stand at the same token
-    state = state or MemoryState.initial(weights, q.shape[0], chunk_size).to(q.dtype)
-    outputs, start = [], 0
-    while start < length:
-        stop = min(length, start + PIECE, start + chunk_size - position)
-        q_p, k_p, v_p, *gates_p = _cut((q, k, v, *_flat(gates)), start, stop)
-        piece = replace(state, position=torch.zeros_like(state.position), chunk_size=stop - start)
-        y, after = neural_memory(q_p, k_p, v_p, _layers(gates_p), weights, piece, stop - start, **options)
-        position = (position + stop - start) % chunk_size
-        anchor = after.weights if position == 0 else state.anchor
-        state = MemoryState(after.weights, after.momentum, anchor, torch.full_like(state.position, position), chunk_size)
-        outputs.append(y)
-        start = stop
-    return torch.cat(outputs, dim=2), state
 
 
 class _Run(NamedTuple):
@@ -195,7 +158,7 @@ def _local_memories(
         y, after = torch.zeros_like(q_s), []
         for m, memory in zip(local, memories, strict=True):
             gates = _layers(_rows(_flat(m.gates), run))
-            read, written = _memory(q_s, k_s, v_s, gates, m.weights, memory, m.chunk_size, **options)
+            read, written = neural_memory(q_s, k_s, v_s, gates, m.weights, memory, m.chunk_size, **options)
             y = y + read
             after.append(written.map(lambda x: _last_shard(x, batch)))
         memories = after

@@ -23,6 +23,7 @@ from titans_seq.memory import (
     TwoLevelState,
     neural_memory,
     read_two_level,
+    layout,
     two_level,
     two_level_memory,
 )
@@ -145,8 +146,8 @@ def test_one_token_at_a_time_with_gradients_through_the_state(make_case: Any) ->
 
 @pytest.mark.parametrize("gradient", ["chunk", "token"])
 def test_a_large_chunk_in_pieces_is_the_same_function(make_case: Any, gradient: str, monkeypatch: pytest.MonkeyPatch) -> None:
-    """Chunks longer than a piece, at both levels, with cuts inside a piece, against the oracle."""
-    monkeypatch.setattr(two_level, "PIECE", 4)
+    """Chunks longer than a block, at both levels, with cuts inside a block, against the oracle."""
+    monkeypatch.setattr(layout, "LARGEST_BLOCK", 4)
     options = {"depth": 1, "norm": False} if gradient == "token" else {}
     case = make(make_case, sizes=(7, 2), chunk_size=10, shard_length=9, length=33, gradient=gradient, **options)
     expected = case.run("reference")
@@ -288,12 +289,6 @@ def test_a_stream_cut_inside_a_shard_adds_a_head_and_a_tail(make_case: Any, monk
     assert counts["local_tokens"] == 2 * (64 * 10 - 24)
 
 
-def test_large_global_chunks_are_worked_off_in_pieces(make_case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    """No piece is longer than PIECE, so that the work inside a chunk does not grow with the square of chunk_size."""
-    case = make(make_case, sizes=(16,), chunk_size=512, shard_length=512, length=1024, dtype=torch.float32)
-    assert steps_of(case, monkeypatch)["global"] == 1024 // two_level.PIECE
-
-
 # Modes, dtypes, states, errors.
 
 
@@ -319,8 +314,7 @@ def test_low_precision_inputs_compute_in_float32(make_case: Any, dtype: torch.dt
         assert torch.equal(case.run(impl)[0], y)
 
 
-def test_compiles_as_one_graph(make_case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(two_level, "PIECE", 3)
+def test_compiles_as_one_graph(make_case: Any) -> None:
     case = make(make_case, sizes=(3,), shard_length=3, chunk_size=4, length=7, depth=1, requires_grad=True)
     compiled = torch.compile(lambda: case.run("auto"), fullgraph=True, backend="eager")
     (y, state), (y_eager, state_eager) = compiled(), case.run("auto")
