@@ -41,7 +41,9 @@ def chunkwise_memory(
     layout = _layout(q, chunk_size, state, mask, reset)
     first = MemoryState.initial(weights, q.shape[0], chunk_size)
     begin = state or first
-    arguments = _arguments(q, k, v, gates, weights, begin, first, layout, Rule(weights.activation, weights.norm_scale is not None, gradient, surprise_clip))
+    arguments = _arguments(
+        q, k, v, gates, weights, begin, first, layout, Rule(weights.activation, weights.norm_scale is not None, gradient, surprise_clip)
+    )
     z, *after = memory_chunks(*arguments, torch.is_grad_enabled())
     y = layout.collect(_output(z, q, weights, layout))
     return y, _state_after(after, first, layout, chunk_size)
@@ -102,7 +104,9 @@ class Arguments(NamedTuple):
         self, chunks: slice, W: Sequence[Tensor], S: Sequence[Tensor], anchor: Sequence[Tensor] | None, spaces: Sequence[Workspace]
     ) -> Segment:
         """The segment of these chunks, from the state before it."""
-        complete: Sequence[bool | Tensor] = self.all_complete[chunks] or self.complete[chunks].unbind(0)  # type: ignore[index]
+        complete: Sequence[bool | Tensor] = self.all_complete[chunks]
+        if self.complete is not None:
+            complete = self.complete[chunks].unbind(0)
         inputs = SegmentInputs(
             self.q[chunks],
             self.k[chunks],
@@ -209,7 +213,7 @@ def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
     d_after = [whole[0].new_zeros(shape) if d is None else d.contiguous() for d, shape in given]
     found = memory_chunks_backward(*whole, *lists, *marks, *ctx.options, kept, d_after)
     by_whole, by_list, _ = _regroup(found, ctx.lengths)
-    by_option = [[] if option == [] else None for option in ctx.options]  # torch takes an empty list for one of tensors
+    by_option: list[Any] = [[] if option == [] else None for option in ctx.options]  # torch takes an empty list for one of tensors
     return (*by_whole, *by_list, *[None] * len(marks), *by_option, None)
 
 

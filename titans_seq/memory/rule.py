@@ -29,7 +29,7 @@ class Rule(NamedTuple):
 def activate(z: Tensor, activation: str, out: Tensor | None = None) -> Tensor:
     """Activation between memory layers: the exact gelu, or silu."""
     function = torch._C._nn.gelu if activation == "gelu" else torch._C._nn.silu
-    return function(z, out=out)
+    return function(z, out=out)  # type: ignore[call-arg]
 
 
 def activation_vjp(d: Tensor, z: Tensor, activation: str, out: Tensor | None = None) -> Tensor:

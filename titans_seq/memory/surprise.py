@@ -110,11 +110,10 @@ class ChunkSurprise:
     def _prepare_norm(self) -> None:
         normed, _, inverse_std = (torch.stack(parts) for parts in zip(*self.normed, strict=True))  # (n, R, C, D or 1)
         surprise = torch.addcmul(self.offset.whole, normed, self.slope)
-        projection = torch.linalg.vecdot(surprise, normed).unsqueeze(-1) / -normed.shape[-1]
+        toward_mean = inverse_std / -normed.shape[-1]
+        along_d_g = torch.linalg.vecdot(surprise, normed).unsqueeze(-1) * toward_mean
         self.all_normed = normed
-        self.norm_terms = list(
-            zip(surprise * (inverse_std / -normed.shape[-1]), inverse_std * projection, normed * (inverse_std / -normed.shape[-1]), strict=True)
-        )
+        self.norm_terms = list(zip(surprise * toward_mean, along_d_g, normed * toward_mean, strict=True))
 
     def adjoint(
         self, n: int, anchor: Sequence[Tensor], d_steps: Sequence[Tensor], d_inputs: Sequence[Tensor], d_anchor: Sequence[Tensor]
@@ -153,7 +152,7 @@ class ChunkSurprise:
         d_offset = self.d_offset.parts[n]
         if not self.rule.norm:
             return d_offset.copy_(d_g) * self.slope
-        to_normed, to_d_g, to_std = (term for term in self.norm_terms[n])
+        to_normed, to_d_g, to_std = self.norm_terms[n]
         z, (normed, mean, inverse_std) = self.pre_activations[-1].parts[n], self.normed[n]
         d_offset.copy_(_norm_vjp(d_g, z, mean, inverse_std))  # J d_g
         d_normed = (d_g * to_d_g).addcmul_(to_normed, torch.linalg.vecdot(d_g, normed).unsqueeze(-1)).addcmul_(d_offset, self.slope)

@@ -86,7 +86,7 @@ def two_level_memory(
             assert state is not None
             y, state = two_level_reference(q, k, v, gates, weights, local, state, gradient=gradient, surprise_clip=surprise_clip)
             return y.to(output_dtype), state
-        options = {"impl": impl, "gradient": gradient, "surprise_clip": surprise_clip}
+        options: dict[str, Any] = {"impl": impl, "gradient": gradient, "surprise_clip": surprise_clip}
         y, shared = neural_memory(q, k, v, gates, weights, None if state is None else state.shared, chunk_size, **options)
         y_local, memories, projection = _local_memories(q, k, v, local, state, shard_length, query_projection, **options)
         position = ((0 if state is None else state.position) + q.shape[2] - 1) % shard_length + 1

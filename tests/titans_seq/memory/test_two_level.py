@@ -21,9 +21,9 @@ from titans_seq.memory import (
     MemoryLayerState,
     MemoryWeights,
     TwoLevelState,
+    layout,
     neural_memory,
     read_two_level,
-    layout,
     two_level,
     two_level_memory,
 )

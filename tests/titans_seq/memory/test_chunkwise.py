@@ -1,0 +1,182 @@
+"""The chunkwise form's own promises: segments, blocks, the derived backward as an operator, and what it keeps in memory."""
+
+from typing import Any
+
+import pytest
+import torch
+from torch import Tensor
+
+from tests.titans_seq.memory.test_forms import OPTIONS, TOKEN, assert_same_gradients, assert_same_result
+from titans_seq import MemoryConfig
+from titans_seq.memory import NeuralMemory, chunkwise, layout
+
+DEFAULT = {"chunk_size": 4, "length": 11, "requires_grad": True}
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+@pytest.mark.parametrize("depth", [1, 2, 3], ids="L{}".format)
+def test_several_segments_equal_reference(make_case: Any, monkeypatch: pytest.MonkeyPatch, depth: int, options: dict) -> None:
+    """Every state that is kept, and its adjoint, on the way: four segments of at most two chunks."""
+    monkeypatch.setattr(chunkwise, "SEGMENT_CHUNKS", 2)
+    case = make_case(**{**DEFAULT, "depth": depth, "chunk_size": 2, "length": 13, **options})
+    assert_same_gradients(case, "chunkwise")
+
+
+@pytest.mark.parametrize("residual", [True, False])
+def test_several_segments_with_token_gradients(make_case: Any, monkeypatch: pytest.MonkeyPatch, residual: bool) -> None:
+    monkeypatch.setattr(chunkwise, "SEGMENT_CHUNKS", 2)
+    for options in ({}, {"channelwise": True}, {"with_state": True, "ragged": True, "boundaries": True}):
+        assert_same_gradients(make_case(**{**DEFAULT, "length": 20, "residual": residual, **TOKEN, **options}), "chunkwise")
+
+
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+def test_chunks_in_several_blocks_equal_reference(make_case: Any, monkeypatch: pytest.MonkeyPatch, options: dict) -> None:
+    """A chunk of six in blocks of two, three of them a segment: the anchor crosses blocks and segments."""
+    monkeypatch.setattr(layout, "LARGEST_BLOCK", 2)
+    monkeypatch.setattr(chunkwise, "SEGMENT_CHUNKS", 2)
+    case = make_case(**{**DEFAULT, "chunk_size": 6, "length": 21, **options})
+    assert_same_gradients(case, "chunkwise")
+
+
+def test_block_size_divides_the_chunk_and_is_bounded_where_it_can_be() -> None:
+    assert [layout.block_size(size) for size in (1, 16, 63, 64, 65, 100, 128, 2048)] == [1, 16, 63, 64, 65, 50, 64, 64]
+    assert layout.block_size(1021) == 1021  # a prime: one token at a time would be worse
+
+
+@pytest.mark.parametrize("at", [0, 3, 4, 5, 8])
+def test_a_stream_cut_inside_a_large_chunk(make_case: Any, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
+    monkeypatch.setattr(layout, "LARGEST_BLOCK", 4)
+    case = make_case(length=19, chunk_size=8)
+    expected = case.run("reference")
+    if at == 0:
+        assert_same_result(case.run("chunkwise"), expected)
+        return
+    y1, state = case.piece(0, at).run("chunkwise")
+    y2, state = case.piece(at, 19).run("chunkwise", state=state)
+    assert_same_result((torch.cat([y1, y2], dim=2), state), expected)
+
+
+def views(x: Tensor) -> dict[str, Tensor]:
+    """The same values in other layouts of memory."""
+    padded = torch.stack([x, torch.full_like(x, torch.nan)], dim=-1)
+    return {"transposed": x.transpose(-1, -2).contiguous().transpose(-1, -2), "every other": padded[..., 0], "flipped": x.flip(2).flip(2)}
+
+
+@pytest.mark.parametrize("layout_name", ["transposed", "every other", "flipped"])
+def test_gradients_and_inputs_of_any_strides(make_case: Any, layout_name: str) -> None:
+    case = make_case(**DEFAULT)
+    y, state = case.run("chunkwise")
+    leaves = list(case.leaves().values())
+    cotangents = [torch.randn_like(y), torch.randn_like(state.weights[0]), torch.randn_like(state.momentum[1])]
+    results = [y, state.weights[0], state.momentum[1]]
+    expected = torch.autograd.grad(results, leaves, cotangents, retain_graph=True)
+    strided = [views(c)[layout_name] for c in cotangents]
+    assert any(not c.is_contiguous() for c in strided) or layout_name == "flipped"
+    for a, b in zip(torch.autograd.grad(results, leaves, strided), expected, strict=True):
+        assert torch.equal(a, b)
+    other = type(case)(*(views(x)[layout_name] for x in (case.q, case.k, case.v)), case.gates, case.weights, case.options)
+    assert_same_result(other.run("chunkwise"), (y, state))
+
+
+def test_zero_stride_gradients_and_inputs(make_case: Any) -> None:
+    """`y.sum()` sends back one number with strides of zero; expanded inputs get the sum over what they were expanded to."""
+    case = make_case(**DEFAULT)
+    one = [Tensor.requires_grad_(x[:1, :1].detach().clone()) for x in (case.q, case.k, case.v)]
+    expanded = type(case)(*(x.expand(2, 2, -1, -1) for x in one), case.gates, case.weights, case.options)
+    for impl in ("chunkwise", "reference"):
+        y, _ = expanded.run(impl)
+        found = torch.autograd.grad(y.sum(), [*one, case.weights.layers[0]])
+        if impl == "chunkwise":
+            actual = found
+    for a, b in zip(actual, found, strict=True):
+        torch.testing.assert_close(a, b, rtol=1e-9, atol=1e-9)
+
+
+def test_a_second_backward(make_case: Any) -> None:
+    """With the graph retained the same gradients; without it torch's own error, not freed memory."""
+    case = make_case(**DEFAULT)
+    y, _ = case.run("chunkwise")
+    first, second = (torch.autograd.grad(y.sum(), case.k, retain_graph=True)[0] for _ in range(2))
+    assert torch.equal(first, second)
+    torch.autograd.grad(y.sum(), case.k)
+    with pytest.raises(RuntimeError, match="second time"):
+        torch.autograd.grad(y.sum(), case.k)
+
+
+@pytest.mark.parametrize("needed", ["q", "theta_1", "W_0", "norm_scale"])
+def test_a_gradient_that_is_wanted_alone(make_case: Any, needed: str) -> None:
+    case = make_case(**DEFAULT)
+    everything = torch.autograd.grad(case.run("chunkwise")[0].sum(), list(case.leaves().values()))
+    expected = dict(zip(case.leaves(), everything, strict=True))[needed]
+    for name, leaf in case.leaves().items():
+        leaf.requires_grad_(name == needed)
+    (actual,) = torch.autograd.grad(case.run("chunkwise")[0].sum(), case.leaves()[needed])
+    assert torch.equal(actual, expected)
+
+
+def test_one_node_for_the_compiler(make_case: Any) -> None:
+    """Forward and backward are one operator each, whatever the length."""
+    case = make_case(**{**DEFAULT, "length": 40})
+    names: list[str] = []
+
+    def record(graph: torch.fx.GraphModule, inputs: Any) -> Any:
+        names.extend(str(node.target) for node in graph.graph.nodes if "titans_seq" in str(node.target))
+        return torch._dynamo.backends.debugging.aot_eager(graph, inputs)
+
+    y, _ = torch.compile(lambda: case.run("chunkwise"), fullgraph=True, backend=record)()
+    assert len(names) == 1
+    y_eager, _ = case.run("chunkwise")
+    torch.testing.assert_close(y, y_eager)
+    torch.testing.assert_close(torch.autograd.grad(y.sum(), case.k), torch.autograd.grad(y_eager.sum(), case.k))
+
+
+@pytest.mark.parametrize("options", [{}, {"with_state": True}, {"with_state": True, "ragged": True, "boundaries": True}], ids=str)
+def test_operator_registration(make_case: Any, options: dict) -> None:
+    """Schema, shapes for tracing, and autograd registration, by torch's own check."""
+    case = make_case(**{**DEFAULT, "width": 2, "length": 5, "batch": 1, **options})
+    captured: list[tuple[Any, ...]] = []
+    original = chunkwise.memory_chunks
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(chunkwise, "memory_chunks", lambda *arguments: captured.append(arguments) or original(*arguments))
+        case.run("chunkwise")
+    leaves = torch.utils._pytree.tree_map_only(Tensor, lambda x: x.detach().requires_grad_(x.requires_grad), captured[0])
+    torch.library.opcheck(original, leaves)
+
+
+def kept_bytes(length: int, chunk_size: int) -> int:
+    """Bytes that autograd keeps for the backward of one memory layer, each storage counted once."""
+    torch.manual_seed(0)
+    layer = NeuralMemory(32, MemoryConfig(num_heads=2, chunk_size=chunk_size))
+    storages: dict[int, int] = {}
+
+    def keep(x: Tensor) -> Tensor:
+        storages[x.untyped_storage().data_ptr()] = x.untyped_storage().nbytes()
+        return x
+
+    with torch.autograd.graph.saved_tensors_hooks(keep, lambda x: x):
+        layer(torch.randn(1, length, 32))
+    return sum(storages.values())
+
+
+@pytest.mark.parametrize("chunk_size", [4, 16])
+def test_what_is_kept_grows_with_the_tokens_alone(chunk_size: int) -> None:
+    """The same for every further token, and less than a state a chunk."""
+    short, middle, long = (kept_bytes(length, chunk_size) for length in (512, 1024, 2048))
+    per_token = (middle - short) / 512
+    assert (long - middle) / 1024 == pytest.approx(per_token, rel=0.01)
+    state = 4 * 2 * 2 * 2 * 16 * 64  # float32, heads, W and S, layers, D x h
+    assert per_token < 32 * 4 * 40 + state / chunkwise.SEGMENT_CHUNKS / chunk_size * 1.01
+
+
+def test_segments_bound_the_sequential_work(make_case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Forward does every chunk once, backward once more: counted, for a length ten times another."""
+    chunks: list[int] = []
+    write = chunkwise.Segment.write
+    monkeypatch.setattr(chunkwise.Segment, "write", lambda self: chunks.append(len(self.chunks)) or write(self))
+    for length in (40, 400):
+        chunks.clear()
+        y, _ = make_case(**{**DEFAULT, "length": length}).run("chunkwise")
+        assert sum(chunks) == length // 4
+        y.sum().backward()
+        assert sum(chunks) == 2 * length // 4
+        assert max(chunks) <= chunkwise.SEGMENT_CHUNKS
