@@ -25,7 +25,7 @@ from benchmarks.speed.cells import BACKWARD, BATCH, TIMED_RUNS, WIDTH, Cell, Flo
 FORWARD_UNITS, BACKWARD_UNITS = 11, 31
 FORWARD_INSIDE, BACKWARD_INSIDE = 4, 10  # times C (D + h)
 SEGMENT_CHUNKS = 16  # chunks whose reads are one batched product
-SAMPLE_SECONDS = 0.03  # of one timing of torch.bmm
+SAMPLE_SECONDS = 0.015  # of one timing of torch.bmm
 
 
 def forward_operations(expansion: int, chunk_size: int) -> int:
