@@ -92,6 +92,7 @@ class Measurement:
     """memory_mib: growth of the largest resident size (on a GPU: of the largest allocated size) over that before the first run.
 
     warm_up_seconds: the run that is not counted. setup_seconds: making inputs and, for decoding, reading the prompt.
+    cpu_per_wall: seconds of CPU a second of the timed runs; below 1 something else had the processor, and the speed says little.
     state_mib: for decoding, all that is carried from token to token. finite: whether the output was.
     """
 
@@ -102,6 +103,7 @@ class Measurement:
     tokens_per_second: Spread
     memory_mib: float
     finite: bool
+    cpu_per_wall: float
     state_mib: float | None = None
     floor: Floor | None = None
     note: str | None = None

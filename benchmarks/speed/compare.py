@@ -21,7 +21,7 @@ from rich import box
 from rich.table import Table
 
 from benchmarks.machine import ROOT, git
-from benchmarks.speed.cells import BACKWARD, FORWARD, TIMED_RUNS, Cell, Limits, Spread
+from benchmarks.speed.cells import BACKWARD, DECODE, DECODE_WINDOW, FORWARD, TIMED_RUNS, Cell, Limits, Spread
 from benchmarks.speed.plan import DEFAULT_CHUNK
 from benchmarks.speed.report import number
 
@@ -47,13 +47,14 @@ class Side:
     def __init__(self, path: Path, limits: Limits) -> None:
         search = os.pathsep.join([str(path), str(ROOT)])
         self.limits, self.path = limits, path
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115 - closed in __exit__
         self.process = subprocess.Popen(
             [sys.executable, "-m", "benchmarks.speed.worker"],
             cwd=path,
             env={**os.environ, "PYTHONPATH": search, "PYTHONDONTWRITEBYTECODE": "1"},
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.DEVNULL,
+            stderr=self.errors,
             text=True,
         )
 
@@ -63,11 +64,15 @@ class Side:
         print(json.dumps({"do": do, "cell": asdict(cell), "limits": asdict(self.limits)}), file=self.process.stdin, flush=True)
         line = self.process.stdout.readline()
         if not line:
-            raise RuntimeError(f"the process ended with exit code {self.process.wait()}")
+            raise RuntimeError(f"the process ended with exit code {self.process.wait()}: {self._last_error()}")
         reply = json.loads(line)
         if "error" in reply:
             raise RuntimeError(reply["error"])
         return reply["answer"]
+
+    def _last_error(self) -> str:
+        self.errors.seek(0)
+        return (self.errors.read().strip().splitlines() or ["it said nothing"])[-1]
 
     def check(self, cell: Cell) -> None:
         """RuntimeError unless the form passes and comes from this side's tree."""
@@ -84,6 +89,7 @@ class Side:
     def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None) -> None:
         self.process.kill()
         self.process.communicate()
+        self.errors.close()
 
 
 @contextmanager
@@ -129,7 +135,7 @@ def compare(
             tick(f"{cell.label}, {cell.mode}, T {cell.tokens}")
             try:
                 found.append(compare_cell(cell, (tree_a, tree_b), limits, rounds))
-            except RuntimeError as error:
+            except (RuntimeError, BrokenPipeError) as error:
                 found.append(Comparison(cell, skipped=str(error)))
         return found
 
@@ -162,7 +168,8 @@ def comparison_table(a: str, b: str, comparisons: Sequence[Comparison]) -> Table
         cell, ratio = found.cell, found.ratio
         if ratio is None or found.a_seconds is None or found.b_seconds is None:
             continue
-        speeds = [number(cell.tokens / side.median) for side in (found.a_seconds, found.b_seconds)]
+        tokens = DECODE_WINDOW if cell.mode == DECODE else cell.tokens
+        speeds = [number(tokens / side.median) for side in (found.a_seconds, found.b_seconds)]
         spread = [f"{ratio.lower_quartile:.2f} - {ratio.upper_quartile:.2f}", f"{ratio.min:.2f} - {ratio.max:.2f}"]
         shown.add_row(cell.label, f"{cell.tokens:,}", cell.mode, *speeds, f"{ratio.median:.2f}", *spread, str(found.pairs))
     return shown

@@ -93,11 +93,14 @@ def measure_here(cell: Cell, limits: Limits) -> Measurement:
     forget_peak(limits.device)
     before = peak_mib(limits.device)
     warm_up, finite = run()
+    refuse_what_cannot_fit(cell, warm_up, limits)
     seconds: list[float] = []
+    cpu = time.process_time()
     while len(seconds) < TIMED_RUNS and not (seconds and beyond_budget(cell, warm_up, seconds, limits)):
         taken, ok = run()
         seconds.append(taken)
         finite = finite and ok
+    cpu = time.process_time() - cpu
     memory = peak_mib(limits.device) - before
     tokens = DECODE_WINDOW if stream else cell.tokens
     return Measurement(
@@ -108,10 +111,26 @@ def measure_here(cell: Cell, limits: Limits) -> Measurement:
         tokens_per_second=Spread.of([BATCH * tokens / s for s in seconds]),
         memory_mib=memory,
         finite=finite,
+        cpu_per_wall=cpu / sum(seconds),
         state_mib=state_mib,
         floor=floor_of(cell, statistics.median(seconds), limits.device),
         note=f"{len(seconds)} runs only: more would not fit the budget" if len(seconds) < TIMED_RUNS else None,
     )
+
+
+class BeyondBudgetError(Exception):
+    """The timed runs of a cell would not end before it is ended."""
+
+
+def refuse_what_cannot_fit(cell: Cell, warm_up: float, limits: Limits) -> None:
+    """Five runs of ours, one of a peer's."""
+    runs = 1 + (1 if cell.subject in PEERS else TIMED_RUNS)
+    if runs * warm_up > 2 * limits.budget_seconds:
+        raise BeyondBudgetError(beyond_text(runs, runs * warm_up, limits))
+
+
+def beyond_text(runs: int, seconds: float, limits: Limits) -> str:
+    return f"{runs} runs would take about {seconds:.0f} s, more than twice the budget of {limits.budget_seconds:g} s"
 
 
 def beyond_budget(cell: Cell, warm_up: float, seconds: list[float], limits: Limits) -> bool:
@@ -131,6 +150,8 @@ def child(cell: Cell, limits: Limits, connection: Connection) -> None:
     bound_memory()
     try:
         connection.send(measure_here(cell, limits))
+    except BeyondBudgetError as error:
+        connection.send(str(error))
     except Exception as error:  # noqa: BLE001 - whatever a subject raises is what the table says of it
         text = str(error).strip().splitlines() or [""]
         connection.send(f"failed: {type(error).__name__}: {text[0][:200]}")
@@ -143,7 +164,7 @@ def deadline(cell: Cell, limits: Limits) -> float:
 def measure(cell: Cell, limits: Limits) -> Result:
     """Measure in a fresh process, ended at twice the budget (and the time allowed for a prompt)."""
     context = multiprocessing.get_context("forkserver")
-    context.set_forkserver_preload(["torch", "titans_seq"])
+    context.set_forkserver_preload(["torch", "titans_seq", "benchmarks.speed.measure"])
     receive, send = context.Pipe(duplex=False)
     process = context.Process(target=child, args=(cell, limits, send))
     process.start()

@@ -5,7 +5,7 @@ from dataclasses import dataclass
 
 from benchmarks.machine import available_mib
 from benchmarks.speed.cells import BACKWARD, DECODE, FORWARD, MODES, TIMED_RUNS, Cell, Limits, Result
-from benchmarks.speed.measure import MEMORY_SHARE
+from benchmarks.speed.measure import MEMORY_SHARE, beyond_text
 from benchmarks.speed.parity import TOLERANCE, Parity, needs_check
 from benchmarks.speed.peers import EXPANSION, PEERS, installed
 from benchmarks.speed.subjects import LAYERS, MODELS
@@ -164,7 +164,7 @@ def reason_of_cost(cell: Cell, measured: Sequence[Result], limits: Limits, free_
     runs = 2 if cell.subject in PEERS else 1 + TIMED_RUNS
     seconds, mib = growth * runs * last.measurement.seconds.median, growth * last.measurement.memory_mib
     if seconds > 2 * limits.budget_seconds:
-        return f"{runs} runs would take about {seconds:.0f} s, more than twice the budget of {limits.budget_seconds:g} s"
+        return beyond_text(runs, seconds, limits)
     if limits.device == "cpu" and mib > MEMORY_SHARE * free_mib:
         return f"would need about {mib / 1024:.0f} GiB of memory, free are {free_mib / 1024:.0f}"
     return None

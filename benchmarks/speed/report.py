@@ -118,7 +118,7 @@ def kept(path: Path, start: Report) -> dict[Cell, Result]:
 def table(results: Sequence[Result], title: str) -> Table:
     """What was measured, one line a cell."""
     shown = Table(title=title, box=box.SIMPLE_HEAD)
-    for name in ("", "T", "mode", "tokens / s", "quartiles", "range", "runs", "MiB", "GFLOP/s", "of floor"):
+    for name in ("", "T", "mode", "tokens / s", "quartiles", "range", "runs", "CPU/s", "MiB", "GFLOP/s", "of floor"):
         shown.add_column(name, justify="left" if name in ("", "mode") else "right", no_wrap=True)
     for result in results:
         m = result.measurement
@@ -130,7 +130,17 @@ def table(results: Sequence[Result], title: str) -> Table:
         mark = "" if m.finite else " (not finite)"
         memory = f"{m.memory_mib:,.0f}" if m.state_mib is None else f"{m.state_mib:.1f} carried"
         name = result.cell.label + mark
-        shown.add_row(name, f"{result.cell.tokens:,}", result.cell.mode, number(speed.median), *ranges, str(m.runs), memory, *floor)
+        shown.add_row(
+            name,
+            f"{result.cell.tokens:,}",
+            result.cell.mode,
+            number(speed.median),
+            *ranges,
+            str(m.runs),
+            f"{m.cpu_per_wall:.2f}",
+            memory,
+            *floor,
+        )
     return shown
 
 

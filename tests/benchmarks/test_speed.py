@@ -23,12 +23,23 @@ FLAT = Spread.of([1.0, 2.0, 4.0])
 
 
 def measurement(**values: Any) -> Measurement:
-    return Measurement(**{"runs": 5, "warm_up_seconds": 1.0, "setup_seconds": 0.5, "seconds": FLAT, "tokens_per_second": FLAT} | values)
+    return Measurement(
+        **{
+            "runs": 5,
+            "warm_up_seconds": 1.0,
+            "setup_seconds": 0.5,
+            "seconds": FLAT,
+            "tokens_per_second": FLAT,
+            "finite": True,
+            "cpu_per_wall": 1.0,
+        }
+        | values
+    )
 
 
 def measured(cell: Cell, seconds: float = 1.0, mib: float = 10.0) -> Result:
     spread = Spread.of([seconds])
-    return Result(cell, measurement(seconds=spread, tokens_per_second=Spread.of([cell.tokens / seconds]), memory_mib=mib, finite=True))
+    return Result(cell, measurement(seconds=spread, tokens_per_second=Spread.of([cell.tokens / seconds]), memory_mib=mib))
 
 
 @pytest.fixture(scope="module")
@@ -75,6 +86,7 @@ def test_quick_run_writes_what_it_measured(quick: tuple[dict[str, Any], str, Pat
         assert cell["runs"] == 5
         assert cell["finite"]
         assert cell["memory_mib"] >= 0
+        assert cell["cpu_per_wall"] > 0
         seconds = cell["seconds"]
         order = ("min", "lower_quartile", "median", "upper_quartile", "max")
         assert seconds["min"] > 0
@@ -223,6 +235,13 @@ def test_a_cell_beyond_twice_its_budget_is_ended() -> None:
     assert result.skipped == "no result after 0.1 s, twice the budget of a cell"
 
 
+def test_a_cell_whose_runs_would_not_fit_is_left() -> None:
+    measure.refuse_what_cannot_fit(Cell("chunkwise", FORWARD, 8), 3.0, Limits(1, 10.0))
+    measure.refuse_what_cannot_fit(Cell("titans-pytorch coarse", FORWARD, 8), 9.0, Limits(1, 10.0))
+    with pytest.raises(measure.BeyondBudgetError, match="6 runs would take about 24 s, more than twice the budget of 10 s"):
+        measure.refuse_what_cannot_fit(Cell("chunkwise", FORWARD, 8), 4.0, Limits(1, 10.0))
+
+
 def test_a_subject_that_raises_is_a_reason() -> None:
     result = measure.measure(Cell("memory layer", FORWARD, 8, expansion=0, chunk_size=4), LIMITS)
     assert result.skipped is not None
@@ -300,11 +319,11 @@ def test_a_revision_that_is_wrong_is_not_compared(repository: Path) -> None:
 def example() -> dict[str, Any]:
     floor = Floor(1.0, 1.0, 0.5, 0.5, [])
     results = [
-        Result(Cell("chunkwise", FORWARD, 1024, expansion=4, chunk_size=16), measurement(memory_mib=12.0, finite=True, floor=floor)),
+        Result(Cell("chunkwise", FORWARD, 1024, expansion=4, chunk_size=16), measurement(memory_mib=12.0, floor=floor)),
         measured(Cell("memory layer", FORWARD, 1024, expansion=4, chunk_size=16), 0.1),
         measured(Cell("memory layer", BACKWARD, 1024, expansion=4, chunk_size=16), 0.5, 2048.0),
         Result(Cell("memory layer", BACKWARD, 4096, expansion=4, chunk_size=16), skipped="too long"),
-        Result(Cell("memory layer", DECODE, 1024, expansion=4, chunk_size=16), measurement(memory_mib=0.0, finite=True, state_mib=1.5)),
+        Result(Cell("memory layer", DECODE, 1024, expansion=4, chunk_size=16), measurement(memory_mib=0.0, state_mib=1.5)),
     ]
     return report.report(report.environment(LIMITS), [], results, 1.0)
 
