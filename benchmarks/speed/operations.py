@@ -116,15 +116,15 @@ def bmm_rate(shape: tuple[int, int, int, int], device: str = "cpu") -> float:
     batch, rows, inner, columns = shape
     a, b = torch.randn(batch, rows, inner, device=device), torch.randn(batch, inner, columns, device=device)
     out = torch.empty(batch, rows, columns, device=device)
-    rates = []
+    rates, calls = [], 5 if device == "cpu" else 50
     for _ in range(TIMED_RUNS + 1):
         begin, count = time.perf_counter(), 0
         while (elapsed := time.perf_counter() - begin) < SAMPLE_SECONDS:
-            for _ in range(5):
+            for _ in range(calls):
                 torch.bmm(a, b, out=out)
             if device != "cpu":
                 torch.cuda.synchronize(device)
-            count += 5
+            count += calls
         rates.append(2 * math.prod(shape) * count / elapsed)
     return statistics.median(rates[1:])
 

@@ -1,7 +1,7 @@
 """Other implementations, by the name under which they stand in the table. What is not installed is listed as such.
 
 To add one: a function that imports the package and builds its memory layer at a width and number of heads (of 64), and an entry in PEERS.
-All are given the same sizes: depth 2, expansion 4.
+They are given our sizes, depth 2 and expansion 4, where they can be; else `computes` says what they have.
 """
 
 from collections.abc import Callable, Sequence
@@ -22,6 +22,7 @@ class Peer:
     package: str
     computes: str
     build: Callable[[int, int], nn.Module]
+    expansion: int | None = EXPANSION
     needs_gpu: bool = False
 
 
@@ -41,6 +42,13 @@ def titans_pytorch(chunk_size: int, batch_size: int | None) -> Callable[[int, in
         )
 
     return build
+
+
+def titans_unofficial(dim: int, heads: int) -> nn.Module:
+    """Its memory has one head of the whole width: at 4 heads of 64 and expansion 4 as many weights as ours."""
+    from titans.utils.memory import NeuralMemoryModule
+
+    return NeuralMemoryModule(dim, memory_depth=DEPTH)
 
 
 def gated_deltanet(dim: int, heads: int) -> nn.Module:
@@ -76,10 +84,17 @@ PEERS = {
         "chunk 64 without batches (its default): every gradient at the first state",
         titans_pytorch(64, None),
     ),
+    "titans-unofficial": Peer(
+        "titans-unofficial",
+        "token by token: the paper's rule read before the write, clipped; one head of the whole width, biases, no norm",
+        titans_unofficial,
+        expansion=1,
+    ),
     "fla GatedDeltaNet": Peer(
         "flash-linear-attention",
         "linear memory, gated delta rule, Triton kernels, bfloat16",
         gated_deltanet,
+        expansion=None,
         needs_gpu=True,
     ),
 }

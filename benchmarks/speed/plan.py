@@ -6,8 +6,8 @@ from dataclasses import dataclass
 from benchmarks.machine import available_mib
 from benchmarks.speed.cells import BACKWARD, DECODE, FORWARD, MODES, TIMED_RUNS, Cell, Limits, Result
 from benchmarks.speed.measure import MEMORY_SHARE, beyond_text
-from benchmarks.speed.parity import TOLERANCE, Parity, needs_check
-from benchmarks.speed.peers import EXPANSION, PEERS, installed
+from benchmarks.speed.parity import Parity, needs_check
+from benchmarks.speed.peers import PEERS, installed
 from benchmarks.speed.subjects import LAYERS, MODELS
 from titans_seq.config import MemoryConfig
 from titans_seq.memory.functional import IMPLEMENTATIONS
@@ -43,7 +43,9 @@ QUICK = Grid((128,), (), (1,), (16,), ((128, 1, (128,)),), 1, (64,), (1, 128), (
 def plan(grid: Grid, peers: Sequence[str] = (), *, long: bool = False) -> list[Cell]:
     """Every cell of the grid, also those that will not be measured."""
     cells = [*operator_cells(grid), *layer_cells(grid), *model_cells(grid)]
-    cells += [Cell(name, mode, T, expansion=EXPANSION) for name in peers for T in grid.peer_tokens for mode in (FORWARD, BACKWARD)]
+    cells += [
+        Cell(name, mode, T, expansion=PEERS[name].expansion) for name in peers for T in grid.peer_tokens for mode in (FORWARD, BACKWARD)
+    ]
     return [*cells, *decode_cells(grid, long=long)]
 
 
@@ -146,7 +148,7 @@ def reason_of_parity(cell: Cell, parities: Sequence[Parity]) -> str | None:
         return None
     for parity in parities:
         if parity.covers(cell):
-            return None if parity.passed else f"refused: differs from the oracle by {parity.largest_error}, allowed is {TOLERANCE}"
+            return None if parity.passed else f"refused: differs from the oracle by {parity.largest_error}, allowed is {parity.tolerance}"
     return "refused: no parity check"
 
 

@@ -212,9 +212,10 @@ def test_absent_peers_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
         peers.chosen(["titans-pytroch"])
 
 
-@pytest.mark.skipif(peers.installed("titans-pytorch") is None, reason="titans-pytorch is not installed: pip install -e '.[bench]'")
-@pytest.mark.parametrize("name", [name for name in peers.PEERS if name.startswith("titans-pytorch")])
+@pytest.mark.parametrize("name", [name for name, peer in peers.PEERS.items() if not peer.needs_gpu])
 def test_peers_run(name: str) -> None:
+    if peers.installed(peers.PEERS[name].package) is None:
+        pytest.skip(f"{peers.PEERS[name].package} is not installed: pip install -e '.[bench]'")
     call = subjects.make_call(Cell(name, BACKWARD, 64, expansion=4))
     _, finite = measure.run_once(call, backward=True)
     assert finite
