@@ -69,6 +69,8 @@ def _decode(results: Sequence[Result], path: Path, caption: str) -> None:
     fig, (speed, state) = plt.subplots(1, 2, figsize=(15, 6), layout="constrained")
     labels = _labels(results)
     _lines(speed, results, labels, lambda m: 1e3 / m.tokens_per_second.median)
+    low, high = speed.get_ylim()
+    speed.set_ylim(low / 3, high * 3)  # what is flat shall look flat
     speed.set(title="cost of the next token", xlabel="tokens read before", ylabel="milliseconds a token")
     _lines(state, results, labels, lambda m: m.state_mib or 1e-3)
     state.set(title="carried from token to token", xlabel="tokens read before", ylabel="MiB")
@@ -88,7 +90,12 @@ def _lines(ax: Axes, results: Sequence[Result], labels: Sequence[str], value: Va
     for i, label in enumerate(labels):
         points = sorted((r.cell.tokens, value(r.measurement)) for r in results if r.cell.label == label and r.measurement)
         if points:
-            look: dict[str, Any] = {"color": colours[i % 10], "linestyle": STYLES[i // 10 % 4], "marker": MARKERS[i % 10], "markersize": 5}
+            look: dict[str, Any] = {
+                "color": colours[i % 10],
+                "linestyle": STYLES[i // 10 % 4],
+                "marker": MARKERS[(i + i // 10) % 10],
+                "markersize": 5,
+            }
             ax.plot(*zip(*points, strict=True), label=label, **look)
     ax.set_xscale("log", base=2)
     ax.set_yscale("log")

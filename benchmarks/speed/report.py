@@ -186,17 +186,17 @@ def _markdown_table(results: Sequence[Result], corner: str, text: Any) -> str:
 
 
 def _both_modes(found: dict[str, Result]) -> str:
-    speeds, memory = [], ""
+    speeds, memory = [], []
     for mode in (FORWARD, BACKWARD):
         m = found[mode].measurement if mode in found else None
         speeds.append(f"{number(m.tokens_per_second.median)}{_few(m.runs)}" if m else "-")
-        memory = f" ({_mib(m.memory_mib)})" if m else memory
-    return "" if speeds == ["-", "-"] else " / ".join(speeds) + memory
+        memory.append(_mib(m.memory_mib) if m else "-")
+    return "-" if speeds == ["-", "-"] else f"{' / '.join(speeds)} ({' / '.join(memory)})"
 
 
 def _decoded(found: dict[str, Result]) -> str:
     m = found[DECODE].measurement if DECODE in found else None
-    return f"{number(m.tokens_per_second.median)} ({_mib(m.state_mib or 0.0)})" if m else ""
+    return f"{number(m.tokens_per_second.median)} ({_mib(m.state_mib or 0.0)})" if m else "-"
 
 
 def _few(runs: int) -> str:

@@ -331,7 +331,7 @@ def example() -> dict[str, Any]:
 
 def test_readme_table_goes_between_its_markers() -> None:
     table = report.markdown(json.loads(json.dumps(example())))
-    assert "| memory layer, E 4, C 16 | 10,200 / 2,050 (2.0 GiB) |  |" in table
+    assert "| memory layer, E 4, C 16 | 10,200 / 2,050 (10 MiB / 2.0 GiB) | - |" in table
     assert "| memory layer, E 4, C 16 | 2.0 (1.5 MiB) |" in table
     readme = report.replace_between_markers(f"before {report.BEGIN}old{report.END} after", table)
     assert readme.startswith("before ")
