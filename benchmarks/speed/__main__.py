@@ -89,10 +89,11 @@ def run_cells(
         parities.append(check_parity(form, limits.device))
     smallest = min((c.chunk_size for c in cells if c.chunk_size), default=1)
     results: list[Result] = []
+    known = known or {}
     for cell in cells:
         tick(f"{cell.label}, {cell.mode}, T {cell.tokens:,}")
-        reason = reason_to_skip(cell, smallest, parities, results, limits)
-        results.append(Result(cell, skipped=reason) if reason else (known or {}).get(cell) or measure(cell, limits))
+        reason = reason_to_skip(cell, smallest, parities, [] if cell in known else results, limits)
+        results.append(Result(cell, skipped=reason) if reason else known.get(cell) or measure(cell, limits))
         save(parities, results)
     return parities, results
 

@@ -14,7 +14,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks.machine import ROOT, git
 from benchmarks.speed import __main__ as command
-from benchmarks.speed import compare, measure, operations, parity, peers, plan, report, subjects
+from benchmarks.speed import compare, measure, operations, parity, peers, plan, plots, profiling, report, subjects
 from benchmarks.speed.cells import BACKWARD, DECODE, DECODE_WINDOW, DEPTH, FORWARD, WIDTH, Cell, Floor, Limits, Measurement, Result, Spread
 
 LIMITS = Limits(1, 60.0)
@@ -273,6 +273,16 @@ def test_products_add_up_to_the_counted_operations(chunks: int, expansion: int) 
     for backward, expected in ((False, forward), (True, forward + operations.backward_operations(expansion, C))):
         found = operations.products(heads, expansion, C, chunks, backward=backward)
         assert sum(product.operations_a_chunk() for product in found) == pytest.approx(heads * C * expected)
+
+
+def test_profile_accounts_for_the_whole_run(tmp_path: Path) -> None:
+    found = profiling.profile_operator(LIMITS, tokens=32, sizes=[(1, 16)])
+    assert [run["mode"] for run in found["runs"]] == [FORWARD, BACKWARD]
+    for run in found["runs"]:
+        assert sum(run["groups"].values()) == pytest.approx(run["profiled_seconds"], rel=0.05)
+        assert {profiling.PRODUCTS, profiling.ACTIVATION, profiling.ELEMENTWISE, profiling.PYTHON} <= set(run["groups"])
+    plots.draw_profile(json.loads(json.dumps(found)), tmp_path / "profile.png")
+    assert (tmp_path / "profile.png").stat().st_size > 10_000
 
 
 # Two revisions
