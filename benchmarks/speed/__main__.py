@@ -144,7 +144,8 @@ def print_reasons(console: Console, results: Sequence[Result], parities: Sequenc
     for name in dict.fromkeys(r.cell.subject for r in results if r.cell.subject in PEERS):
         console.print(f"{name}: {PEERS[name].computes}")
     passed = sum(parity.passed for parity in parities)
-    console.print(f"{passed} of {len(parities)} forms agree with their oracle in float64, outputs, state and gradients")
+    if parities:
+        console.print(f"{passed} of {len(parities)} forms agree with their oracle in float64, outputs, state and gradients")
 
 
 def output_of(options: argparse.Namespace) -> Path | None:

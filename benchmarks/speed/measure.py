@@ -114,7 +114,7 @@ def measure_here(cell: Cell, limits: Limits) -> Measurement:
         cpu_per_wall=cpu / sum(seconds),
         state_mib=state_mib,
         floor=floor_of(cell, statistics.median(seconds), limits.device),
-        note=f"{len(seconds)} runs only: more would not fit the budget" if len(seconds) < TIMED_RUNS else None,
+        note=f"timed runs: {len(seconds)}, more would not fit the budget" if len(seconds) < TIMED_RUNS else None,
     )
 
 

@@ -189,7 +189,7 @@ def _both_modes(found: dict[str, Result]) -> str:
     speeds, memory = [], []
     for mode in (FORWARD, BACKWARD):
         m = found[mode].measurement if mode in found else None
-        speeds.append(f"{number(m.tokens_per_second.median)}{_few(m.runs)}" if m else "-")
+        speeds.append(f"{number(m.tokens_per_second.median)}{_few(m.runs)}{'' if m.finite else ' (not finite)'}" if m else "-")
         memory.append(_mib(m.memory_mib) if m else "-")
     return "-" if speeds == ["-", "-"] else f"{' / '.join(speeds)} ({' / '.join(memory)})"
 
