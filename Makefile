@@ -1,5 +1,6 @@
 # make demo   set up, train a forecaster on the series that ships, print metrics, write forecast.csv and forecast.png
 # make test   set up and run the tests
+# make bench  speed and memory beside attention and other implementations: about forty minutes on two free cores
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
@@ -28,7 +29,8 @@ check: $(VENV)/.installed
 	$(BIN)/lint-imports
 
 bench: $(VENV)/.installed
-	$(BIN)/python -m benchmarks.speed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
+	$(BIN)/python -m benchmarks.speed --profile
 
 clean:
 	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -42,7 +42,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.speed import cpu_model, positive, revision
+from benchmarks.machine import cpu_model, positive, revision
 from domains.timeseries.data import EXAMPLES, SeriesTable, check_length, load_example, quiet_pandas, read_table, split
 from domains.timeseries.estimator import TitansEstimator, default_backbone
 from domains.timeseries.metrics import QUANTILES, default_season_length, evaluate, seasonal_naive

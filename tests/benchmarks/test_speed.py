@@ -1,8 +1,10 @@
 """The speed benchmark runs, says what it measured and what not, and gives no speed to a form that is wrong."""
 
 import json
+import shutil
 import subprocess
 import sys
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -10,86 +12,244 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks import speed
+from benchmarks.machine import ROOT, git
+from benchmarks.speed import __main__ as command
+from benchmarks.speed import compare, measure, operations, parity, peers, plan, plots, profiling, report, subjects
+from benchmarks.speed.cells import BACKWARD, DECODE, DECODE_WINDOW, DEPTH, FORWARD, WIDTH, Cell, Floor, Limits, Measurement, Result, Spread
 
-ROOT = Path(speed.__file__).parents[1]
+LIMITS = Limits(1, 60.0)
+NAMES = ("memory layer", "linear attention layer", "model attention")
+FLAT = Spread.of([1.0, 2.0, 4.0])
 
 
-def test_quick_run_writes_what_it_measured(tmp_path: Path) -> None:
-    output = tmp_path / "new" / "speed.json"
-    command = [sys.executable, "-m", "benchmarks.speed", "--quick", "--threads", "1", "--output", str(output)]
-    run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
+def measurement(**values: Any) -> Measurement:
+    return Measurement(
+        **{
+            "runs": 5,
+            "warm_up_seconds": 1.0,
+            "setup_seconds": 0.5,
+            "seconds": FLAT,
+            "tokens_per_second": FLAT,
+            "finite": True,
+            "cpu_per_wall": 1.0,
+        }
+        | values
+    )
+
+
+def measured(cell: Cell, seconds: float = 1.0, mib: float = 10.0) -> Result:
+    spread = Spread.of([seconds])
+    return Result(cell, measurement(seconds=spread, tokens_per_second=Spread.of([cell.tokens / seconds]), memory_mib=mib))
+
+
+@pytest.fixture(scope="module")
+def quick(tmp_path_factory: pytest.TempPathFactory) -> tuple[dict[str, Any], str, Path]:
+    """One run of the command over every kind of subject, its JSON and what it printed."""
+    output = tmp_path_factory.mktemp("speed") / "new" / "speed.json"
+    chosen = "chunkwise,memory layer,linear attention layer,model attention"
+    arguments = ["--quick", "--threads", "1", "--subjects", chosen, "--peers", "", "--output", str(output)]
+    run = subprocess.run(
+        [sys.executable, "-m", "benchmarks.speed", *arguments], cwd=ROOT, capture_output=True, text=True, timeout=300, check=False
+    )
     assert run.returncode == 0, run.stderr
-    assert "chunkwise" in run.stdout
-    found = json.loads(output.read_text())
+    return json.loads(output.read_text()), run.stdout, output
 
+
+def test_quick_run_writes_what_it_measured(quick: tuple[dict[str, Any], str, Path]) -> None:
+    found, printed, output = quick
+    assert "chunkwise" in printed
     assert found["command"].startswith("python -m benchmarks.speed --quick")
     assert found["torch"] == torch.__version__
     assert found["threads"] == 1
-    assert {"date", "revision", "python", "cpu", "cpus", "elapsed_seconds"} <= set(found)
+    known = {
+        "date",
+        "revision",
+        "changes",
+        "source",
+        "python",
+        "cpu",
+        "cpus",
+        "load",
+        "load_at_end",
+        "elapsed_seconds",
+        "peers",
+        "not_installed",
+    }
+    assert known <= set(found)
     checks = found["parity"]["checks"]
-    assert {check["subject"] for check in checks} == {"chunkwise", "recurrent", "memory layer"}
-    assert all(check["passed"] and 0 <= check["largest_error"] <= 1e-9 and check["tensors"] > 10 for check in checks)
+    assert {check["subject"] for check in checks} == {"chunkwise", *NAMES}
+    assert all(check["passed"] and 0 <= check["largest_error"] <= 1e-9 and check["tensors"] > 4 for check in checks)
 
-    cells = found["cells"]
-    assert {(cell["subject"], cell["mode"]) for cell in cells} == {(s, m) for s in speed.SUBJECTS for m in speed.MODES}
-    for cell in cells:
+    modes = {(cell["subject"], cell["mode"]) for cell in found["cells"]}
+    assert {(s, m) for s in NAMES for m in (FORWARD, BACKWARD, DECODE)} <= modes
+    for cell in found["cells"]:
         assert cell["runs"] == 5
+        assert cell["finite"]
         assert cell["memory_mib"] >= 0
-        assert 0 < cell["seconds"]["min"] <= cell["seconds"]["median"] <= cell["seconds"]["max"]
-        assert cell["tokens_per_second"]["median"] == pytest.approx(cell["tokens"] / cell["seconds"]["median"])
-        if (cell["subject"], cell["mode"]) == ("chunkwise", "forward"):
-            assert cell["ratio_to_bmm"] == pytest.approx(cell["gflop_per_second"] / cell["bmm_gflop_per_second"])
-            assert cell["gflop_per_second"] == pytest.approx(cell["forward_gflop"] / cell["seconds"]["median"])
+        assert cell["cpu_per_wall"] > 0
+        seconds = cell["seconds"]
+        order = ("min", "lower_quartile", "median", "upper_quartile", "max")
+        assert seconds["min"] > 0
+        assert [seconds[name] for name in order] == sorted(seconds.values())
+        tokens = DECODE_WINDOW if cell["mode"] == DECODE else cell["tokens"]
+        assert cell["tokens_per_second"]["median"] == pytest.approx(tokens / seconds["median"])
+        assert (cell["state_mib"] is None) == (cell["mode"] != DECODE)
+        if cell["subject"] == "chunkwise":
+            floor = cell["floor"]
+            assert floor["reached"] == pytest.approx(floor["floor_seconds"] / seconds["median"])
+            assert floor["gflop"] == pytest.approx(sum(product["gflop"] for product in floor["products"]))
         else:
-            assert cell["gflop_per_second"] is None
+            assert cell["floor"] is None
+    for picture in ("tokens_per_second", "memory", "decode"):
+        assert output.with_name(f"speed_{picture}.png").stat().st_size > 10_000
 
 
-@pytest.mark.parametrize("broken", ["chunkwise", "memory layer"])
+def test_results_are_the_same_after_json(quick: tuple[dict[str, Any], str, Path]) -> None:
+    for cell in quick[0]["cells"]:
+        assert Result.from_dict(cell).to_dict() == cell
+    skipped = Result(Cell("recurrent", FORWARD, 8, expansion=1, chunk_size=4), skipped="why")
+    assert Result.from_dict(json.loads(json.dumps(skipped.to_dict()))) == skipped
+
+
+def test_resume_keeps_what_the_same_source_measured(quick: tuple[dict[str, Any], str, Path], tmp_path: Path) -> None:
+    found, _, output = quick
+    assert set(report.kept(output, found)) == {result.cell for result in report.read_results(found)}
+    assert report.kept(output, {**found, "source": "another"}) == {}
+    assert report.kept(tmp_path / "none.json", found) == {}
+
+
+def test_known_cells_are_not_measured_again(monkeypatch: pytest.MonkeyPatch) -> None:
+    cells = [Cell("reference", FORWARD, T, expansion=1, chunk_size=4) for T in (8, 16)]
+    known = measured(cells[0])
+    monkeypatch.setattr(command, "measure", lambda cell, limits: measured(cell, 7.0))
+    saved: list[int] = []
+    _, results = command.run_cells(cells, LIMITS, lambda text: None, {cells[0]: known}, lambda p, r: saved.append(len(r)))
+    assert results == [known, measured(cells[1], 7.0)]
+    assert saved == [1, 2]
+
+
+@pytest.mark.parametrize("broken", ["chunkwise", "memory layer", "model mag"])
 def test_a_form_that_is_wrong_has_no_speed(monkeypatch: pytest.MonkeyPatch, broken: str) -> None:
-    monkeypatch.setattr(speed, "PARITY_TOKENS", 5)
-    module = speed if broken == "chunkwise" else sys.modules["titans_seq.memory.layer"]
+    monkeypatch.setattr(parity, "TOKENS", 6)
+    module: Any = subjects if broken == "chunkwise" else sys.modules["titans_seq.memory.layer"]
     right = module.neural_memory
 
     def wrong(
         q: Any, k: Any, v: Any, gates: Any, weights: Any, state: Any = None, chunk_size: int = 16, impl: str = "auto", **options: Any
     ) -> Any:
         y, state = right(q, k, v, gates, weights, state, chunk_size, impl, **options)
-        return (y + 1e-7 if impl == "chunkwise" else y), state
+        return (y + 1e-7 * y.square() if impl in ("chunkwise", "auto") else y), state
 
     monkeypatch.setattr(module, "neural_memory", wrong)
-    measured = []
-    monkeypatch.setattr(speed, "measure", lambda cell, limits: measured.append(cell.subject) or speed.Result(cell))
-    parities, results = speed.run_cells(speed.plan([32], [1], [4]), speed.Limits(1, 1.0), lambda text: None)
+    timed = []
+    monkeypatch.setattr(command, "measure", lambda cell, limits: timed.append(cell.subject) or measured(cell))
+    sizes = {"recurrent": (1, 4, None), "attention layer": (None, None, None), broken: (1, 4, 1 if broken == "model mag" else None)}
+    cells = [Cell(s, mode, 32, 128, E, C, layers) for s, (E, C, layers) in sizes.items() for mode in (FORWARD, BACKWARD)]
+    parities, results = command.run_cells(cells, LIMITS, lambda text: None)
 
-    assert {parity.subject: parity.passed for parity in parities} == {s: s != broken for s in ("recurrent", "chunkwise", "memory layer")}
-    assert set(measured) == set(speed.SUBJECTS) - {broken}
+    assert {check.subject: check.passed for check in parities} == {s: s != broken for s in sizes}
+    assert set(timed) == set(sizes) - {broken}
     reasons = [result.skipped for result in results if result.cell.subject == broken]
     assert len(reasons) == 2
-    assert all(reason.startswith("refused: differs from reference by ") for reason in reasons)
+    assert all(reason and reason.startswith("refused: differs from the oracle by ") for reason in reasons)
+
+
+def test_a_stream_that_differs_from_one_pass_is_refused(monkeypatch: pytest.MonkeyPatch) -> None:
+    form = parity.forms_to_check([Cell("linear attention layer", DECODE, 1)])[0]
+    assert parity.check_parity(replace(form, tokens=70)).passed  # more than a chunk
+    feed = subjects.Stream.feed
+
+    def forgets(self: subjects.Stream, x: torch.Tensor) -> torch.Tensor:
+        self.state = None
+        return feed(self, x)
+
+    monkeypatch.setattr(subjects.Stream, "feed", forgets)
+    assert not parity.check_parity(replace(form, tokens=70)).passed
 
 
 def test_a_form_that_is_not_finite_is_refused() -> None:
-    assert not speed.Parity("chunkwise", 1, 16, 3, largest_error=None).passed
+    assert not parity.Parity("chunkwise", 1, 16, 3, largest_error=None).passed
 
 
-def test_what_is_not_measured_has_its_reason() -> None:
-    parities = [speed.Parity("recurrent", 1, 16, 3, largest_error=0.0)]
+def test_what_is_not_measured_has_its_reason(monkeypatch: pytest.MonkeyPatch) -> None:
+    parities = [parity.Parity("recurrent", 1, 16, 3, largest_error=0.0)]
 
-    def reason(subject: str, mode: str, tokens: int, chunk_size: int = 16) -> str | None:
-        return speed.reason_to_skip(speed.Cell(subject, mode, tokens, 1, chunk_size), 16, parities)
+    def reason(subject: str, mode: str, tokens: int, chunk_size: int = 16) -> str:
+        cell = Cell(subject, mode, tokens, expansion=1, chunk_size=chunk_size)
+        return plan.reason_to_skip(cell, 16, parities, [], LIMITS) or ""
 
-    assert reason("recurrent", "forward", 16384) is None
-    assert "backward keeps the weights" in reason("recurrent", "forward + backward", 4096)
-    assert "oracle" in reason("reference", "forward", 4096)
-    assert "does not change the work" in reason("recurrent", "forward", 1024, chunk_size=64)
-    assert reason("chunkwise", "forward", 1024) == "refused: no parity check"
+    assert reason("recurrent", FORWARD, 16384) == ""
+    assert "backward keeps the weights" in reason("recurrent", BACKWARD, 4096)
+    assert "oracle" in reason("reference", FORWARD, 4096)
+    assert "does not change the work" in reason("recurrent", FORWARD, 1024, chunk_size=64)
+    assert reason("chunkwise", FORWARD, 1024) == "refused: no parity check"
+    monkeypatch.setattr(plan, "installed", lambda package: None)
+    assert reason("titans-pytorch coarse", FORWARD, 1024) == "titans-pytorch is not installed"
+
+
+def test_what_would_not_fit_is_not_tried() -> None:
+    short, long = (Cell("attention layer", BACKWARD, T) for T in (1024, 4096))
+
+    def reason(seconds: float, mib: float) -> str:
+        return plan.reason_of_cost(long, [measured(short, seconds, mib)], Limits(1, 10.0), free_mib=1000.0) or ""
+
+    assert reason(0.5, 100.0) == ""
+    assert reason(1.0, 100.0) == "6 runs would take about 24 s, more than twice the budget of 10 s"
+    assert reason(0.5, 300.0).startswith("would need about 1 GiB")
+    failed = Result(short, skipped="no result after 20 s")
+    assert plan.reason_of_cost(long, [failed], LIMITS, 1000.0) == "not tried: already 1,024 tokens could not be measured"
+
+
+def test_absent_peers_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(peers, "version", lambda package: (_ for _ in ()).throw(peers.PackageNotFoundError(package)))
+    cells = plan.select(plan.plan(plan.QUICK, peers.chosen(["titans-pytorch"])), ["peers"], None, None)
+    assert len(cells) == 6
+    _, results = command.run_cells(cells, LIMITS, lambda text: None)
+    assert {result.skipped for result in results} == {"titans-pytorch is not installed"}
+    found = report.report(report.environment(LIMITS), [], results, 0.0)
+    assert set(found["not_installed"]) == set(peers.packages())
+    with pytest.raises(ValueError, match="unknown peers: titans-pytroch; known are"):
+        peers.chosen(["titans-pytroch"])
+
+
+@pytest.mark.parametrize("name", [name for name, peer in peers.PEERS.items() if not peer.needs_gpu])
+def test_peers_run(name: str) -> None:
+    if peers.installed(peers.PEERS[name].package) is None:
+        pytest.skip(f"{peers.PEERS[name].package} is not installed: pip install -e '.[bench]'")
+    call = subjects.make_call(Cell(name, BACKWARD, 64, expansion=4))
+    _, finite = measure.run_once(call, backward=True)
+    assert finite
+
+
+def test_names_that_are_not_known_are_refused() -> None:
+    cells = plan.plan(plan.QUICK)
+    assert {c.subject for c in plan.select(cells, ["layer"], None, [FORWARD])} == set(subjects.LAYERS)
+    with pytest.raises(ValueError, match="unknown: chunkwize"):
+        plan.select(cells, ["chunkwize"], None, None)
+    with pytest.raises(ValueError, match="unknown: backward"):
+        plan.select(cells, None, None, ["backward"])
 
 
 def test_a_cell_beyond_twice_its_budget_is_ended() -> None:
-    result = speed.measure(speed.Cell("reference", "forward + backward", 1024, 4, 16), speed.Limits(1, 0.05))
+    result = measure.measure(Cell("reference", BACKWARD, 1024, expansion=4, chunk_size=16), Limits(1, 0.05))
     assert result.measurement is None
     assert result.skipped == "no result after 0.1 s, twice the budget of a cell"
+
+
+def test_a_cell_whose_runs_would_not_fit_is_left() -> None:
+    measure.refuse_what_cannot_fit(Cell("chunkwise", FORWARD, 8), 3.0, Limits(1, 10.0))
+    measure.refuse_what_cannot_fit(Cell("titans-pytorch coarse", FORWARD, 8), 9.0, Limits(1, 10.0))
+    with pytest.raises(measure.BeyondBudgetError, match="6 runs would take about 24 s, more than twice the budget of 10 s"):
+        measure.refuse_what_cannot_fit(Cell("chunkwise", FORWARD, 8), 4.0, Limits(1, 10.0))
+
+
+def test_a_subject_that_raises_is_a_reason() -> None:
+    result = measure.measure(Cell("memory layer", FORWARD, 8, expansion=0, chunk_size=4), LIMITS)
+    assert result.skipped is not None
+    assert result.skipped.startswith("failed: ValueError: MemoryConfig.expansion")
+
+
+# Counted operations
 
 
 @pytest.mark.parametrize("expansion", [1, 4])
@@ -97,8 +257,104 @@ def test_a_cell_beyond_twice_its_budget_is_ended() -> None:
 def test_counted_operations_are_those_of_the_matrix_products(chunk_size: int, expansion: int) -> None:
     """All products that torch counts in a forward, less those of the coefficients: C^2 x C and C^2 for each chunk, head and layer."""
     tokens = 2 * chunk_size
-    call = speed.make_call(speed.Cell("chunkwise", "forward", tokens, expansion, chunk_size))
+    cell = Cell("chunkwise", FORWARD, tokens, expansion=expansion, chunk_size=chunk_size)
+    call = subjects.make_call(cell)
     with FlopCounterMode(display=False) as counter, torch.no_grad():
         call.function()
-    coefficients = speed.DEPTH * (2 * chunk_size**2 + 2 * chunk_size)
-    assert counter.get_total_flops() == tokens * speed.HEADS * (speed.forward_operations(expansion, chunk_size) + coefficients)
+    coefficients = DEPTH * (2 * chunk_size**2 + 2 * chunk_size)
+    assert counter.get_total_flops() == tokens * cell.heads * (operations.forward_operations(expansion, chunk_size) + coefficients)
+
+
+@pytest.mark.parametrize("chunks", [1, 5])
+@pytest.mark.parametrize("expansion", [1, 4])
+def test_products_add_up_to_the_counted_operations(chunks: int, expansion: int) -> None:
+    heads, C = 3, 16
+    forward = operations.forward_operations(expansion, C)
+    for backward, expected in ((False, forward), (True, forward + operations.backward_operations(expansion, C))):
+        found = operations.products(heads, expansion, C, chunks, backward=backward)
+        assert sum(product.operations_a_chunk() for product in found) == pytest.approx(heads * C * expected)
+
+
+def test_profile_accounts_for_the_whole_run(tmp_path: Path) -> None:
+    found = profiling.profile_operator(LIMITS, tokens=32, sizes=[(1, 16)])
+    assert [run["mode"] for run in found["runs"]] == [FORWARD, BACKWARD]
+    for run in found["runs"]:
+        assert sum(run["groups"].values()) == pytest.approx(run["profiled_seconds"], rel=0.05)
+        assert {profiling.PRODUCTS, profiling.ACTIVATION, profiling.ELEMENTWISE, profiling.PYTHON} <= set(run["groups"])
+    plots.draw_profile(json.loads(json.dumps(found)), tmp_path / "profile.png")
+    assert (tmp_path / "profile.png").stat().st_size > 10_000
+
+
+# Two revisions
+
+
+@pytest.fixture(scope="module")
+def repository(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A repository of three commits: titans_seq as it is, one that is slower, one that is wrong."""
+    folder = tmp_path_factory.mktemp("repository")
+    shutil.copytree(ROOT / "titans_seq", folder / "titans_seq", ignore=shutil.ignore_patterns("__pycache__"))
+    git("init", "-q", folder=folder)
+    functional = folder / "titans_seq" / "memory" / "functional.py"
+    source = functional.read_text()
+    slower = source.replace("\n    _check(q,", "\n    import time\n\n    time.sleep(0.2)\n    _check(q,", 1)
+    wrong = source.replace("return y.to(output_dtype), state", "return (y if impl == 'reference' else y + 1e-6).to(output_dtype), state", 1)
+    for name, text in (("first", source), ("slower", slower), ("wrong", wrong)):
+        assert name == "first" or text != source
+        functional.write_text(text)
+        git("add", ".", folder=folder)
+        git("-c", "user.name=a", "-c", "user.email=a@b.c", "commit", "-q", "-m", name, "--allow-empty", folder=folder)
+        git("tag", name, folder=folder)
+    return folder
+
+
+def test_two_revisions_are_compared(repository: Path) -> None:
+    cell = Cell("chunkwise", FORWARD, 8, 64, 1, 4)
+    (found,) = compare.compare("slower", "first", [cell], Limits(1, 2.0), rounds=1, repository=repository)
+    assert found.ratio is not None
+    assert found.ratio.median > 1.5
+    assert 1 <= found.pairs <= 5
+    assert git("worktree", "list", folder=repository).count("\n") == 0, "worktrees are taken away"
+
+
+def test_a_revision_that_is_wrong_is_not_compared(repository: Path) -> None:
+    with compare.source_tree(compare.WORKING_TREE, repository) as tree, compare.Side(tree, LIMITS) as side:
+        with pytest.raises(RuntimeError, match="refused: differs from the oracle by"):
+            side.check(Cell("chunkwise", FORWARD, 8, 64, 1, 4))
+        with pytest.raises(RuntimeError, match="MemoryConfig"):
+            side.ask("cell", Cell("memory layer", FORWARD, 8, 64, 0, 4))
+
+
+# The README's table
+
+
+def example() -> dict[str, Any]:
+    floor = Floor(1.0, 1.0, 0.5, 0.5, [])
+    results = [
+        Result(Cell("chunkwise", FORWARD, 1024, expansion=4, chunk_size=16), measurement(memory_mib=12.0, floor=floor)),
+        measured(Cell("memory layer", FORWARD, 1024, expansion=4, chunk_size=16), 0.1),
+        measured(Cell("memory layer", BACKWARD, 1024, expansion=4, chunk_size=16), 0.5, 2048.0),
+        Result(Cell("memory layer", BACKWARD, 4096, expansion=4, chunk_size=16), skipped="too long"),
+        Result(Cell("memory layer", DECODE, 1024, expansion=4, chunk_size=16), measurement(memory_mib=0.0, state_mib=1.5)),
+    ]
+    return report.report(report.environment(LIMITS), [], results, 1.0)
+
+
+def test_readme_table_goes_between_its_markers() -> None:
+    table = report.markdown(json.loads(json.dumps(example())))
+    assert "| memory layer, E 4, C 16 | 10,200 / 2,050 (10 MiB / 2.0 GiB) | - |" in table
+    assert "| memory layer, E 4, C 16 | 2.0 (1.5 MiB) |" in table
+    readme = report.replace_between_markers(f"before {report.BEGIN}old{report.END} after", table)
+    assert readme.startswith("before ")
+    assert readme.endswith(" after")
+    assert report.between_markers(readme) == table
+
+
+def test_readme_shows_the_shipped_results() -> None:
+    shown = report.between_markers((ROOT / "README.md").read_text())
+    if shown is None:
+        pytest.skip("the README has no speed table between markers yet")
+    assert shown == report.markdown(json.loads((ROOT / "benchmarks" / "results" / "speed_cpu.json").read_text()))
+
+
+def test_width_of_the_heads_divides_every_dim() -> None:
+    assert all(cell.dim % WIDTH == 0 for cell in plan.plan(plan.Grid(), list(peers.PEERS)))

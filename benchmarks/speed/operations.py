@@ -1,0 +1,145 @@
+"""Counted operations of the chunkwise form's matrix products, and the time they would take at the rate of torch.bmm alone.
+
+With D the head width, h = D * expansion, C the chunk size, a product of one row with D x h costs one unit of 2 D h operations. For one
+token and head at depth 2 (docs/rule.md):
+
+    forward    11 units: gradients 3, reads 4, next state 4; and 4 C (D + h) inside the chunk
+    backward   31 units: replay of gradients and state 7, replayed reads of the first layer 2, reads 8, updates 8, keys 6;
+               and 10 C (D + h) inside the chunk: twice the forward's, and the first layer's replayed
+
+Scores are counted in full although half of them are masked. Not counted: what is elementwise, and the coefficients (2 C^2 a layer). The
+backward counted is the hand-derived one, which recomputes what it does not keep; autograd's keeps everything and needs 22 units.
+
+`products` is the one place that knows the shapes: edit it when the form changes.
+"""
+
+import math
+import statistics
+import time
+from dataclasses import dataclass
+
+import torch
+
+from benchmarks.speed.cells import BACKWARD, BATCH, TIMED_RUNS, WIDTH, Cell, Floor
+
+FORWARD_UNITS, BACKWARD_UNITS = 11, 31
+FORWARD_INSIDE, BACKWARD_INSIDE = 4, 10  # times C (D + h)
+SEGMENT_CHUNKS = 16  # chunks whose reads are one batched product
+SAMPLE_SECONDS = 0.015  # of one timing of torch.bmm
+
+
+def forward_operations(expansion: int, chunk_size: int) -> int:
+    """For one token and head, forward."""
+    return _operations(expansion, chunk_size, FORWARD_UNITS, FORWARD_INSIDE)
+
+
+def backward_operations(expansion: int, chunk_size: int) -> int:
+    """For one token and head, backward alone, with what is replayed."""
+    return _operations(expansion, chunk_size, BACKWARD_UNITS, BACKWARD_INSIDE)
+
+
+def _operations(expansion: int, chunk_size: int, units: int, inside: int) -> int:
+    hidden = WIDTH * expansion
+    return 2 * units * WIDTH * hidden + inside * chunk_size * (WIDTH + hidden)
+
+
+@dataclass(frozen=True)
+class Product:
+    """`times` products of (batch, rows, inner) with (batch, inner, columns); `chunks`: how many chunks they serve."""
+
+    name: str
+    times: int
+    batch: int
+    rows: int
+    inner: int
+    columns: int
+    chunks: int = 1
+
+    @property
+    def shape(self) -> tuple[int, int, int, int]:
+        return self.batch, self.rows, self.inner, self.columns
+
+    def operations_a_chunk(self) -> float:
+        return 2 * self.times * math.prod(self.shape) / self.chunks
+
+
+def products(heads: int, expansion: int, chunk_size: int, chunks: int, *, backward: bool) -> list[Product]:
+    """The products of a forward, and with `backward` of a forward and a hand-derived backward; `chunks`: of a segment."""
+    H, C, D, h, n = heads, chunk_size, WIDTH, WIDTH * expansion, chunks
+    gradients = [
+        Product("k W1", 1, H, C, D, h),
+        Product("u W2", 1, H, C, h, D),
+        Product("g W2^T", 1, H, C, D, h),
+    ]
+    state = [
+        Product("[W;S]1 += u^T r", 1, H, 2 * D, C, h),
+        Product("[W;S]2 += u^T r", 1, H, 2 * h, C, D),
+    ]
+    scores = [
+        Product("scores 1", 1, H * n, C, D, C, n),
+        Product("scores 2", 1, H * n, C, h, C, n),
+    ]
+    reads = [
+        Product("read 1: [x W, x S, A] [W;S;r]", 1, H * n, C, 2 * D + C, h, n),
+        Product("read 2: [x W, x S, A] [W;S;r]", 1, H * n, C, 2 * h + C, D, n),
+    ]
+    if not backward:
+        return [*gradients, *state, *scores, *reads]
+    replay = [*gradients, *state, scores[0], reads[0]]
+    back_reads = [
+        Product("d[x W, x S, A] 1", 1, H * n, C, h, 2 * D + C, n),
+        Product("d[W;S;r] 1", 1, H * n, 2 * D + C, C, h, n),
+        Product("d[x W, x S, A] 2", 1, H * n, C, D, 2 * h + C, n),
+        Product("d[W;S;r] 2", 1, H * n, 2 * h + C, C, D, n),
+    ]
+    back_scores = [
+        Product("dx, du of scores 1", 2, H * n, C, C, D, n),
+        Product("dx, du of scores 2", 2, H * n, C, C, h, n),
+    ]
+    back_state = [
+        Product("du of [W;S]1", 1, H, C, h, 2 * D),
+        Product("dr of [W;S]1", 1, H, C, 2 * D, h),
+        Product("du of [W;S]2", 1, H, C, D, 2 * h),
+        Product("dr of [W;S]2", 1, H, C, 2 * h, D),
+    ]
+    back_gradients = [
+        Product("dk, and dg of g W2^T", 2, H, C, h, D),
+        Product("du of u W2", 1, H, C, D, h),
+        Product("dW1 of k W1", 1, H, D, C, h),
+        Product("dW2 of u W2 and of g W2^T", 2, H, h, C, D),
+    ]
+    return [*gradients, *state, *scores, *reads, *replay, *back_reads, *back_scores, *back_state, *back_gradients]
+
+
+def bmm_rate(shape: tuple[int, int, int, int], device: str = "cpu") -> float:
+    """Operations a second of torch.bmm alone at this shape, operands in cache as far as they fit: median of five."""
+    batch, rows, inner, columns = shape
+    a, b = torch.randn(batch, rows, inner, device=device), torch.randn(batch, inner, columns, device=device)
+    out = torch.empty(batch, rows, columns, device=device)
+    rates, calls = [], 5 if device == "cpu" else 50
+    for _ in range(TIMED_RUNS + 1):
+        begin, count = time.perf_counter(), 0
+        while (elapsed := time.perf_counter() - begin) < SAMPLE_SECONDS:
+            for _ in range(calls):
+                torch.bmm(a, b, out=out)
+            if device != "cpu":
+                torch.cuda.synchronize(device)
+            count += calls
+        rates.append(2 * math.prod(shape) * count / elapsed)
+    return statistics.median(rates[1:])
+
+
+def floor_of(cell: Cell, seconds: float, device: str = "cpu") -> Floor | None:
+    """Floor and distance from it, for the chunkwise form at a length that was measured; None for other cells."""
+    if cell.subject != "chunkwise" or cell.expansion is None or cell.chunk_size is None:
+        return None
+    chunks = -(-cell.tokens // cell.chunk_size)
+    found = products(cell.heads, cell.expansion, cell.chunk_size, min(SEGMENT_CHUNKS, chunks), backward=cell.mode == BACKWARD)
+    rates = {shape: bmm_rate(shape, device) for shape in dict.fromkeys(product.shape for product in found)}
+    work = [BATCH * chunks * product.operations_a_chunk() for product in found]
+    floor = sum(operations / rates[product.shape] for operations, product in zip(work, found, strict=True))
+    rows = [
+        {"name": product.name, "shape": list(product.shape), "gflop": operations / 1e9, "gflop_per_second": rates[product.shape] / 1e9}
+        for operations, product in zip(work, found, strict=True)
+    ]
+    return Floor(sum(work) / 1e9, sum(work) / 1e9 / seconds, floor, floor / seconds, rows)

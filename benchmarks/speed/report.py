@@ -1,0 +1,221 @@
+"""The results as JSON, as a table on the terminal, and as the table of the README."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+from collections.abc import Sequence
+from datetime import UTC, datetime
+from importlib.metadata import PackageNotFoundError, version
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich import box
+from rich.table import Table
+
+from benchmarks.machine import available_mib, cpu_model, revision, source_digest
+from benchmarks.speed import operations, parity
+from benchmarks.speed.cells import BACKWARD, BATCH, DECODE, DECODE_WINDOW, DEPTH, FORWARD, TIMED_RUNS, WIDTH, Cell, Limits, Result
+from benchmarks.speed.peers import PEERS, installed, packages
+
+SCHEMA = 2
+BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
+
+Report = dict[str, Any]
+
+
+def environment(limits: Limits) -> Report:
+    """Command, date, revision, versions, machine."""
+    found = revision() or ""
+    return {
+        "schema": SCHEMA,
+        "command": shlex.join(["python", "-m", "benchmarks.speed", *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "revision": found.removesuffix("+changes") or None,
+        "changes": found.endswith("+changes"),
+        "source": source_digest(),
+        "titans_seq": _version("titans-seq"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cpu": cpu_model(),
+        "cpus": os.cpu_count(),
+        "system": platform.platform(),
+        "free_mib": round(available_mib()),
+        "load": round(os.getloadavg()[0], 2),
+        "gpu": torch.cuda.get_device_name(limits.device) if limits.device != "cpu" else None,
+        "device": limits.device,
+        "threads": limits.threads,
+        "budget_seconds": limits.budget_seconds,
+        "peers": {
+            name: {"package": peer.package, "version": installed(peer.package), "computes": peer.computes} for name, peer in PEERS.items()
+        },
+    }
+
+
+def _version(package: str) -> str | None:
+    try:
+        return version(package)
+    except PackageNotFoundError:
+        return None
+
+
+def report(
+    start: Report, parities: Sequence[parity.Parity], results: Sequence[Result], elapsed: float, profile: Report | None = None
+) -> Report:
+    """Everything, ready for JSON; `start` is the environment as it was when the run began."""
+    return {
+        **start,
+        "load_at_end": round(os.getloadavg()[0], 2),
+        "elapsed_seconds": round(elapsed, 1),
+        "not_installed": [package for package in packages() if installed(package) is None],
+        "sizes": {"width": WIDTH, "depth": DEPTH, "batch": BATCH, "dtype": "float32", "runs": TIMED_RUNS, "decode_window": DECODE_WINDOW},
+        "counted": {
+            "forward_units": operations.FORWARD_UNITS,
+            "backward_units": operations.BACKWARD_UNITS,
+            "forward_inside": operations.FORWARD_INSIDE,
+            "backward_inside": operations.BACKWARD_INSIDE,
+            "unit": "2 D h operations a token and head; inside: times C (D + h). The backward is that which replays, not autograd's",
+        },
+        "parity": {
+            "tokens": parity.TOKENS,
+            "dtype": "float64",
+            "tolerance": parity.TOLERANCE,
+            "checks": [check.to_dict() for check in parities],
+        },
+        "cells": [result.to_dict() for result in results],
+        "profile": profile,
+    }
+
+
+def write(path: Path, found: Report) -> None:
+    """Whole or not at all: a run that is ended leaves the last complete file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(found, indent=1) + "\n")
+    partial.replace(path)
+
+
+def read_results(found: Report) -> list[Result]:
+    return [Result.from_dict(cell) for cell in found["cells"]]
+
+
+def kept(path: Path, start: Report) -> dict[Cell, Result]:
+    """What an earlier run of the same source, machine and options measured."""
+    if not path.exists():
+        return {}
+    found = json.loads(path.read_text())
+    names = ("schema", "source", "python", "torch", "cpu", "cpus", "gpu", "device", "threads", "budget_seconds", "peers")
+    if any(found.get(name) != start[name] for name in names):
+        return {}
+    return {result.cell: result for result in read_results(found) if result.measurement}
+
+
+# Tables
+
+
+def table(results: Sequence[Result], title: str) -> Table:
+    """What was measured, one line a cell."""
+    shown = Table(title=title, box=box.SIMPLE_HEAD)
+    for name in ("", "T", "mode", "tokens / s", "quartiles", "range", "runs", "CPU/s", "MiB", "GFLOP/s", "of floor"):
+        shown.add_column(name, justify="left" if name in ("", "mode") else "right", no_wrap=True)
+    for result in results:
+        m = result.measurement
+        if m is None:
+            continue
+        speed = m.tokens_per_second
+        ranges = [f"{number(a)} - {number(b)}" for a, b in ((speed.lower_quartile, speed.upper_quartile), (speed.min, speed.max))]
+        floor = [f"{m.floor.gflop_per_second:.1f}", f"{m.floor.reached:.0%}"] if m.floor else ["", ""]
+        mark = "" if m.finite else " (not finite)"
+        memory = f"{m.memory_mib:,.0f}" if m.state_mib is None else f"{m.state_mib:.1f} carried"
+        name = result.cell.label + mark
+        shown.add_row(
+            name,
+            f"{result.cell.tokens:,}",
+            result.cell.mode,
+            number(speed.median),
+            *ranges,
+            str(m.runs),
+            f"{m.cpu_per_wall:.2f}",
+            memory,
+            *floor,
+        )
+    return shown
+
+
+def number(x: float) -> str:
+    """Three digits are all that such a measurement has."""
+    if x >= 1000:
+        digits = len(str(int(x))) - 3
+        return f"{round(x / 10**digits) * 10**digits:,}"
+    return f"{x:.0f}" if x >= 100 else f"{x:.1f}"
+
+
+def markdown(found: Report) -> str:
+    """The README's table: tokens a second, forward / forward + backward, and peak memory; below it, decoding."""
+    results = read_results(found)
+    passes = [r for r in results if r.cell.mode in (FORWARD, BACKWARD)]
+    parts = [
+        _sentence(found),
+        _markdown_table(passes, "tokens/s, forward / forward + backward (peak memory)", _both_modes),
+    ]
+    decoded = [r for r in results if r.cell.mode == DECODE and r.measurement]
+    if decoded:
+        parts.append(_markdown_table(decoded, "decoding, tokens/s one at a time (state carried) after T tokens", _decoded))
+    return "\n\n".join(parts)
+
+
+def _sentence(found: Report) -> str:
+    where = found["gpu"] or f"{found['cpu']}, {found['threads']} thread{'s' if found['threads'] > 1 else ''}"
+    sizes, revision, changes = found["sizes"], found["revision"] or "?", " with changes" if found["changes"] else ""
+    return (
+        f"Medians of {sizes['runs']} runs on {where}, torch {found['torch']}, float32, batch 1, heads of {sizes['width']}, memory of depth "
+        f"{sizes['depth']}; E expansion, C chunk size; `{found['command']}`, revision {revision[:10]}{changes}, {found['date'][:10]}."
+    )
+
+
+def _markdown_table(results: Sequence[Result], corner: str, text: Any) -> str:
+    lengths = sorted({r.cell.tokens for r in results})
+    labels = list(dict.fromkeys(r.cell.label for r in results if any(x.measurement for x in results if x.cell.label == r.cell.label)))
+    lines = [f"| {corner} | " + " | ".join(f"T = {T:,}" for T in lengths) + " |", "|---|" + "---|" * len(lengths)]
+    for label in labels:
+        cells = [text({r.cell.mode: r for r in results if r.cell.label == label and r.cell.tokens == T}) for T in lengths]
+        lines.append(f"| {label} | " + " | ".join(cells) + " |")
+    return "\n".join(lines)
+
+
+def _both_modes(found: dict[str, Result]) -> str:
+    speeds, memory = [], []
+    for mode in (FORWARD, BACKWARD):
+        m = found[mode].measurement if mode in found else None
+        speeds.append(f"{number(m.tokens_per_second.median)}{_few(m.runs)}{'' if m.finite else ' (not finite)'}" if m else "-")
+        memory.append(_mib(m.memory_mib) if m else "-")
+    return "-" if speeds == ["-", "-"] else f"{' / '.join(speeds)} ({' / '.join(memory)})"
+
+
+def _decoded(found: dict[str, Result]) -> str:
+    m = found[DECODE].measurement if DECODE in found else None
+    return f"{number(m.tokens_per_second.median)} ({_mib(m.state_mib or 0.0)})" if m else "-"
+
+
+def _few(runs: int) -> str:
+    return "" if runs >= TIMED_RUNS else f" ({runs} run{'s' if runs > 1 else ''})"
+
+
+def _mib(x: float) -> str:
+    return f"{x / 1024:.1f} GiB" if x >= 1024 else f"{x:.0f} MiB" if x >= 10 else f"{x:.1f} MiB"
+
+
+def between_markers(text: str) -> str | None:
+    """What stands between the markers of a README, None if it has none."""
+    if BEGIN not in text or END not in text:
+        return None
+    return text.split(BEGIN, 1)[1].split(END, 1)[0].strip()
+
+
+def replace_between_markers(text: str, content: str) -> str:
+    """The README with another table between its markers."""
+    before, _, rest = text.partition(BEGIN)
+    _, _, after = rest.partition(END)
+    return f"{before}{BEGIN}\n{content}\n{END}{after}"
