@@ -131,7 +131,7 @@ SCHEMA = (
 
 
 def _forward(*arguments: Any) -> list[Tensor]:
-    """z (N, R, C, D); W, S and, if it is not W, the anchor after all chunks; what is kept for the backward: a tensor a layer each."""
+    """z (N, R, C, D); a tensor a layer each: W, S and, if it is not W, the anchor after all blocks; what is kept for the backward."""
     a, keep = Arguments(*arguments[:-1]), arguments[-1]
     W, S, anchor, spaces = a.W, a.S, a.anchor or None, a.workspaces()
     z = torch.empty_like(a.q)
@@ -169,7 +169,6 @@ def _backward(*arguments: Any) -> list[Tensor]:
             anchor = a.anchor
         segment = a.segment(chunks, W, S, anchor or None, spaces)
         segment.write()
-        segment.read()
         d = segment.backward(d_z[chunks], d_state)
         d_q[chunks], d_k[chunks], d_offset[chunks] = d.q, d.k, d.offset
         d_slope += d.slope

@@ -59,7 +59,7 @@ class SegmentGradients(NamedTuple):
 
 
 class Segment:
-    """One segment: `write`, then `read`, then, if gradients are wanted, `backward`."""
+    """One segment: `write`, then `read`; or, for gradients, `write`, then `backward`."""
 
     def __init__(
         self,
@@ -128,15 +128,22 @@ class Segment:
 
     def read(self) -> Tensor:
         """What the memory says to every token, before norm and residual: (n, R, C, D)."""
+        self._set_queries()
+        return self.layers[-1].read()
+
+    def _set_queries(self) -> None:
+        """Of every layer, which is all of the read but for its last product."""
         self.pre_activations: list[Tensor] = []
-        z = self.layers[0].read(self.x.q, self.surprise.inputs[0].whole)
-        for layer, u in zip(self.layers[1:], self.surprise.inputs[1:], strict=True):
-            self.pre_activations.append(z)
-            z = layer.read(activate(z, self.activation), u.whole)
-        return z
+        x = self.x.q
+        for i, layer in enumerate(self.layers):
+            if i > 0:
+                self.pre_activations.append(self.layers[i - 1].read())
+                x = activate(self.pre_activations[-1], self.activation)
+            layer.set_queries(x, self.surprise.inputs[i].whole)
 
     def backward(self, d_z: Tensor, d: StateGradients) -> SegmentGradients:
-        """From gradients by what `read` gave, and by the state after the segment; d becomes that by the state before it."""
+        """From gradients by what `read` gives, and by the state after the segment; d becomes that by the state before it."""
+        self._set_queries()
         for i in range(len(self.layers) - 1, -1, -1):
             d_x = self.layers[i].read_adjoint(d_z)
             if i > 0:

@@ -44,19 +44,22 @@ class SegmentLayer:
         after.baddbmm_(to_W.transpose(1, 2), steps)
         torch.mul(S, self.m.parts[n], out=self.S.parts[n + 1]).baddbmm_(to_S.transpose(1, 2), steps)
 
-    def read(self, x: Tensor, u: Tensor) -> Tensor:
-        """z (n, R, C, d_out) of all tokens' x, with the tokens' inputs u for their keys; x, u (n, R, C, d_in)."""
+    def set_queries(self, x: Tensor, u: Tensor) -> None:
+        """What is read: all tokens' x, with the tokens' inputs u for their keys; x, u (n, R, C, d_in)."""
         self.x, self.u = x, u
         self.x_W = torch.mul(x, self.read_W, out=self.space("x W", *x.shape))
         self.x_S = torch.mul(x, self.read_S, out=self.space("x S", *x.shape))
         self.scores = x @ u.transpose(-1, -2)
         self.mixed = mixed_scores(self.scores, x, u, self.mixing)
+
+    def read(self) -> Tensor:
+        """z (n, R, C, d_out) of all tokens."""
         z = self.space("z", *self.steps.whole.shape)
         rows = [part.flatten(0, 1) for part in (self.x_W, self.W.whole[:-1], self.x_S, self.S.whole[:-1], self.mixed, self.steps.whole)]
         torch.bmm(rows[0], rows[1], out=z.flatten(0, 1)).baddbmm_(rows[2], rows[3]).baddbmm_(rows[4], rows[5])
         return z
 
-    # Adjoint: `read_adjoint`, then `chunk_adjoint` from the last chunk to the first, then `coefficient_adjoint`
+    # Adjoint: `set_queries`, `read_adjoint`, then `chunk_adjoint` from the last chunk to the first, then `coefficient_adjoint`
 
     def read_adjoint(self, d_z: Tensor) -> Tensor:
         """Gradient by x from that by z; those by steps, inputs and coefficients are begun with the reads' share."""
