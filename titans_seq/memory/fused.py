@@ -25,7 +25,9 @@ from titans_seq.memory.state import Gates, MemoryState, MemoryWeights
 MAX_WIDTH = 128
 MAX_EXPANSION = 4
 MAX_CHUNK = 64
-TILE = 4096  # numbers of a layer that a kernel holds at a time
+TILE = 32  # hidden units that a program holds at a time: a tile of D x 32 numbers of each layer
+ON_CHIP = 2048  # numbers of a layer up to which the forward keeps the whole state in registers
+HAS_TRITON = find_spec("triton") is not None  # found, not imported
 PRECISION = {torch.bfloat16: "bf16", torch.float16: "tf32", torch.float32: "tf32x3"}  # of products; fp16 would overflow in the backward
 
 
@@ -48,9 +50,9 @@ def fused_memory(
     Raises:
         ValueError: the kernels do not do this; the message says what, and which form does.
     """
-    problem = unsupported(q, gates, weights, chunk_size, gradient) or _unavailable(q)
+    problem = unsupported(q, gates, weights, chunk_size, gradient) or unavailable(q)
     if problem is not None:
-        raise ValueError(f"impl='fused': {problem}. Use impl='chunkwise'")
+        raise ValueError(f"impl='fused' {problem}. Use impl='chunkwise'")
     layout = _layout(q, chunk_size, state, mask, reset)
     sizes = Sizes.of(weights, chunk_size)
     first = sizes.pack(weights.layers)
@@ -95,46 +97,47 @@ def fused_memory(
         rows = layout.restart[:, -1, None, None]
         points, momentum = torch.where(rows, first, points), torch.where(rows, 0, momentum)
         final_anchor = torch.where(rows, first, final_anchor)
-    unpacked = [tuple(sizes.unpack(part)) for part in (points, momentum, final_anchor)]
-    return layout.collect(y.unflatten(2, (chunks, chunk_size))), MemoryState(*unpacked, layout.position, chunk_size)
+    layers, momenta, anchors = (tuple(sizes.unpack(part)) for part in (points, momentum, final_anchor))
+    y = layout.collect(y.unflatten(2, (chunks, chunk_size)))
+    return y, MemoryState(layers, momenta, anchors, layout.position, chunk_size)
 
 
 def unsupported(q: Tensor, gates: Sequence[Gates], weights: MemoryWeights, chunk_size: int, gradient: str) -> str | None:
     """What of these arguments the kernels do not do, in words; None if they do all. Looks at no device and imports no triton."""
     depth, width, hidden = len(weights.layers), q.shape[-1], weights.layers[0].shape[-1]
     if gradient != "chunk":
-        return f"it takes gradients once a chunk, got gradient={gradient!r}"
+        return f"takes gradients once a chunk, got gradient={gradient!r}"
     if depth > 2:
-        return f"it supports memories of depth 1 and 2, got {depth}"
+        return f"supports memories of depth 1 and 2, got {depth}"
     if any(gate.alpha.dim() > gate.eta.dim() for gate in gates):
-        return "it supports forgetting per head, got alpha per channel"
+        return "supports forgetting per head, got alpha per channel"
     if width > MAX_WIDTH:
-        return f"it supports head widths up to {MAX_WIDTH}, got {width}"
+        return f"supports head widths up to {MAX_WIDTH}, got {width}"
     if hidden > MAX_EXPANSION * width:
-        return f"it supports a hidden width up to {MAX_EXPANSION} times the head width {width}, got {hidden}"
+        return f"supports a hidden width up to {MAX_EXPANSION} times the head width {width}, got {hidden}"
     if chunk_size > MAX_CHUNK:
-        return f"it supports chunks of up to {MAX_CHUNK} tokens, got chunk_size={chunk_size}"
+        return f"supports chunks of up to {MAX_CHUNK} tokens, got chunk_size={chunk_size}"
     return None
 
 
-def _unavailable(q: Tensor) -> str | None:
+def unavailable(q: Tensor) -> str | None:
     """Why the kernels cannot run here on q, in words; None if they can."""
-    if find_spec("triton") is None:
-        return "triton is not installed (torch's CUDA build brings it; on Linux `pip install triton` does as well)"
-    if os.environ.get("TRITON_INTERPRET") == "1":
+    if not HAS_TRITON:
+        return "needs triton, which is not installed (torch's CUDA build brings it; on Linux `pip install triton` does as well)"
+    if _interpreting():
         return None
-    if q.device.type != "cuda":
-        return f"it needs a CUDA device, got a tensor on {q.device} (TRITON_INTERPRET=1 runs it on CPU, for tests)"
-    if torch.version.hip is not None or torch.cuda.get_device_capability(q.device) < (8, 0):
-        return "it needs an NVIDIA GPU of compute capability 8.0 or later"
+    if q.device.type != "cuda" or torch.version.hip is not None:
+        return f"needs an NVIDIA GPU, got a tensor on {q.device} (TRITON_INTERPRET=1 runs the kernels on CPU, for tests)"
+    if not torch.compiler.is_compiling() and torch.cuda.get_device_capability(q.device) < (8, 0):
+        return "needs an NVIDIA GPU of compute capability 8.0 or later"
     if q.dtype not in PRECISION:
-        return f"it computes in float32 at most, got {q.dtype}"
+        return f"computes in float32 at most, got {q.dtype}"
     return None
 
 
-def available(q: Tensor) -> bool:
-    """Whether the kernels can run on q's device: CUDA, and triton is there."""
-    return q.device.type == "cuda" and _unavailable(q) is None
+def _interpreting() -> bool:
+    """Whether Triton interprets its kernels on CPU."""
+    return os.environ.get("TRITON_INTERPRET") == "1"
 
 
 class Sizes(NamedTuple):
@@ -146,7 +149,7 @@ class Sizes(NamedTuple):
     padded_width: int  # D
     width_in: int  # unpadded hidden width, D at depth 1
     hidden: int  # HID
-    tile: int  # HB
+    tile: int  # HB, of the backward; the forward's is the whole width where the state fits on chip
     depth: int
 
     @classmethod
@@ -154,8 +157,11 @@ class Sizes(NamedTuple):
         """Sizes for a memory and a chunk."""
         depth, (_, width, width_in) = len(weights.layers), weights.layers[0].shape
         padded = _power_of_two(width)
-        tile = padded if depth == 1 else max(16, min(TILE // padded, _power_of_two(width_in)))
-        hidden = padded if depth == 1 else -(-width_in // tile) * tile
+        if depth == 1:
+            return cls(chunk_size, _power_of_two(chunk_size), width, padded, width, padded, padded, depth)
+        whole = _power_of_two(width_in)
+        tile = min(TILE, whole)
+        hidden = whole if padded * whole <= ON_CHIP else -(-width_in // tile) * tile
         return cls(chunk_size, _power_of_two(chunk_size), width, padded, width_in, hidden, tile, depth)
 
     @property
@@ -180,10 +186,13 @@ class Sizes(NamedTuple):
     def _padded(self, l: int) -> tuple[int, int]:
         return (self.padded_width, self.hidden) if l + 1 < self.depth else (self.hidden, self.padded_width)
 
-    def constants(self) -> dict[str, int]:
-        """The kernels' keyword arguments."""
+    def constants(self, backward: bool) -> dict[str, int]:
+        """A kernel's compile-time sizes and its number of warps."""
+        on_chip = self.depth == 1 or self.padded_width * self.hidden <= ON_CHIP
+        tile = self.hidden if on_chip and not backward else self.tile
         names = {"C": self.cells, "CP": self.padded_cells, "WIDTH": self.width, "D": self.padded_width}
-        return names | {"HID": self.hidden, "HB": self.tile, "SIZE": self.size, "DEPTH": self.depth}
+        names |= {"HID": self.hidden, "HB": tile, "SIZE": self.size, "DEPTH": self.depth}
+        return names | {"num_warps": 4 if self.padded_width * tile <= 2048 else 8, "num_stages": 1}
 
 
 def _power_of_two(n: int) -> int:
@@ -220,9 +229,9 @@ def _events(layout: Layout, batch: int) -> tuple[Tensor, Tensor]:
 
 def _launch(like: Tensor) -> tuple[AbstractContextManager[Any], dict[str, Any]]:
     """The context a kernel is launched in, and what every launch passes."""
-    if os.environ.get("TRITON_INTERPRET") == "1":
+    if _interpreting():
         return nullcontext(), {"PRECISION": "ieee", "EXACT": "ieee", "EPS": NORM_EPS}
-    options = {"PRECISION": PRECISION[like.dtype], "EXACT": "tf32x3", "EPS": NORM_EPS, "num_warps": 8, "num_stages": 1}
+    options = {"PRECISION": PRECISION[like.dtype], "EXACT": "tf32x3", "EPS": NORM_EPS}
     return torch.cuda.device(like.device), options
 
 
@@ -262,7 +271,7 @@ def _forward(
             *(q, k, v, gates, active, restart, anchor_at, final, anchor, first, norm),
             *(y, final_anchor, checkpoints, z, read, squares),
             *(heads, chunks, 0, chunks, every, -(-chunks // every)),
-            **plan.constants(),
+            **plan.constants(backward=False),
             NORM=normed,
             RESIDUAL=residual,
             ACTIVATION=activation,
@@ -345,7 +354,7 @@ def _backward(
     states = checkpoints.new_empty(batch, heads, every, *checkpoints.shape[3:])
     stash = checkpoints.new_empty(batch, heads, 4, plan.padded_cells, plan.hidden if plan.depth == 2 else 0)
     device, options = _launch(q)
-    options |= plan.constants() | {"NORM": normed, "RESIDUAL": residual, "ACTIVATION": activation, "CLIP": clip}
+    options |= {"NORM": normed, "RESIDUAL": residual, "ACTIVATION": activation, "CLIP": clip}
     with device:
         for segment in range(checkpoints.shape[2] - 1, -1, -1):
             start, stop = segment * every, min((segment + 1) * every, chunks)
@@ -357,12 +366,14 @@ def _backward(
                 REPLAY=True,
                 SAVE=False,
                 **options,
+                **plan.constants(backward=False),
             )
             backward_kernel[(batch * heads,)](
                 *(q, k, v, d_y, gates, active, restart, anchor_at, anchor, norm, states, z, read, squares, d_anchor, stash),
                 *(d_q, d_k, d_v, d_gates, d_state, d_anchor_in, d_first, d_norm),
                 *(heads, chunks, start, stop, every),
                 **options,
+                **plan.constants(backward=True),
             )
     return d_q, d_k, d_v, d_gates, d_state, d_anchor_in, d_first.sum(0), d_norm.sum(0)
 
@@ -394,11 +405,12 @@ def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]
 
 
 def _backward_of_op(ctx: Any, d_y: Tensor | None, d_state: Tensor | None, d_anchor: Tensor | None, *_: None) -> tuple[Any, ...]:
-    q, anchor = ctx.saved_tensors[0], ctx.saved_tensors[4]
+    saved = ctx.saved_tensors  # once: activation checkpointing allows no second look
+    q, anchor = saved[0], saved[4]
     d_y = q.new_zeros(ctx.like[0]) if d_y is None else d_y.contiguous()
     d_state = anchor.new_zeros(ctx.like[1]) if d_state is None else d_state.contiguous()
     d_anchor = anchor.new_zeros(ctx.like[2]) if d_anchor is None else d_anchor.contiguous()
-    gradients = _backward(d_y, d_state, d_anchor, *ctx.saved_tensors, *ctx.options)
+    gradients = _backward(d_y, d_state, d_anchor, *saved, *ctx.options)
     return *gradients, *(None,) * 10
 
 

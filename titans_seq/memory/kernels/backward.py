@@ -9,13 +9,13 @@ from titans_seq.memory.kernels.common import (
     accumulate,
     activate,
     clip_scale,
-    coefficients,
     curvature,
     fill_zero,
     first_layer,
     last,
     last_layer,
     last_row,
+    layer_coefficients,
     load_cells,
     load_rows,
     mm,
@@ -57,6 +57,37 @@ def gate_adjoint(d_b, d_f, d_G, d_m, d_last_Q, b, f, G, m, P, Q, active, CP: tl.
     d_Q = mm(tl.trans(Q), on[:, None] * d_G + at_last[:, None] * d_last_Q[None, :], EXACT)
     d_eta = d_m * before(m, 1.0, CP) + rows_before(d_Q, Q, CP, EXACT)
     return -d_keep, d_eta
+
+
+@triton.jit
+def key_gradient(
+    z_ptr,
+    k,
+    v_ptr,
+    scale,
+    shift,
+    n,
+    C: tl.constexpr,
+    CP: tl.constexpr,
+    WIDTH: tl.constexpr,
+    D: tl.constexpr,
+    NORM: tl.constexpr,
+    RESIDUAL: tl.constexpr,
+    EPS: tl.constexpr,
+):
+    """Gradient g2 of the loss at the last layer's output z, and what it is made of: M(k) - v, normed z, its cotangent, 1 / deviation."""
+    z = load_rows(z_ptr, n, C, CP, WIDTH, D, k.dtype)
+    error = -load_rows(v_ptr, n, C, CP, WIDTH, D, k.dtype)
+    if RESIDUAL:
+        error += k
+    if NORM:
+        normed, inverse_std = normalize(z, WIDTH, D, EPS)
+        error += normed * scale + shift
+        d_normed = 2.0 * error * scale
+        return project(d_normed, normed, WIDTH, D) * inverse_std[:, None], error, normed, d_normed, inverse_std
+    else:
+        error += z
+        return 2.0 * error, error, error, error, tl.sum(error, axis=1)
 
 
 @triton.jit
@@ -173,59 +204,33 @@ def backward_kernel(
         if n == 0:
             point_ptr, d_point_ptr = anchor_ptr, d_anchor_ptr
 
-        active = load_cells(active_ptr, n, 0, C, CP)
         q = load_rows(q_ptr, n, C, CP, WIDTH, D, dtype)
         k = load_rows(k_ptr, n, C, CP, WIDTH, D, dtype)
-        v = load_rows(v_ptr, n, C, CP, WIDTH, D, dtype)
-        d_y = load_rows(d_y_ptr, n, C, CP, WIDTH, D, dtype)
-        z2 = load_rows(z_ptr, n, C, CP, WIDTH, D, dtype)
-        read = load_rows(read_ptr, n, C, CP, WIDTH, D, dtype)
         gate2_ptr = gates_ptr + (DEPTH - 1) * 3 * cells
-        keep2 = 1.0 - load_cells(gate2_ptr, n, 0.0, C, CP)
-        eta2 = load_cells(gate2_ptr + cells, n, 1.0, C, CP)
-        theta2 = load_cells(gate2_ptr + 2 * cells, n, 0.0, C, CP)
-        b2, f2, G2, m2, T2, Q2 = coefficients(keep2, eta2, active, CP, EXACT)
+        b2, f2, G2, m2, _, Q2, step2 = layer_coefficients(gate2_ptr, active_ptr, n, cells, C, CP, EXACT)
         last_G2, last_Q2 = last_row(G2, CP), last_row(Q2, CP)
-        if DEPTH == 2:
-            keep1 = 1.0 - load_cells(gates_ptr, n, 0.0, C, CP)
-            eta1 = load_cells(gates_ptr + cells, n, 1.0, C, CP)
-            theta1 = load_cells(gates_ptr + 2 * cells, n, 0.0, C, CP)
-            b1, f1, G1, m1, T1, Q1 = coefficients(keep1, eta1, active, CP, EXACT)
-            last_G1, last_Q1 = last_row(G1, CP), last_row(Q1, CP)
-            A1 = mm(q, tl.trans(k), PRECISION)
-
-        # Again the gradient g2 of the loss and the steps' sizes.
-        error = z2 - v  # M(k) - v
-        if NORM:
-            normed, inverse_std = normalize(z2, WIDTH, D, EPS)
-            error = normed * scale + shift - v
-        if RESIDUAL:
-            error += k
-        if NORM:
-            d_normed = 2.0 * error * scale
-            g2 = project(d_normed, normed, WIDTH, D) * inverse_std[:, None]
-        else:
-            g2 = 2.0 * error
-        clip1 = tl.full((CP,), 1.0, dtype)
-        clip2 = tl.full((CP,), 1.0, dtype)
+        g2, _, _, _, _ = key_gradient(z_ptr, k, v_ptr, scale, shift, n, C, CP, WIDTH, D, NORM, RESIDUAL, EPS)
         if CLIP > 0:
-            u_square, g2_square = load_cells(squares_ptr, n, 0.0, C, CP), tl.sum(g2 * g2, axis=1)
-            clip2 = clip_scale(u_square, g2_square, CLIP)
-            if DEPTH == 2:
-                g1_square, k_square = load_cells(squares_ptr + cells, n, 0.0, C, CP), tl.sum(k * k, axis=1)
-                clip1 = clip_scale(k_square, g1_square, CLIP)
-        r2 = g2 * (theta2 * clip2)[:, None]
+            step2 *= clip_scale(load_cells(squares_ptr, n, 0.0, C, CP), tl.sum(g2 * g2, axis=1), CLIP)
+        r2 = g2 * step2[:, None]
+        if DEPTH == 2:
+            b1, f1, G1, m1, _, Q1, step1 = layer_coefficients(gates_ptr, active_ptr, n, cells, C, CP, EXACT)
+            last_G1, last_Q1 = last_row(G1, CP), last_row(Q1, CP)
+            if CLIP > 0:
+                step1 *= clip_scale(tl.sum(k * k, axis=1), load_cells(squares_ptr + cells, n, 0.0, C, CP), CLIP)
+            GA1 = G1 * mm(q, tl.trans(k), PRECISION)
 
         # Norm of the output.
+        d_y = load_rows(d_y_ptr, n, C, CP, WIDTH, D, dtype)
         if NORM:
+            read = load_rows(read_ptr, n, C, CP, WIDTH, D, dtype)
             read_normed, read_inverse_std = normalize(read, WIDTH, D, EPS)
             d_scale += tl.sum(d_y * read_normed, axis=0)
             d_shift += tl.sum(d_y, axis=0)
             d_read = project(d_y * scale, read_normed, WIDTH, D) * read_inverse_std[:, None]
         else:
             d_read = d_y
-        E2 = mm(d_read, tl.trans(r2), PRECISION)
-        GE2 = G2 * E2
+        GE2 = G2 * mm(d_read, tl.trans(r2), PRECISION)
 
         # First sweep over the hidden width: reads and the next state.
         A2 = tl.zeros((CP, CP), dtype)
@@ -253,115 +258,140 @@ def backward_kernel(
             tile2 = last_layer(j, DEPTH, D, HID, HB)
             if DEPTH == 2:
                 tile1 = first_layer(j, D, HID, HB)
-                W1, S1 = tl.load(state_ptr + tile1), tl.load(state_ptr + SIZE + tile1)
-                P2 = tl.load(point_ptr + tile2)
                 z1 = mm(k, tl.load(point_ptr + tile1), PRECISION)
                 u, u_slope = activate(z1, ACTIVATION), slope(z1, ACTIVATION)
-                h1 = mm(g2, tl.trans(P2), PRECISION)
+                h1 = mm(g2, tl.trans(tl.load(point_ptr + tile2)), PRECISION)
                 g1 = h1 * u_slope
-                r1 = g1 * (theta1 * clip1)[:, None]
-                from_state = b1[:, None] * mm(q, W1, PRECISION) + f1[:, None] * mm(q, S1, PRECISION)
-                y1 = from_state - mm(G1 * A1, r1, PRECISION)
+                r1 = g1 * step1[:, None]
+                y1 = b1[:, None] * mm(q, tl.load(state_ptr + tile1), PRECISION)
+                y1 += f1[:, None] * mm(q, tl.load(state_ptr + SIZE + tile1), PRECISION)
+                y1 -= mm(GA1, r1, PRECISION)
                 x = activate(y1, ACTIVATION)
             else:
                 u, x = k, q
-            # Last layer.
-            W2, S2 = tl.load(state_ptr + tile2), tl.load(state_ptr + SIZE + tile2)
-            dW2, dS2 = tl.load(d_state_ptr + tile2), tl.load(d_state_ptr + SIZE + tile2)
-            W2dW2 += tl.sum(W2 * dW2, axis=0)
-            S2dW2 += tl.sum(S2 * dW2, axis=0)
-            S2dS2 += tl.sum(S2 * dS2, axis=0)
-            d_x_W, d_x_S = mm(d_read, tl.trans(W2), PRECISION), mm(d_read, tl.trans(S2), PRECISION)
-            d_b2 += tl.sum(x * d_x_W, axis=1)
-            d_f2 += tl.sum(x * d_x_S, axis=1)
-            d_x = b2[:, None] * d_x_W + f2[:, None] * d_x_S - mm(GE2, u, PRECISION)
+            # Last layer: W2 and its cotangent, then S2 and its cotangent.
             A2 += mm(x, tl.trans(u), PRECISION)
-            u_dW, u_dS = mm(u, dW2, PRECISION), mm(u, dS2, PRECISION)
-            d_last_G2 -= tl.sum(u_dW * r2, axis=1)
-            d_last_Q2 -= tl.sum(u_dS * r2, axis=1)
-            d_r2 -= last_G2[:, None] * u_dW + last_Q2[:, None] * u_dS
             d_u = -mm(tl.trans(GE2), x, PRECISION)
-            d_u -= last_G2[:, None] * mm(r2, tl.trans(dW2), PRECISION) + last_Q2[:, None] * mm(r2, tl.trans(dS2), PRECISION)
+            W2 = tl.load(state_ptr + tile2)
+            d_x_state = mm(d_read, tl.trans(W2), PRECISION)
+            d_b2 += tl.sum(x * d_x_state, axis=1)
+            d_x = b2[:, None] * d_x_state - mm(GE2, u, PRECISION)
+            dW2 = tl.load(d_state_ptr + tile2)
+            W2dW2 += tl.sum(W2 * dW2, axis=0)
+            u_d = mm(u, dW2, PRECISION)
+            d_last_G2 -= tl.sum(u_d * r2, axis=1)
+            d_r2 -= last_G2[:, None] * u_d
+            d_u -= last_G2[:, None] * mm(r2, tl.trans(dW2), PRECISION)
+            S2 = tl.load(state_ptr + SIZE + tile2)
+            d_x_state = mm(d_read, tl.trans(S2), PRECISION)
+            d_f2 += tl.sum(x * d_x_state, axis=1)
+            d_x += f2[:, None] * d_x_state
+            S2dW2 += tl.sum(S2 * dW2, axis=0)
+            dS2 = tl.load(d_state_ptr + SIZE + tile2)
+            S2dS2 += tl.sum(S2 * dS2, axis=0)
+            u_d = mm(u, dS2, PRECISION)
+            d_last_Q2 -= tl.sum(u_d * r2, axis=1)
+            d_r2 -= last_Q2[:, None] * u_d
+            d_u -= last_Q2[:, None] * mm(r2, tl.trans(dS2), PRECISION)
             dS2 = last(f2, CP) * dW2 + last(m2, CP) * dS2 + mm(tl.trans(x * f2[:, None]), d_read, PRECISION)
             dW2 = last(b2, CP) * dW2 + mm(tl.trans(x * b2[:, None]), d_read, PRECISION)
-            # First layer.
-            if DEPTH == 2:
-                d_y1 = d_x * slope(y1, ACTIVATION)
-                d_q_W += mm(d_y1, tl.trans(W1), PRECISION)
-                d_q_S += mm(d_y1, tl.trans(S1), PRECISION)
-                E1 += mm(d_y1, tl.trans(r1), PRECISION)
-                dW1, dS1 = tl.load(d_state_ptr + tile1), tl.load(d_state_ptr + SIZE + tile1)
-                W1dW1 += tl.sum(W1 * dW1, axis=1)
-                S1dW1 += tl.sum(S1 * dW1, axis=1)
-                S1dS1 += tl.sum(S1 * dS1, axis=1)
-                k_dW, k_dS = mm(k, dW1, PRECISION), mm(k, dS1, PRECISION)
-                d_last_G1 -= tl.sum(k_dW * r1, axis=1)
-                d_last_Q1 -= tl.sum(k_dS * r1, axis=1)
-                d_r1 = -mm(tl.trans(G1 * A1), d_y1, PRECISION) - last_G1[:, None] * k_dW - last_Q1[:, None] * k_dS
-                g1d_r1 += tl.sum(g1 * d_r1, axis=1)
-                d_k -= last_G1[:, None] * mm(r1, tl.trans(dW1), PRECISION) + last_Q1[:, None] * mm(r1, tl.trans(dS1), PRECISION)
-                d_g1 = d_r1 * (theta1 * clip1)[:, None]  # but for the clip's share, which needs all tiles
-                d_g2 += mm(d_g1 * u_slope, P2, PRECISION)
-                if CLIP > 0:
-                    d_g2_clip += mm(g1 * u_slope, P2, PRECISION)
-                dS1 = last(f1, CP) * dW1 + last(m1, CP) * dS1 + mm(tl.trans(q * f1[:, None]), d_y1, PRECISION)
-                dW1 = last(b1, CP) * dW1 + mm(tl.trans(q * b1[:, None]), d_y1, PRECISION)
-                stash = stash_ptr + tl.arange(0, CP)[:, None] * HID + j * HB + tl.arange(0, HB)[None, :]
-                tl.store(stash, z1)
-                tl.store(stash + CP * HID, h1)
-                tl.store(stash + 2 * CP * HID, d_g1)
-                tl.store(stash + 3 * CP * HID, d_u)
             tl.debug_barrier()  # every thread has read the tile
             tl.store(d_state_ptr + tile2, dW2)
             tl.store(d_state_ptr + SIZE + tile2, dS2)
             if DEPTH == 2:
+                stash = stash_ptr + tl.arange(0, CP)[:, None] * HID + j * HB + tl.arange(0, HB)[None, :]
+                tl.store(stash, z1)
+                tl.store(stash + CP * HID, h1)
+                tl.store(stash + 2 * CP * HID, d_u)
+                # First layer, in the same order.
+                d_y1 = d_x * slope(y1, ACTIVATION)
+                E1 += mm(d_y1, tl.trans(r1), PRECISION)
+                d_r1 = -mm(tl.trans(GA1), d_y1, PRECISION)
+                W1 = tl.load(state_ptr + tile1)
+                d_q_W += mm(d_y1, tl.trans(W1), PRECISION)
+                dW1 = tl.load(d_state_ptr + tile1)
+                W1dW1 += tl.sum(W1 * dW1, axis=1)
+                k_d = mm(k, dW1, PRECISION)
+                d_last_G1 -= tl.sum(k_d * r1, axis=1)
+                d_r1 -= last_G1[:, None] * k_d
+                d_k -= last_G1[:, None] * mm(r1, tl.trans(dW1), PRECISION)
+                S1 = tl.load(state_ptr + SIZE + tile1)
+                d_q_S += mm(d_y1, tl.trans(S1), PRECISION)
+                S1dW1 += tl.sum(S1 * dW1, axis=1)
+                dS1 = tl.load(d_state_ptr + SIZE + tile1)
+                S1dS1 += tl.sum(S1 * dS1, axis=1)
+                k_d = mm(k, dS1, PRECISION)
+                d_last_Q1 -= tl.sum(k_d * r1, axis=1)
+                d_r1 -= last_Q1[:, None] * k_d
+                d_k -= last_Q1[:, None] * mm(r1, tl.trans(dS1), PRECISION)
+                dS1 = last(f1, CP) * dW1 + last(m1, CP) * dS1 + mm(tl.trans(q * f1[:, None]), d_y1, PRECISION)
+                dW1 = last(b1, CP) * dW1 + mm(tl.trans(q * b1[:, None]), d_y1, PRECISION)
+                tl.debug_barrier()
                 tl.store(d_state_ptr + tile1, dW1)
                 tl.store(d_state_ptr + SIZE + tile1, dS1)
+                # The gradient g1, but for the clip's share, which needs all tiles.
+                g1d_r1 += tl.sum(g1 * d_r1, axis=1)
+                d_g1 = d_r1 * step1[:, None]
+                tl.store(stash + 3 * CP * HID, d_g1)
+                P2 = tl.load(point_ptr + tile2)
+                d_g2 += mm(d_g1 * u_slope, P2, PRECISION)
+                if CLIP > 0:
+                    d_g2_clip += mm(g1 * u_slope, P2, PRECISION)
         tl.debug_barrier()  # every thread's tiles are written
 
-        # Gates, steps, and what the scores inside the chunk give back.
-        d_r2 -= mm(tl.trans(G2 * A2), d_read, PRECISION)
+        # Gates, steps, and what the scores inside the chunk give back. What is needed again is formed again: it would fill the registers.
+        active = load_cells(active_ptr, n, 0, C, CP)
         at_last = tl.where(tl.arange(0, CP) == CP - 1, 1.0, 0.0).to(dtype)
+        b2, f2, G2, m2, T2, Q2, theta2 = layer_coefficients(gate2_ptr, active_ptr, n, cells, C, CP, EXACT)
+        d_r2 -= mm(tl.trans(G2 * A2), d_read, PRECISION)
+        d_G2 = at_last[:, None] * d_last_G2[None, :] - A2 * mm(d_read, tl.trans(r2), PRECISION)
         d_b2 += at_last * tl.sum(W2dW2, axis=0)
         d_f2 += at_last * tl.sum(S2dW2, axis=0)
-        d_G2 = at_last[:, None] * d_last_G2[None, :] - A2 * E2
         d_alpha, d_eta = gate_adjoint(d_b2, d_f2, d_G2, tl.sum(S2dS2, axis=0), d_last_Q2, b2, f2, G2, m2, T2, Q2, active, CP, EXACT)
-        g2d_r2 = tl.sum(g2 * d_r2, axis=1)
-        d_gate2_ptr = d_gates_ptr + (DEPTH - 1) * 3 * cells
-        store_cells(d_gate2_ptr, d_alpha, n, C, CP)
-        store_cells(d_gate2_ptr + cells, d_eta, n, C, CP)
-        store_cells(d_gate2_ptr + 2 * cells, clip2 * g2d_r2, n, C, CP)
-        if DEPTH == 2:
-            d_q = b1[:, None] * d_q_W + f1[:, None] * d_q_S - mm(G1 * E1, k, PRECISION)
-        else:
-            d_q = d_x
-        if RESIDUAL:
-            d_q += d_y
-        store_rows(d_q_ptr, d_q, n, C, CP, WIDTH, D)
+        g2, error, normed, d_normed, inverse_std = key_gradient(z_ptr, k, v_ptr, scale, shift, n, C, CP, WIDTH, D, NORM, RESIDUAL, EPS)
+        d_theta = tl.sum(g2 * d_r2, axis=1)  # but for the clip
         clip_u = tl.zeros((CP,), dtype)
         clip_g1 = tl.zeros((CP,), dtype)
-        if DEPTH == 2:
-            d_b1 = tl.sum(q * d_q_W, axis=1) + at_last * tl.sum(W1dW1, axis=0)
-            d_f1 = tl.sum(q * d_q_S, axis=1) + at_last * tl.sum(S1dW1, axis=0)
-            d_G1 = at_last[:, None] * d_last_G1[None, :] - A1 * E1
-            d_alpha, d_eta = gate_adjoint(d_b1, d_f1, d_G1, tl.sum(S1dS1, axis=0), d_last_Q1, b1, f1, G1, m1, T1, Q1, active, CP, EXACT)
-            store_cells(d_gates_ptr, d_alpha, n, C, CP)
-            store_cells(d_gates_ptr + cells, d_eta, n, C, CP)
-            store_cells(d_gates_ptr + 2 * cells, clip1 * g1d_r1, n, C, CP)
-            d_k -= mm(tl.trans(G1 * E1), q, PRECISION)
-            if CLIP > 0:
-                clip_k, clip_g1 = clip_adjoint(theta1, clip1, k_square, g1_square, g1d_r1, CLIP)
-                d_k += clip_k[:, None] * k
-                d_g2 += clip_g1[:, None] * d_g2_clip
-        else:
+        if DEPTH == 1:
             d_k = d_u
             d_g2 = tl.zeros((CP, D), dtype)
-        d_g2 += d_r2 * (theta2 * clip2)[:, None]
+        d_g2 += d_r2 * step2[:, None]
         if CLIP > 0:
-            clip_u, clip_g2 = clip_adjoint(theta2, clip2, u_square, g2_square, g2d_r2, CLIP)
+            u_square, g_square = load_cells(squares_ptr, n, 0.0, C, CP), tl.sum(g2 * g2, axis=1)
+            clip = clip_scale(u_square, g_square, CLIP)
+            clip_u, clip_g2 = clip_adjoint(theta2, clip, u_square, g_square, d_theta, CLIP)
+            d_theta *= clip
             d_g2 += clip_g2[:, None] * g2
             if DEPTH == 1:
                 d_k += clip_u[:, None] * k
+        d_gate2_ptr = d_gates_ptr + (DEPTH - 1) * 3 * cells
+        store_cells(d_gate2_ptr, d_alpha, n, C, CP)
+        store_cells(d_gate2_ptr + cells, d_eta, n, C, CP)
+        store_cells(d_gate2_ptr + 2 * cells, d_theta, n, C, CP)
+        if DEPTH == 2:
+            b1, f1, G1, m1, T1, Q1, theta1 = layer_coefficients(gates_ptr, active_ptr, n, cells, C, CP, EXACT)
+            d_q = b1[:, None] * d_q_W + f1[:, None] * d_q_S - mm(G1 * E1, k, PRECISION)
+            d_k -= mm(tl.trans(G1 * E1), q, PRECISION)
+            d_G1 = at_last[:, None] * d_last_G1[None, :] - mm(q, tl.trans(k), PRECISION) * E1
+            d_b1 = tl.sum(q * d_q_W, axis=1) + at_last * tl.sum(W1dW1, axis=0)
+            d_f1 = tl.sum(q * d_q_S, axis=1) + at_last * tl.sum(S1dW1, axis=0)
+            d_alpha, d_eta = gate_adjoint(d_b1, d_f1, d_G1, tl.sum(S1dS1, axis=0), d_last_Q1, b1, f1, G1, m1, T1, Q1, active, CP, EXACT)
+            d_theta = g1d_r1
+            if CLIP > 0:
+                u_square, g_square = tl.sum(k * k, axis=1), load_cells(squares_ptr + cells, n, 0.0, C, CP)
+                clip = clip_scale(u_square, g_square, CLIP)
+                clip_k, clip_g1 = clip_adjoint(theta1, clip, u_square, g_square, d_theta, CLIP)
+                d_theta *= clip
+                d_k += clip_k[:, None] * k
+                d_g2 += clip_g1[:, None] * d_g2_clip
+            store_cells(d_gates_ptr, d_alpha, n, C, CP)
+            store_cells(d_gates_ptr + cells, d_eta, n, C, CP)
+            store_cells(d_gates_ptr + 2 * cells, d_theta, n, C, CP)
+        else:
+            d_q = d_x
+        if RESIDUAL:
+            d_q += load_rows(d_y_ptr, n, C, CP, WIDTH, D, dtype)
+        store_rows(d_q_ptr, d_q, n, C, CP, WIDTH, D)
 
         # The gradient of the loss, differentiated once more.
         if NORM:
@@ -388,7 +418,7 @@ def backward_kernel(
                 tile1 = first_layer(j, D, HID, HB)
                 stash = stash_ptr + tl.arange(0, CP)[:, None] * HID + j * HB + tl.arange(0, HB)[None, :]
                 z1, h1 = tl.load(stash), tl.load(stash + CP * HID)
-                d_g1, d_u = tl.load(stash + 2 * CP * HID), tl.load(stash + 3 * CP * HID)
+                d_u, d_g1 = tl.load(stash + 2 * CP * HID), tl.load(stash + 3 * CP * HID)
                 u, u_slope = activate(z1, ACTIVATION), slope(z1, ACTIVATION)
                 d_g1 += clip_g1[:, None] * h1 * u_slope
                 d_u += clip_u[:, None] * u + mm(d_z2, tl.trans(P2), PRECISION)

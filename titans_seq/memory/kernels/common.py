@@ -15,11 +15,17 @@ import triton.language as tl
 
 @triton.jit
 def mm(a, b, PRECISION: tl.constexpr):
-    """a @ b on tensor cores, accumulated in float32; PRECISION is "bf16" or a Triton input precision."""
+    """a @ b on tensor cores, accumulated in float32; PRECISION is "bf16" or a Triton input precision.
+
+    The longer side comes first: the compiler lays all warps along the first side, and a chunk's 16 cells would be given to each of them.
+    """
     if PRECISION == "bf16":
-        return tl.dot(a.to(tl.bfloat16), b.to(tl.bfloat16))
+        a, b = a.to(tl.bfloat16), b.to(tl.bfloat16)
+    precision: tl.constexpr = "ieee" if PRECISION == "bf16" else PRECISION
+    if a.shape[0] < b.shape[1]:
+        return tl.trans(tl.dot(tl.trans(b), tl.trans(a), input_precision=precision))
     else:
-        return tl.dot(a, b, input_precision=PRECISION)
+        return tl.dot(a, b, input_precision=precision)
 
 
 @triton.jit
@@ -101,6 +107,16 @@ def coefficients(keep, eta, active, CP: tl.constexpr, EXACT: tl.constexpr):
     P_active = tl.where(active[None, :] != 0, P, 0.0)  # only tokens add their momentum
     f = tl.sum(P_active * m[None, :], axis=1)
     return b, f, mm(P_active, Q, EXACT), m, P, Q
+
+
+@triton.jit
+def layer_coefficients(gates_ptr, active_ptr, n, cells, C: tl.constexpr, CP: tl.constexpr, EXACT: tl.constexpr):
+    """`coefficients` of chunk n and the step sizes theta (CP,), from one layer's gates (3, cells)."""
+    active = load_cells(active_ptr, n, 0, C, CP)
+    keep = 1.0 - load_cells(gates_ptr, n, 0.0, C, CP)
+    eta = load_cells(gates_ptr + cells, n, 1.0, C, CP)
+    b, f, G, m, P, Q = coefficients(keep, eta, active, CP, EXACT)
+    return b, f, G, m, P, Q, load_cells(gates_ptr + 2 * cells, n, 0.0, C, CP)
 
 
 @triton.jit

@@ -8,13 +8,13 @@ import triton.language as tl
 from titans_seq.memory.kernels.common import (
     activate,
     clip_scale,
-    coefficients,
     copy,
     fill_zero,
     first_layer,
     last,
     last_layer,
     last_row,
+    layer_coefficients,
     load_cells,
     load_rows,
     mm,
@@ -45,7 +45,9 @@ def store_tile(ptr, j, W1, W2, DEPTH: tl.constexpr, D: tl.constexpr, HID: tl.con
 
 
 @triton.jit
-def loss_gradient(z, k, v, scale, shift, WIDTH: tl.constexpr, D: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, EPS: tl.constexpr):
+def loss_gradient(
+    z, k, v, scale, shift, WIDTH: tl.constexpr, D: tl.constexpr, NORM: tl.constexpr, RESIDUAL: tl.constexpr, EPS: tl.constexpr
+):
     """Gradient of || M(k) - v ||^2 with respect to the last layer's output z, (CP, D)."""
     target = v
     if RESIDUAL:
@@ -171,21 +173,13 @@ def forward_kernel(
             if n == 0:
                 P1, P2 = load_tile(anchor_ptr, 0, DEPTH, D, HID, HB)
 
-        active = load_cells(active_ptr, n, 0, C, CP)
         k = load_rows(k_ptr, n, C, CP, WIDTH, D, dtype)
         v = load_rows(v_ptr, n, C, CP, WIDTH, D, dtype)
-        gate2_ptr = gates_ptr + (DEPTH - 1) * 3 * cells
-        keep2 = 1.0 - load_cells(gate2_ptr, n, 0.0, C, CP)
-        eta2 = load_cells(gate2_ptr + cells, n, 1.0, C, CP)
-        step2 = load_cells(gate2_ptr + 2 * cells, n, 0.0, C, CP)
-        b2, f2, G2, m2, _, Q2 = coefficients(keep2, eta2, active, CP, EXACT)
+        b2, f2, G2, m2, _, Q2, step2 = layer_coefficients(gates_ptr + (DEPTH - 1) * 3 * cells, active_ptr, n, cells, C, CP, EXACT)
         if not REPLAY:
             q = load_rows(q_ptr, n, C, CP, WIDTH, D, dtype)
         if DEPTH == 2:
-            keep1 = 1.0 - load_cells(gates_ptr, n, 0.0, C, CP)
-            eta1 = load_cells(gates_ptr + cells, n, 1.0, C, CP)
-            step1 = load_cells(gates_ptr + 2 * cells, n, 0.0, C, CP)
-            b1, f1, G1, m1, _, Q1 = coefficients(keep1, eta1, active, CP, EXACT)
+            b1, f1, G1, m1, _, Q1, step1 = layer_coefficients(gates_ptr, active_ptr, n, cells, C, CP, EXACT)
             if not REPLAY:
                 A1 = G1 * mm(q, tl.trans(k), PRECISION)
 
@@ -202,10 +196,9 @@ def forward_kernel(
             for j in range(TILES):
                 if not ON_CHIP:
                     P1, P2 = load_tile(point_ptr, j, DEPTH, D, HID, HB)
+                u = k
                 if DEPTH == 2:
                     u = activate(mm(k, P1, PRECISION), ACTIVATION)
-                else:
-                    u = k
                 z2 += mm(u, P2, PRECISION)
                 if CLIP > 0:
                     u_square += tl.sum(u * u, axis=1)
@@ -218,40 +211,47 @@ def forward_kernel(
                 g_square += tl.sum(g1 * g1, axis=1)
         if CLIP > 0:
             step2 *= clip_scale(u_square, tl.sum(g2 * g2, axis=1), CLIP)
-        r2 = g2 * step2[:, None]
-        if DEPTH == 2:
-            if CLIP > 0:
+            if DEPTH == 2:
                 step1 *= clip_scale(tl.sum(k * k, axis=1), g_square, CLIP)
+        r2 = g2 * step2[:, None]
 
-        # Reads and the next state, tile by tile.
+        # Reads and the next state, tile by tile. A tile is loaded where it is used: registers hold no more than three.
         read = tl.zeros((CP, D), dtype)
         A2 = tl.zeros((CP, CP), dtype)
         for j in range(TILES):
-            if not ON_CHIP:
-                W1, W2 = load_tile(state_ptr, j, DEPTH, D, HID, HB)
-                S1, S2 = load_tile(state_ptr + SIZE, j, DEPTH, D, HID, HB)
-                P1, P2 = load_tile(point_ptr, j, DEPTH, D, HID, HB)
+            tile1, tile2 = first_layer(j, D, HID, HB), last_layer(j, DEPTH, D, HID, HB)
             if DEPTH == 2:
+                if not ON_CHIP:
+                    P1 = tl.load(point_ptr + tile1)
                 z1 = mm(k, P1, PRECISION)
                 u = activate(z1, ACTIVATION)
+                if not ON_CHIP:
+                    P2 = tl.load(point_ptr + tile2)
                 r1 = mm(g2, tl.trans(P2), PRECISION) * slope(z1, ACTIVATION) * step1[:, None]
+                if not ON_CHIP:
+                    W1, S1 = tl.load(state_ptr + tile1), tl.load(state_ptr + SIZE + tile1)
                 if not REPLAY:
                     from_state = b1[:, None] * mm(q, W1, PRECISION) + f1[:, None] * mm(q, S1, PRECISION)
                     x = activate(from_state - mm(A1, r1, PRECISION), ACTIVATION)
+                W1, S1 = advance(W1, S1, k, r1, b1, f1, G1, m1, Q1, CP, PRECISION)
+                if not ON_CHIP:
+                    tl.debug_barrier()  # every thread has read the tile
+                    tl.store(state_ptr + tile1, W1)
+                    tl.store(state_ptr + SIZE + tile1, S1)
             else:
                 u = k
                 if not REPLAY:
                     x = q
+            if not ON_CHIP:
+                W2, S2 = tl.load(state_ptr + tile2), tl.load(state_ptr + SIZE + tile2)
             if not REPLAY:
                 read += b2[:, None] * mm(x, W2, PRECISION) + f2[:, None] * mm(x, S2, PRECISION)
                 A2 += mm(x, tl.trans(u), PRECISION)
-            if DEPTH == 2:
-                W1, S1 = advance(W1, S1, k, r1, b1, f1, G1, m1, Q1, CP, PRECISION)
             W2, S2 = advance(W2, S2, u, r2, b2, f2, G2, m2, Q2, CP, PRECISION)
             if not ON_CHIP:
-                tl.debug_barrier()  # every thread has read the tile
-                store_tile(state_ptr, j, W1, W2, DEPTH, D, HID, HB)
-                store_tile(state_ptr + SIZE, j, S1, S2, DEPTH, D, HID, HB)
+                tl.debug_barrier()
+                tl.store(state_ptr + tile2, W2)
+                tl.store(state_ptr + SIZE + tile2, S2)
         if not ON_CHIP:
             tl.debug_barrier()  # every thread's tiles are written
 
