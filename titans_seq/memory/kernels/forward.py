@@ -68,7 +68,7 @@ def advance(W, S, u, r, b, f, G, m, Q, CP: tl.constexpr, PRECISION: tl.constexpr
     return W_next, S_next
 
 
-@triton.jit
+@triton.jit(do_not_specialize=["heads", "chunks", "start", "stop", "every", "slots"])  # one compilation for all lengths
 def forward_kernel(
     q_ptr,  # (B, H, N * C, WIDTH); k, v and y alike
     k_ptr,
