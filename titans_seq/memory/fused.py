@@ -68,7 +68,7 @@ def fused_memory(
         points, anchor, momentum = torch.where(rows, first, points), torch.where(rows, first, anchor), torch.where(rows, 0, momentum)
 
     placed = [layout.place(x, 0.0).flatten(2, 3).contiguous() for x in (q, k, v)]
-    chunks = placed[0].shape[2] // chunk_size
+    chunks = len(layout.complete)
     active = q.new_ones(batch, chunks * chunk_size, dtype=torch.int8)
     if layout.active is not None:
         active = active * layout.active.flatten(1)
