@@ -16,9 +16,22 @@ HERE = Path(__file__).parent
 
 def run_lane(file: str, marks: str, **environment: str) -> None:
     """A file of tests in a process of its own: whether Triton interprets or compiles is settled when it is imported."""
-    command = [sys.executable, "-m", "pytest", "-q", "-rfE", "--tb=short", "--durations=5", "-p", "no:cacheprovider", "-m", marks, file]
+    command = [
+        sys.executable,
+        "-m",
+        "pytest",
+        "-q",
+        "-rfE",
+        "--tb=short",
+        "--durations=5",
+        "-p",
+        "no:cacheprovider",
+        "-m",
+        marks,
+        str(HERE / file),
+    ]
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    result = subprocess.run(command, cwd=HERE, env=kept | environment, capture_output=True, text=True, timeout=1800)
+    result = subprocess.run(command, cwd=HERE.parents[3], env=kept | environment, capture_output=True, text=True, timeout=1800)
     print(result.stdout)
     if result.returncode != 0:
         pytest.fail(f"{file}:\n{result.stdout}{result.stderr}", pytrace=False)
