@@ -1,18 +1,20 @@
 """The neural long-term memory: one operator, its forms, and the layer that uses it."""
 
-from titans_seq.memory.functional import neural_memory, read_memory
+from titans_seq.memory.functional import Implementation, choose_implementation, neural_memory, read_memory
 from titans_seq.memory.layer import MemoryLayerState, NeuralMemory
 from titans_seq.memory.state import Gates, LocalMemory, MemoryState, MemoryWeights, TwoLevelState
 from titans_seq.memory.two_level import read_two_level, two_level_memory
 
 __all__ = [
     "Gates",
+    "Implementation",
     "LocalMemory",
     "MemoryLayerState",
     "MemoryState",
     "MemoryWeights",
     "NeuralMemory",
     "TwoLevelState",
+    "choose_implementation",
     "neural_memory",
     "read_memory",
     "read_two_level",

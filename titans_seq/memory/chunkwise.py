@@ -15,7 +15,7 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor
 
-from titans_seq.memory.layout import Layout, Workspace, ragged_layout, uniform_layout
+from titans_seq.memory.layout import Layout, Workspace, choose_layout
 from titans_seq.memory.rule import NORM_EPS, Rule
 from titans_seq.memory.segment import Segment, SegmentInputs, StateGradients
 from titans_seq.memory.state import Gates, MemoryState, MemoryWeights
@@ -38,13 +38,14 @@ def chunkwise_memory(
     reset: Tensor | None,
 ) -> tuple[Tensor, MemoryState]:
     """Arguments and result as `neural_memory`."""
-    layout = _layout(q, chunk_size, state, mask, reset)
+    layout = choose_layout(q, chunk_size, None if state is None else state.position, mask, reset)
     first = MemoryState.initial(weights, q.shape[0], chunk_size)
     begin = state or first
     arguments = _arguments(
         q, k, v, gates, weights, begin, first, layout, Rule(weights.activation, weights.norm_scale is not None, gradient, surprise_clip)
     )
-    z, *after = memory_chunks(*arguments, torch.is_grad_enabled())
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in arguments.differentiable())
+    z, *after = memory_chunks(*arguments, keep)
     y = layout.collect(_output(z, q, weights, layout))
     return y, _state_after(after, first, layout, chunk_size)
 
@@ -124,9 +125,9 @@ class Arguments(NamedTuple):
 
 
 SCHEMA = (
-    "Tensor q, Tensor k, Tensor offset, Tensor slope, Tensor[] alpha, Tensor[] eta, Tensor[] theta, Tensor[] W, Tensor[] S, Tensor[] anchor, "
-    "Tensor[] first, Tensor? active, Tensor? complete, Tensor? restart, bool[] all_complete, str activation, bool norm, str gradient, "
-    "float? surprise_clip"
+    "Tensor q, Tensor k, Tensor offset, Tensor slope, Tensor[] alpha, Tensor[] eta, Tensor[] theta, Tensor[] W, Tensor[] S, "
+    "Tensor[] anchor, Tensor[] first, Tensor? active, Tensor? complete, Tensor? restart, bool[] all_complete, str activation, bool norm, "
+    "str gradient, float? surprise_clip"
 )
 
 
@@ -183,15 +184,16 @@ def _backward_shapes(*arguments: Any) -> list[Tensor]:
     return [torch.empty_like(x) for x in Arguments(*arguments[:-2]).differentiable()]
 
 
-memory_chunks = torch.library.custom_op("titans_seq::memory_chunks", _forward, mutates_args=(), schema=f"({SCHEMA}, bool keep) -> Tensor[]")
-memory_chunks_backward = torch.library.custom_op(
-    "titans_seq::memory_chunks_backward",
-    _backward,
-    mutates_args=(),
-    schema=f"({SCHEMA}, Tensor[] kept, Tensor[] gradients) -> Tensor[]",
-)
-memory_chunks.register_fake(_forward_shapes)
-memory_chunks_backward.register_fake(_backward_shapes)
+# Not torch.library.custom_op: its first call imports the compiler, a second and a half for a process that does not need it.
+_library = torch.library.Library("titans_seq", "FRAGMENT")
+_library.define(f"memory_chunks({SCHEMA}, bool keep) -> Tensor[]")
+_library.define(f"memory_chunks_backward({SCHEMA}, Tensor[] kept, Tensor[] gradients) -> Tensor[]")
+_library.impl("memory_chunks", _forward, "CompositeExplicitAutograd")
+_library.impl("memory_chunks_backward", _backward, "CompositeExplicitAutograd")
+torch.library.register_fake("titans_seq::memory_chunks", _forward_shapes, lib=_library)
+torch.library.register_fake("titans_seq::memory_chunks_backward", _backward_shapes, lib=_library)
+memory_chunks = torch.ops.titans_seq.memory_chunks.default
+memory_chunks_backward = torch.ops.titans_seq.memory_chunks_backward.default
 
 
 def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
@@ -225,7 +227,7 @@ def _regroup(flat: list[Tensor], lengths: Sequence[int]) -> tuple[list[Tensor], 
     return whole, lists, rest
 
 
-memory_chunks.register_autograd(_differentiate, setup_context=_save)
+torch.library.register_autograd("titans_seq::memory_chunks", _differentiate, setup_context=_save, lib=_library)
 
 
 def _arguments(
@@ -300,16 +302,3 @@ def _state_after(after: Sequence[Tensor], first: MemoryState, layout: Layout, ch
         return state
     ended = first.where(layout.restart[:, -1], state)
     return MemoryState(ended.weights, ended.momentum, ended.anchor, layout.position, chunk_size)
-
-
-def _layout(q: Tensor, chunk_size: int, state: MemoryState | None, mask: Tensor | None, reset: Tensor | None) -> Layout:
-    """Rows that move together take the layout without gathers; looking at a position costs a graph break, so not while compiling."""
-    length = q.shape[2]
-    if mask is None and reset is None:
-        if state is None:
-            return uniform_layout(length, chunk_size, 0, torch.zeros(q.shape[0], dtype=torch.int64, device=q.device))
-        if not torch.compiler.is_compiling():
-            lowest, highest = state.position.aminmax()
-            if lowest == highest:
-                return uniform_layout(length, chunk_size, int(lowest), state.position)
-    return ragged_layout(length, chunk_size, None if state is None else state.position, mask, reset, q)

@@ -1,18 +1,20 @@
 """`neural_memory`: the operator by itself. Checks its arguments once, casts to the state's precision, and calls one of the forms."""
 
 from collections.abc import Sequence
+from typing import NamedTuple
 
 import torch
 from torch import Tensor
 
 from titans_seq.config import ACTIVATIONS, GRADIENTS
 from titans_seq.memory.chunkwise import chunkwise_memory
+from titans_seq.memory.fused import fused_memory, unavailable, unsupported
 from titans_seq.memory.recurrent import recurrent_memory
 from titans_seq.memory.reference import reference_memory
 from titans_seq.memory.rule import memory_network
 from titans_seq.memory.state import Gates, MemoryState, MemoryWeights
 
-IMPLEMENTATIONS = ("auto", "chunkwise", "recurrent", "reference")
+IMPLEMENTATIONS = ("auto", "chunkwise", "fused", "recurrent", "reference")
 
 
 def neural_memory(
@@ -46,8 +48,9 @@ def neural_memory(
         weights: the memory network; its layers are the first state W^0.
         state: of the stream so far (from an earlier call); None begins a stream. A stream may be cut anywhere.
         chunk_size: C >= 1. Another C is another function, except for gradient="token": use the same in training and evaluation.
-        impl: "reference" (token by token, autograd; the oracle), "chunkwise" (the dual form), "recurrent" (token by token, closed form,
-            for decoding), or "auto": recurrent for a single token, else chunkwise. A named form never falls back to another.
+        impl: "reference" (token by token, autograd; the oracle), "chunkwise" (the dual form), "fused" (the same in kernels, for NVIDIA
+            GPUs; products of bf16 inputs are taken in bf16, of fp16 in tf32), "recurrent" (token by token, closed form, for decoding),
+            or "auto", which asks `choose_implementation`. A named form never falls back to another.
         gradient: "chunk" takes gradients at the chunk's first state, as the paper; "token" at the freshest state M_{t-1}, for the linear
             memory (L = 1) without norm only.
         surprise_clip: largest Frobenius norm of a token's gradient, per layer and head; None for no clip.
@@ -64,8 +67,11 @@ def neural_memory(
     _check(q, k, v, gates, weights, state, chunk_size, impl, gradient, surprise_clip, mask, reset)
     dtype = torch.promote_types(q.dtype, torch.float32)
     output_dtype = q.dtype
+    if impl == "auto":
+        impl = choose_implementation(q, gates, weights, chunk_size, gradient).impl
     with torch.autocast(q.device.type, enabled=False):
-        q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
+        if impl != "fused":  # its kernels load low precision themselves
+            q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         gates = [Gates(*(gate.to(dtype) for gate in layer)) for layer in gates]
         if mask is not None:  # what stands in a masked place, NaN included, must not reach values or gradients
             q, k, v = (torch.where(mask[:, None, :, None], x, 0) for x in (q, k, v))
@@ -73,13 +79,35 @@ def neural_memory(
         weights = _cast(weights, dtype)
         state = None if state is None else state.to(dtype)
         options = {"gradient": gradient, "surprise_clip": surprise_clip, "mask": mask, "reset": reset}
-        if impl == "chunkwise" or (impl == "auto" and q.shape[2] > 1):
-            y, state = chunkwise_memory(q, k, v, gates, weights, state, chunk_size=chunk_size, **options)  # type: ignore[arg-type]
+        if impl in ("chunkwise", "fused"):
+            chunks = chunkwise_memory if impl == "chunkwise" else fused_memory
+            y, state = chunks(q, k, v, gates, weights, state, chunk_size=chunk_size, **options)  # type: ignore[arg-type]
         else:
             form = reference_memory if impl == "reference" else recurrent_memory
             state = state or MemoryState.initial(weights, q.shape[0], chunk_size)
             y, state = form(q, k, v, gates, weights, state, **options)  # type: ignore[arg-type]
     return y.to(output_dtype), state
+
+
+class Implementation(NamedTuple):
+    """A form of the operator, and in a sentence why it was chosen."""
+
+    impl: str
+    reason: str
+
+
+def choose_implementation(
+    q: Tensor, gates: Sequence[Gates], weights: MemoryWeights, chunk_size: int = 16, gradient: str = "chunk"
+) -> Implementation:
+    """The form that `impl="auto"` runs for these arguments of `neural_memory`, and why."""
+    if q.shape[2] == 1:
+        return Implementation("recurrent", "A single token is one step, and needs no chunk.")
+    if q.device.type != "cuda":
+        return Implementation("chunkwise", f"The fused kernels are for NVIDIA GPUs, and q is on {q.device.type}.")
+    problem = unsupported(q, gates, weights, chunk_size, gradient) or unavailable(q)
+    if problem is not None:
+        return Implementation("chunkwise", f"The fused form {problem}.")
+    return Implementation("fused", "q is on an NVIDIA GPU, and the fused kernels do all that is asked.")
 
 
 def read_memory(q: Tensor, weights: MemoryWeights, layers: Sequence[Tensor] | None = None) -> Tensor:

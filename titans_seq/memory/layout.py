@@ -151,3 +151,19 @@ def ragged_layout(length: int, chunk_size: int, position: Tensor | None, mask: T
     complete = list((grid[:, :, -1] & chunk_ends).unbind(1))
     at_end = taken.gather(1, document[:, -1:]).squeeze(1) % chunk_size
     return Layout(place, collect, grid.unsqueeze(1), complete, restart, at_end)
+
+
+def choose_layout(q: Tensor, chunk_size: int, position: Tensor | None, mask: Tensor | None, reset: Tensor | None) -> Layout:
+    """The layout of a call with q (B, H, T, D) that begins at `position` (B,), None at the stream's begin.
+
+    Rows that move together take the one without gathers; looking at a position costs a graph break, so not while compiling.
+    """
+    length = q.shape[2]
+    if mask is None and reset is None:
+        if position is None:
+            return uniform_layout(length, chunk_size, 0, torch.zeros(q.shape[0], dtype=torch.int64, device=q.device))
+        if not torch.compiler.is_compiling():
+            lowest, highest = position.aminmax()
+            if lowest == highest:
+                return uniform_layout(length, chunk_size, int(lowest), position)
+    return ragged_layout(length, chunk_size, position, mask, reset, q)
