@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from titans_seq.config import MemoryConfig
 from titans_seq.memory.functional import neural_memory, read_memory
 from titans_seq.memory.state import Gates, MemoryState, MemoryWeights
+from titans_seq.packing import LeftAligned, check_marks, last_rows, token_positions
 from titans_seq.state import State
 
 L2_EPS = 1e-6
@@ -111,18 +112,46 @@ class NeuralMemory(nn.Module):
         parts = alpha.split([self.heads * d_in for d_in in self.dims[:-1]], dim=-1)
         return [part.unflatten(-1, (self.heads, -1)).transpose(1, 2) for part in parts]  # (B, H, T, d_in)
 
-    def forward(self, x: Tensor, state: MemoryLayerState | None = None, impl: str = "auto") -> tuple[Tensor, MemoryLayerState]:
+    def initial_state(self, batch_size: int) -> MemoryLayerState:
+        """The state before the first token."""
+        tail = self.qkv.weight.new_zeros(batch_size, self.config.convolution_width - 1, self.qkv.out_features)
+        return MemoryLayerState(MemoryState.initial(self.weights, batch_size, self.config.chunk_size), tail)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: MemoryLayerState | None = None,
+        impl: str = "auto",
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> tuple[Tensor, MemoryLayerState]:
         """Read and write the memory along x.
 
         Args:
             x: (B, T, dim), floating point.
             state: of the stream so far, None at its begin.
             impl: form of the operator, see `neural_memory`.
+            mask: (B, T) bool; a token that is False is padding: nothing is written or read there, and its output is zero.
+            reset: (B, T) bool; before a token that is True memory and convolution begin anew (a document begins).
 
         Returns:
             (B, T, dim) and the state after the last token.
+
+        Raises:
+            ValueError: mask or reset is not (B, T) bool, or the state is of another layer.
         """
-        mixed, tail = self._convolve(self.qkv(x), None if state is None else state.convolution)
+        check_marks(x, mask, reset)
+        if mask is None:
+            return self._read_and_write(x, state, impl, None, reset)
+        aligned = LeftAligned(mask, reset)
+        y, state = self._read_and_write(aligned.take(x), state, impl, aligned.mask, aligned.reset)
+        return aligned.put(y), state
+
+    def _read_and_write(
+        self, x: Tensor, state: MemoryLayerState | None, impl: str, mask: Tensor | None, reset: Tensor | None
+    ) -> tuple[Tensor, MemoryLayerState]:
+        """As `forward`, padding behind the tokens of each row."""
+        mixed, tail = self._convolve(self.qkv(x), None if state is None else state.convolution, mask, reset)
         q, k, v = F.silu(mixed).unflatten(-1, (3, self.heads, self.width)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, T, D)
         y, memory = neural_memory(
             _l2_norm(q),
@@ -135,6 +164,8 @@ class NeuralMemory(nn.Module):
             impl,
             gradient=self.config.gradient,
             surprise_clip=self.config.surprise_clip if self.config.gradient == "chunk" else None,
+            mask=mask,
+            reset=reset,
         )
         return self._finish(y, x), MemoryLayerState(memory, tail)
 
@@ -146,16 +177,24 @@ class NeuralMemory(nn.Module):
         q = F.silu(self.qkv(x)[..., : self.heads * self.width]).unflatten(-1, (self.heads, self.width)).transpose(1, 2)
         return self._finish(read_memory(_l2_norm(q), self.weights, layers), x)
 
-    def _convolve(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:
+    def _convolve(self, x: Tensor, tail: Tensor | None, mask: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
         """Causal depthwise convolution over time of x (B, T, channels), going on from the inputs `tail` (B, width - 1, channels)."""
-        reach = self.config.convolution_width - 1
+        reach, length = self.config.convolution_width - 1, x.shape[1]
         if tail is None:
             tail = x.new_zeros(x.shape[0], reach, x.shape[2])
         elif tail.shape[1:] != (reach, x.shape[2]):
             raise ValueError(f"state holds a convolution tail of {tuple(tail.shape[1:])}, this layer needs {(reach, x.shape[2])}")
         x = torch.cat([tail.to(x.dtype), x], dim=1)
-        mixed = x if self.convolution is None else self.convolution(x.transpose(1, 2)).transpose(1, 2)
-        return mixed, x[:, x.shape[1] - reach :].clone()
+        if reset is None or self.convolution is None:
+            mixed = x if self.convolution is None else self.convolution(x.transpose(1, 2)).transpose(1, 2)
+            return mixed, last_rows(x, reach, length, mask, None)
+        positions, held = token_positions(x.new_full((x.shape[0],), reach, dtype=torch.int64), length, mask, reset)
+        weight = self.convolution.weight[:, 0].to(x.dtype)  # (channels, reach + 1), the token's own tap last
+        taps = [  # one shifted product a tap: a tap that reaches before the token's document sees zero
+            torch.where((positions >= back).unsqueeze(-1), x[:, reach - back : reach - back + length], 0) * weight[:, reach - back]
+            for back in range(reach + 1)
+        ]
+        return sum(taps[1:], taps[0]), last_rows(x, reach, length, mask, held)
 
     def _finish(self, y: Tensor, x: Tensor) -> Tensor:
         """y (B, H, T, D): norm, times a linear gate of x (B, T, dim), then projection to (B, T, dim)."""
