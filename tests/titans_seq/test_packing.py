@@ -92,7 +92,7 @@ GARBAGE = st.sampled_from([math.nan, math.inf, 1e30])
 
 @variants
 @given(data=st.data())
-@settings(max_examples=8, deadline=None)
+@settings(max_examples=25, deadline=None)
 def test_padding_and_packing_in_a_stream(name: str, data: st.DataObject) -> None:
     """Padding and boundaries anywhere, the stream cut anywhere, garbage at padding: as each document alone."""
     length = data.draw(st.integers(1, 17), label="length")
@@ -111,7 +111,7 @@ def test_padding_and_packing_in_a_stream(name: str, data: st.DataObject) -> None
 @variants
 @pytest.mark.parametrize("packed", [False, True], ids=["padded", "packed"])
 @given(data=st.data())
-@settings(max_examples=2, deadline=None)
+@settings(max_examples=5, deadline=None)
 def test_gradients(name: str, packed: bool, data: st.DataObject) -> None:
     """Of every parameter and of x, with garbage at padding, through a cut."""
     length = 13

@@ -174,7 +174,8 @@ class NeuralMemory(nn.Module):
 
         The queries are those of `forward` without the convolution, so that a read depends on one token alone.
         """
-        q = F.silu(self.qkv(x)[..., : self.heads * self.width]).unflatten(-1, (self.heads, self.width)).transpose(1, 2)
+        q = F.linear(x, self.qkv.weight[: self.heads * self.width])
+        q = F.silu(q).unflatten(-1, (self.heads, self.width)).transpose(1, 2)
         return self._finish(read_memory(_l2_norm(q), self.weights, layers), x)
 
     def _convolve(self, x: Tensor, tail: Tensor | None, mask: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
