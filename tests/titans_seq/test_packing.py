@@ -5,6 +5,7 @@ The oracle runs every document of every row by itself, without padding, through 
 
 import math
 from itertools import pairwise
+from typing import Any
 
 import pytest
 import torch
@@ -284,3 +285,18 @@ def test_bad_marks_name_expected_and_given(name: str) -> None:
     assert (y[1] == 0).all()
     last = torch.tensor([1])
     assert all(map(torch.equal, after.index_select(last).tensors(), state.index_select(last).tensors()))
+
+
+@pytest.mark.parametrize("name", ["mac", "mag"])
+def test_padding_and_unequal_rows_compile_as_one_graph(name: str) -> None:
+    """A padded prompt, then a token for one of the rows."""
+    model, x = make_model(name), torch.randn(2, 7, DIM, dtype=torch.float64)
+    compiled: Any = torch.compile(model, backend="aot_eager", fullgraph=True)
+    state, expected_state = None, None
+    with torch.no_grad():
+        for piece, mask in ((x[:, :6], torch.arange(6) < torch.tensor([[6], [4]])), (x[:, 6:], torch.tensor([[False], [True]]))):
+            y, state = compiled(piece, state, mask=mask)
+            expected, expected_state = model(piece, expected_state, mask=mask)
+            torch.testing.assert_close(y, expected, **TOLERANCE)
+    assert_rows(state, [expected_state.index_select(torch.tensor([b])) for b in range(2)])
+    torch._dynamo.reset()
