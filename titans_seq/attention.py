@@ -74,14 +74,9 @@ class _Attention(nn.Module):
         self.persistent_keys = nn.Parameter(torch.randn(self.heads, tokens, self.width // 2))
         self.persistent_values = nn.Parameter(torch.randn(self.heads, tokens, self.width) * 0.02)
 
-    def project_queries(self, x: Tensor) -> Tensor:
-        """(B, T, dim) -> (B, H, T, D)."""
-        return self.query(x).unflatten(-1, (self.heads, self.width)).transpose(1, 2)
-
-    def project_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, dim) -> keys and values (B, H, T, D)."""
-        keys, values = self.key_value(x).unflatten(-1, (2, self.heads, self.width)).permute(2, 0, 3, 1, 4).unbind(0)
-        return keys, values
+    def split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, T, parts H D) -> `parts` tensors (B, H, T, D)."""
+        return x.unflatten(-1, (parts, self.heads, self.width)).permute(2, 0, 3, 1, 4).unbind(0)
 
     @property
     def cached(self) -> int:
@@ -137,8 +132,8 @@ class SlidingWindowAttention(_Attention):
         length = x.shape[1]
         start = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device) if state is None else state.position
         positions, end = token_positions(start, length, mask, reset)
-        q = rotate(self.project_queries(x), positions.unsqueeze(1), self.config.rope_base)
-        k, v = self.project_keys_values(x)
+        q = rotate(self.split_heads(self.query(x), 1)[0], positions.unsqueeze(1), self.config.rope_base)
+        k, v = self.split_heads(self.key_value(x), 2)
         k = rotate(k, positions.unsqueeze(1), self.config.rope_base)
         if state is not None:
             self.check_cache(state.keys)
@@ -225,30 +220,36 @@ class SegmentAttention(_Attention):
             (B, T, dim) and the state after the piece.
         """
         state = state or self.initial_state(x.shape[0])
+        return self.attend_projected(self.query(x), self.key_value(x), memory, state, mask)
+
+    def attend_projected(
+        self, query: Tensor, key_value: Tensor, memory: Tensor | None, state: SegmentState, mask: Tensor | None
+    ) -> tuple[Tensor, SegmentState]:
+        """`forward` of what `query` (B, T, H D) and `key_value` (B, T, 2 H D) make of x."""
         self.check_cache(state.keys)
-        positions, end = token_positions(state.position, x.shape[1], mask, None)
+        positions, end = token_positions(state.position, query.shape[1], mask, None)
         positions = positions.clamp(max=self.config.segment_length - 1)  # padding behind a segment's end
-        q = rotate(self.project_queries(x), positions.unsqueeze(1), self.config.rope_base)
-        k, v = self._segment_keys_values(x, memory, positions)
+        q = rotate(self.split_heads(query, 1)[0], positions.unsqueeze(1), self.config.rope_base)
+        k, v = self._segment_keys_values(key_value, memory, positions)
         if k.shape[2] < self.cached or mask is not None:
             place = self._places(positions, mask, k.shape[2])
             k, v = _put(state.keys, place, k), _put(state.values, place, v)
-        token = (torch.arange(self.cached, device=x.device) - self.config.memory_tokens).div(self._rows, rounding_mode="floor")
+        token = (torch.arange(self.cached, device=q.device) - self.config.memory_tokens).div(self._rows, rounding_mode="floor")
         y = self.attend(q, k, v, token <= positions[:, None, :, None])
         return self.finish(y), SegmentState(k, v, end)
 
-    def _segment_keys_values(self, x: Tensor, memory: Tensor | None, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def _segment_keys_values(self, key_value: Tensor, memory: Tensor | None, positions: Tensor) -> tuple[Tensor, Tensor]:
         """Keys and values of a piece at positions (B, T): rows of learned queries first, or a row of the memory before each token's."""
         if self.config.memory_tokens == 0:
             assert memory is not None
-            pairs = torch.stack([memory, x], dim=2).flatten(1, 2)  # (B, 2 T, dim)
-            k, v = self.project_keys_values(pairs)
+            pairs = torch.stack([self.key_value(memory), key_value], dim=2).flatten(1, 2)  # (B, 2 T, 2 H D)
+            k, v = self.split_heads(pairs, 2)
             return rotate(k, positions.repeat_interleave(2, dim=1).unsqueeze(1), self.config.rope_base), v
-        k, v = self.project_keys_values(x)
+        k, v = self.split_heads(key_value, 2)
         k = rotate(k, positions.unsqueeze(1), self.config.rope_base)
         if memory is None:
             return k, v
-        memory_k, memory_v = self.project_keys_values(memory)
+        memory_k, memory_v = self.split_heads(self.key_value(memory), 2)
         memory_k = F.pad(memory_k[..., self.width // 2 :], (self.width // 2, 0))  # no position: the rotated half is zero
         return torch.cat([memory_k, k], dim=2), torch.cat([memory_v, v], dim=2)
 

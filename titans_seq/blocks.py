@@ -42,11 +42,12 @@ class ContextMixerState(State):
 class Piece(NamedTuple):
     """Tokens of one segment a row.
 
-    x (B, T, dim); mask (B, T) bool or None; restart (B,) bool, rows that begin a document here, or None;
-    begins: whether a row may be at its segment's begin; ends: whether all rows reach their segment's end, None where rows differ.
+    inputs: what was projected from the tokens, (B, T, width) each; mask (B, T) bool or None; restart (B,) bool, rows that begin a document
+    here, or None; begins: whether a row may be at its segment's begin; ends: whether all rows reach their segment's end, None where rows
+    differ.
     """
 
-    x: Tensor
+    inputs: tuple[Tensor, ...]
     mask: Tensor | None
     restart: Tensor | None
     begins: bool
@@ -80,8 +81,12 @@ class MemoryAsContext(nn.Module):
 
     h = M(q), as the memory stood before the segment; y = Attn([persistent | h | segment]); the memory is written with y; o = y gated by
     M(y), the memory as of each token. As printed the paper's form leaks the future twice; here h has one row per token under the causal
-    mask (or `memory_tokens` learned queries), and M(y) is read token by token. Segments are sequential: h of the next segment needs the
-    memory written with this one's output; inside a segment all tokens run at once.
+    mask (or `memory_tokens` learned queries), and M(y) is read token by token.
+
+    What depends on x alone runs at once for all segments: queries, keys and values of the tokens, queries and gate of the read; and so does
+    the gate at the end. Sequential, a segment after the other, is what hangs on the memory: h of a segment needs the memory written with
+    the output of the one before, so reading h, its keys and values, attention, and writing and reading M(y). Inside a segment all tokens
+    run at once.
     """
 
     state_class = ContextMixerState
@@ -106,23 +111,26 @@ class MemoryAsContext(nn.Module):
         """x (B, T, dim) -> (B, T, dim) and the state after the last token."""
         fresh = state is None
         state = self.initial_state(x.shape[0]) if state is None else state
-        pieces, collect, last_restart = self._cut(x, 0 if fresh else _common(state.segment.position), state, mask, reset)
+        read = () if self.memory_queries is not None else self.memory.project_read(x)
+        inputs = (self.attention.query(x), self.attention.key_value(x), *read)
+        pieces, collect, last_restart = self._cut(inputs, 0 if fresh else _common(state.segment.position), state, mask, reset)
         outputs = []
         for piece in pieces:
-            y, state = self._piece(piece, state)
-            outputs.append(y)
+            y, m, state = self._piece(piece, state)
+            outputs.append((y, m))
         if last_restart is not None:
             state = self.initial_state(x.shape[0]).where(last_restart, state)
-        return collect(outputs), state
+        y, m = (collect(list(parts)) for parts in zip(*outputs, strict=True))
+        return self.gate(y, m), state
 
     def _cut(
-        self, x: Tensor, offset: int | None, state: ContextMixerState, mask: Tensor | None, reset: Tensor | None
+        self, inputs: tuple[Tensor, ...], offset: int | None, state: ContextMixerState, mask: Tensor | None, reset: Tensor | None
     ) -> tuple[list[Piece], Callable[[list[Tensor]], Tensor], Tensor | None]:
-        """The pieces of x, how their outputs (B, T, dim) are joined, and the rows in which a document begins after the last.
+        """The pieces of a call, how their outputs (B, T, dim) are joined, and the rows in which a document begins after the last.
 
         offset: where in their segment all rows stand, None if they differ.
         """
-        length, size = x.shape[1], self.segment_length
+        length, size = inputs[0].shape[1], self.segment_length
         if offset is not None and reset is None:
             first = min(length, size - offset)
             sizes = [first, *[size] * ((length - first) // size)]
@@ -130,45 +138,48 @@ class MemoryAsContext(nn.Module):
             masks = [None] * len(sizes) if mask is None else mask.split(sizes, dim=1)
             begins = [offset == 0, *[True] * (len(sizes) - 1)]
             ends = [None if mask is not None else (offset + n if i == 0 else n) == size for i, n in enumerate(sizes)]
-            rows = zip(x.split(sizes, dim=1), masks, [None] * len(sizes), begins, ends, strict=True)
+            cut = zip(*(x.split(sizes, dim=1) for x in inputs), strict=True)
+            rows = zip(cut, masks, [None] * len(sizes), begins, ends, strict=True)
             return [Piece(*row) for row in rows], lambda outputs: torch.cat(outputs, dim=1), None
         if length == 1:  # one token is in one segment, wherever the rows stand
-            return [Piece(x, mask, None if reset is None else reset[:, 0], True, None)], lambda outputs: outputs[0], None
-        layout = ragged_layout(length, size, state.segment.position, mask, reset, x)
+            return [Piece(inputs, mask, None if reset is None else reset[:, 0], True, None)], lambda outputs: outputs[0], None
+        layout = ragged_layout(length, size, state.segment.position, mask, reset, inputs[0])
         assert layout.active is not None
-        cells = layout.place(x.unsqueeze(1), 0.0).squeeze(1).unbind(1)  # (B, segment_length, dim) each
+        cells = list(zip(*(layout.place(x.unsqueeze(1), 0.0).squeeze(1).unbind(1) for x in inputs), strict=True))  # (B, size, width) each
         active = layout.active.squeeze(1).unbind(1)
         restart = [None] * (len(cells) + 1) if layout.restart is None else layout.restart.unbind(1)
         pieces = [Piece(*row, True, None) for row in zip(cells, active, restart[:-1], strict=True)]
         return pieces, lambda outputs: layout.collect(torch.stack(outputs, dim=1).unsqueeze(1)).squeeze(1), restart[-1]
 
-    def _piece(self, piece: Piece, state: ContextMixerState) -> tuple[Tensor, ContextMixerState]:
-        """Tokens of one segment, in each row."""
+    def _piece(self, piece: Piece, state: ContextMixerState) -> tuple[Tensor, Tensor, ContextMixerState]:
+        """Tokens of one segment in each row: y and M(y), (B, T, dim) each, and the state after them."""
+        query, key_value, *read = piece.inputs
         if piece.restart is not None:
-            state = self.initial_state(piece.x.shape[0]).where(piece.restart, state)
-        context = self._context(piece.x, state.before_segment, piece.begins)
-        y, segment = self.attention(piece.x, context, state.segment, piece.mask)
+            state = self.initial_state(query.shape[0]).where(piece.restart, state)
+        context = self._context(query.shape[0], read, state.before_segment, piece.begins)
+        y, segment = self.attention.attend_projected(query, key_value, context, state.segment, piece.mask)
         m, memory = self.memory(y, state.memory, mask=piece.mask)
-        return self.gate(y, m), self._after(piece, ContextMixerState(memory, state.before_segment, segment))
+        return y, m, self._after(piece, ContextMixerState(memory, state.before_segment, segment))
 
     def _after(self, piece: Piece, state: ContextMixerState) -> ContextMixerState:
         """Rows that have reached their segment's end stand before the next one."""
         if piece.ends is False:
             return state
-        weights, empty = state.memory.memory.weights, self.attention.initial_state(piece.x.shape[0])
+        weights, empty = state.memory.memory.weights, self.attention.initial_state(len(state.segment.position))
         if piece.ends:
             return ContextMixerState(state.memory, weights, empty)
         between = state.segment.position % self.segment_length == 0  # rows that end theirs, and rows without a token yet
         before = tuple(torch.where(between[:, None, None, None], W, B) for W, B in zip(weights, state.before_segment, strict=True))
         return ContextMixerState(state.memory, before, empty.where(between, state.segment))
 
-    def _context(self, x: Tensor, before: tuple[Tensor, ...], begins: bool) -> Tensor | None:
+    def _context(self, batch_size: int, read: list[Tensor], before: tuple[Tensor, ...], begins: bool) -> Tensor | None:
         """What the memory as it stood `before` the segment says: a row a token, or a row a learned query where the segment begins."""
         if self.memory_queries is None:
-            return self.memory.read(x, before)
+            q, gate = read
+            return self.memory.read_projected(q, gate, before)
         if not begins:
             return None
-        return self.memory.read(self.memory_queries.to(x.dtype).expand(x.shape[0], -1, -1), before)
+        return self.memory.read(self.memory_queries.expand(batch_size, -1, -1), before)
 
 
 def _common(position: Tensor) -> int | None:

@@ -167,18 +167,25 @@ class NeuralMemory(nn.Module):
             mask=mask,
             reset=reset,
         )
-        return self._finish(y, x), MemoryLayerState(memory, tail)
+        return self._finish(y, self.gate(x)), MemoryLayerState(memory, tail)
 
     def read(self, x: Tensor, layers: Sequence[Tensor] | None) -> Tensor:
         """Read without writing: x (B, T, dim) -> (B, T, dim), from weights as `MemoryState.weights` or, if None, from the first state.
 
         The queries are those of `forward` without the convolution, so that a read depends on one token alone.
         """
-        q = F.linear(x, self.qkv.weight[: self.heads * self.width])
-        q = F.silu(q).unflatten(-1, (self.heads, self.width)).transpose(1, 2)
-        return self._finish(read_memory(_l2_norm(q), self.weights, layers), x)
+        return self.read_projected(*self.project_read(x), layers)
 
-    def _convolve(self, x: Tensor, tail: Tensor | None, mask: Tensor | None, reset: Tensor | None) -> tuple[Tensor, Tensor]:
+    def project_read(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What a read of x (B, T, dim) needs whatever the memory holds: queries (B, T, H D), and the gate of the output (B, T, H D)."""
+        return F.silu(F.linear(x, self.qkv.weight[: self.heads * self.width])), self.gate(x)
+
+    def read_projected(self, q: Tensor, gate: Tensor, layers: Sequence[Tensor] | None) -> Tensor:
+        """`read` of what `project_read` gave, (B, T, H D) each -> (B, T, dim)."""
+        q = q.unflatten(-1, (self.heads, self.width)).transpose(1, 2)
+        return self._finish(read_memory(_l2_norm(q), self.weights, layers), gate)
+
+    def _convolve(self, x: Tensor, tail: Tensor | None, mask: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Causal depthwise convolution over time of x (B, T, channels), going on from the inputs `tail` (B, width - 1, channels)."""
         reach, length = self.config.convolution_width - 1, x.shape[1]
         if tail is None:
@@ -197,10 +204,9 @@ class NeuralMemory(nn.Module):
         ]
         return sum(taps[1:], taps[0]), last_rows(x, reach, length, mask, held)
 
-    def _finish(self, y: Tensor, x: Tensor) -> Tensor:
-        """y (B, H, T, D): norm, times a linear gate of x (B, T, dim), then projection to (B, T, dim)."""
-        y = self.output_norm(y.to(x.dtype)).transpose(1, 2).flatten(2)  # (B, T, H D)
-        return self.output(y * self.gate(x))
+    def _finish(self, y: Tensor, gate: Tensor) -> Tensor:
+        """y (B, H, T, D): norm, times the gate (B, T, H D), then projection to (B, T, dim)."""
+        return self.output(self.output_norm(y.to(self.output_norm.weight.dtype)).transpose(1, 2).flatten(2) * gate)
 
 
 def _l2_norm(x: Tensor) -> Tensor:
