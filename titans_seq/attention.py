@@ -2,6 +2,9 @@
 
 Never a T x T mask: a window of w is computed in blocks of w queries against 2 w - 1 keys, a segment by itself.
 
+Rows of a batch may stand at different positions, hold padding and pack documents (`mask`, `reset` of titans_seq/packing.py). One rule says
+what is seen: a token that stands at position p of its document sees no more than the p tokens before it.
+
 Half of each head's channels are rotated (p-RoPE, arXiv 2410.06205: rotary positions without the lowest frequencies); persistent keys live
 in the other half, so their logits do not depend on where in the stream the query stands.
 
@@ -15,36 +18,41 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titans_seq.config import AttentionConfig
+from titans_seq.packing import last_rows, token_positions
 from titans_seq.state import State
 
 
 @dataclass(frozen=True)
 class SlidingWindowState(State):
-    """The last (at most sliding_window - 1) rotated keys and values, (B, H, K, D), and the tokens read so far."""
+    """The last K = sliding_window - 1 rotated keys and values, (B, H, K, D), the newest last, zero before the document's begin; and the
+    tokens of the document read so far, (B,) int64.
+    """
 
     keys: Tensor
     values: Tensor
-    position: int
+    position: Tensor
 
 
 @dataclass(frozen=True)
 class SegmentState(State):
-    """Keys and values of the unfinished segment, (B, H, K, D), and the tokens of it read so far."""
+    """Keys and values of the unfinished segment, (B, H, K, D) with a place for each that a whole segment has, zero where none was read
+    yet; and the tokens of it read so far, (B,) int64.
+    """
 
     keys: Tensor
     values: Tensor
-    position: int
+    position: Tensor
 
 
 def rotate(x: Tensor, positions: Tensor, base: float) -> Tensor:
-    """Rotary embedding of the first half of the channels: x (B, H, T, D), positions (T,) integers of any size.
+    """Rotary embedding of the first half of the channels: x (B, H, T, D), positions (T,) or (B, 1, T) integers of any size.
 
     Angles are formed in float64, so a stream may be millions of tokens long.
     """
     rotated, plain = x.chunk(2, dim=-1)
     pairs = rotated.shape[-1] // 2
     frequencies = base ** (-torch.arange(pairs, dtype=torch.float64, device=x.device) / pairs)
-    angles = positions.to(torch.float64).unsqueeze(-1) * frequencies  # (T, D / 4)
+    angles = positions.to(torch.float64).unsqueeze(-1) * frequencies  # (.., T, D / 4)
     cos, sin = angles.cos().to(x.dtype), angles.sin().to(x.dtype)
     a, b = rotated.chunk(2, dim=-1)
     return torch.cat([a * cos - b * sin, b * cos + a * sin, plain], dim=-1)
@@ -66,22 +74,28 @@ class _Attention(nn.Module):
         self.persistent_keys = nn.Parameter(torch.randn(self.heads, tokens, self.width // 2))
         self.persistent_values = nn.Parameter(torch.randn(self.heads, tokens, self.width) * 0.02)
 
-    def project_queries(self, x: Tensor) -> Tensor:
-        """(B, T, dim) -> (B, H, T, D)."""
-        return self.query(x).unflatten(-1, (self.heads, self.width)).transpose(1, 2)
+    def split_heads(self, x: Tensor, parts: int) -> tuple[Tensor, ...]:
+        """(B, T, parts H D) -> `parts` tensors (B, H, T, D)."""
+        return x.unflatten(-1, (parts, self.heads, self.width)).permute(2, 0, 3, 1, 4).unbind(0)
 
-    def project_keys_values(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """(B, T, dim) -> keys and values (B, H, T, D)."""
-        keys, values = self.key_value(x).unflatten(-1, (2, self.heads, self.width)).permute(2, 0, 3, 1, 4).unbind(0)
-        return keys, values
+    @property
+    def cached(self) -> int:
+        """K, the places for keys of the state."""
+        raise NotImplementedError
+
+    def empty_cache(self, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys, values (B, H, K, D) and positions (B,), all zero, in the parameters' dtype."""
+        keys = self.query.weight.new_zeros(batch_size, self.heads, self.cached, self.width)
+        return keys, torch.zeros_like(keys), keys.new_zeros(batch_size, dtype=torch.int64)
 
     def check_cache(self, keys: Tensor) -> None:
-        """Raise ValueError if cached keys (B, H, K, D) are of attention with other heads."""
-        if keys.shape[1] != self.heads or keys.shape[3] != self.width:
-            raise ValueError(f"state is of attention with {keys.shape[1]} heads of {keys.shape[3]}, here are {self.heads} of {self.width}")
+        """Raise ValueError if cached keys (B, H, K, D) are of attention with other heads or another reach."""
+        given, expected = tuple(keys.shape[1:]), (self.heads, self.cached, self.width)
+        if given != expected:
+            raise ValueError(f"state holds keys of (heads, places, width) = {given}, this attention needs {expected}")
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
-        """Softmax attention with the persistent tokens in front: q (B, H, T, D), k, v (B, H, K, D), visible (T, K) bool."""
+        """Softmax attention with the persistent tokens in front: q (B, H, T, D), k, v (B, H, K, D), visible (T, K) or (B, 1, T, K)."""
         tokens = self.persistent_keys.shape[1]
         if tokens:
             batch = q.shape[0]
@@ -99,26 +113,47 @@ class _Attention(nn.Module):
 class SlidingWindowAttention(_Attention):
     """Every token sees itself, the `sliding_window - 1` tokens before it, and the persistent tokens."""
 
-    def forward(self, x: Tensor, state: SlidingWindowState | None = None) -> tuple[Tensor, SlidingWindowState]:
-        """x (B, T, dim) -> (B, T, dim) and the state after the last token; rows of a batch advance together."""
-        position = 0 if state is None else state.position
-        positions = position + torch.arange(x.shape[1], device=x.device)
-        q = rotate(self.project_queries(x), positions, self.config.rope_base)
-        k, v = self.project_keys_values(x)
-        k = rotate(k, positions, self.config.rope_base)
+    @property
+    def cached(self) -> int:
+        """Keys that the next token sees."""
+        return self.config.sliding_window - 1
+
+    def initial_state(self, batch_size: int) -> SlidingWindowState:
+        """The state before the first token."""
+        return SlidingWindowState(*self.empty_cache(batch_size))
+
+    def forward(
+        self, x: Tensor, state: SlidingWindowState | None = None, mask: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, SlidingWindowState]:
+        """x (B, T, dim) -> (B, T, dim) and the state after the last token.
+
+        mask, reset: (B, T) bool, see titans_seq/packing.py; the padding of a row stands behind its tokens (`LeftAligned`).
+        """
+        length = x.shape[1]
+        start = torch.zeros(x.shape[0], dtype=torch.int64, device=x.device) if state is None else state.position
+        positions, end = token_positions(start, length, mask, reset)
+        q = rotate(self.split_heads(self.query(x), 1)[0], positions.unsqueeze(1), self.config.rope_base)
+        k, v = self.split_heads(self.key_value(x), 2)
+        k = rotate(k, positions.unsqueeze(1), self.config.rope_base)
         if state is not None:
             self.check_cache(state.keys)
             k, v = torch.cat([state.keys.to(k.dtype), k], dim=2), torch.cat([state.values.to(v.dtype), v], dim=2)
-        y = self._attend_window(q, k, v)
-        kept = min(self.config.sliding_window - 1, k.shape[2])
-        first = k.shape[2] - kept
-        return self.finish(y), SlidingWindowState(k[:, :, first:].clone(), v[:, :, first:].clone(), position + x.shape[1])
+        reach = positions.clamp(max=self.cached)  # (B, T): how many earlier tokens each sees
+        fresh = state is None and reset is None  # then the first window's shape says what is seen
+        y = self._attend_window(q, k, v, None if fresh else reach, None if reset is None else reach)
+        held = None if mask is None and reset is None else end
+        k, v = (last_rows(part, self.cached, length, mask, held) for part in (k, v))
+        return self.finish(y), SlidingWindowState(k, v, end)
 
-    def _attend_window(self, q: Tensor, k: Tensor, v: Tensor) -> Tensor:
-        """q (B, H, T, D) against k, v (B, H, K, D) with K - T earlier tokens in front: the first window's queries, then the others."""
+    def _attend_window(self, q: Tensor, k: Tensor, v: Tensor, head_reach: Tensor | None, rest_reach: Tensor | None) -> Tensor:
+        """q (B, H, T, D) against k, v (B, H, K, D) with K - T earlier tokens in front: the first window's queries, then the others.
+
+        head_reach, rest_reach: (B, T), how many earlier tokens each sees, in the two parts; None where it is all that the window allows.
+        """
         window, length, past = self.config.sliding_window, q.shape[2], k.shape[2] - q.shape[2]
         head = min(window, length)
-        y = self.attend(q[:, :, :head], k[:, :, : past + head], v[:, :, : past + head], _band(head, past, window, q.device))
+        reach: int | Tensor = window - 1 if head_reach is None else head_reach[:, None, :head]
+        y = self.attend(q[:, :, :head], k[:, :, : past + head], v[:, :, : past + head], _band(head, past, reach, q.device))
         if length == head:
             return y
         # Blocks of `window` queries; block j sees the 2 window - 1 keys that end with its last query.
@@ -126,19 +161,25 @@ class SlidingWindowAttention(_Attention):
         padding = blocks * window - (length - head)
         q = _fold(F.pad(q[:, :, head:], (0, 0, 0, padding)).unfold(2, window, window))
         k, v = (_fold(F.pad(x[:, :, past + 1 :], (0, 0, 0, padding)).unfold(2, 2 * window - 1, window)) for x in (k, v))
-        rest = self.attend(q, k, v, _band(window, window - 1, window, q.device))
+        reach = (
+            window - 1 if rest_reach is None else F.pad(rest_reach[:, head:], (0, padding)).view(-1, 1, window)
+        )  # (B * blocks, 1, window)
+        rest = self.attend(q, k, v, _band(window, window - 1, reach, q.device))
         rest = rest.unflatten(0, (-1, blocks)).transpose(1, 2).flatten(2, 3)  # (B, H, blocks * window, D)
         return torch.cat([y, rest[:, :, : length - head]], dim=2)
 
 
-def _band(queries: int, past: int, window: int, device: torch.device) -> Tensor:
-    """(queries, past + queries) bool: query a stands at past + a and sees the `window` keys that end there."""
+def _band(queries: int, past: int, reach: int | Tensor, device: torch.device) -> Tensor:
+    """Query a stands at place past + a and sees itself and the `reach` keys before it.
+
+    reach: one number, gives (queries, past + queries) bool; or (.., queries), gives (.., queries, past + queries).
+    """
     distance = past + torch.arange(queries, device=device).unsqueeze(1) - torch.arange(past + queries, device=device)
-    return (distance >= 0) & (distance < window)
+    return (distance >= 0) & (distance <= (reach if isinstance(reach, int) else reach.unsqueeze(-1)))
 
 
 def _fold(x: Tensor) -> Tensor:
-    """Blocks into the batch: (B, H, blocks, D, size) -> (B * blocks, H, size, D)."""
+    """(B, H, blocks, D, size) -> (B * blocks, H, size, D)."""
     return x.permute(0, 2, 1, 4, 3).flatten(0, 1)
 
 
@@ -146,42 +187,84 @@ class SegmentAttention(_Attention):
     """Causal attention inside one segment over [persistent | memory | segment] (MAC, arXiv 2501.00663, section 4.1).
 
     With memory_tokens = 0 the memory has one row per token, seen from its token on; else `memory_tokens` rows that all see.
+    Each key of a segment has its place in the state, so rows that stand at different positions of their segment advance together.
     """
 
-    def forward(self, x: Tensor, memory: Tensor | None, state: SegmentState | None = None) -> tuple[Tensor, SegmentState]:
+    @property
+    def cached(self) -> int:
+        """Keys of a whole segment."""
+        return self.config.memory_tokens + self._rows * self.config.segment_length
+
+    @property
+    def _rows(self) -> int:
+        """Rows of keys a token."""
+        return 1 if self.config.memory_tokens else 2
+
+    def initial_state(self, batch_size: int) -> SegmentState:
+        """The state at a segment's begin."""
+        return SegmentState(*self.empty_cache(batch_size))
+
+    def forward(
+        self, x: Tensor, memory: Tensor | None, state: SegmentState | None = None, mask: Tensor | None = None
+    ) -> tuple[Tensor, SegmentState]:
         """A piece of one segment.
 
         Args:
-            x: (B, T, dim), not beyond the segment's end.
+            x: (B, T, dim), in no row beyond its segment's end.
             memory: what was read from the memory. memory_tokens = 0: (B, T, dim), a row a token of the piece; else
-                (B, memory_tokens, dim) at the segment's begin and None after it.
+                (B, memory_tokens, dim), and None if `state` holds it in all rows.
             state: of the segment so far, None at its begin.
+            mask: (B, T) bool, False at padding, which may stand anywhere.
 
         Returns:
             (B, T, dim) and the state after the piece.
         """
-        position = 0 if state is None else state.position
-        positions = position + torch.arange(x.shape[1], device=x.device)
-        q = rotate(self.project_queries(x), positions, self.config.rope_base)
-        k, v = self._segment_keys_values(x, memory, positions)
-        if state is not None:
-            self.check_cache(state.keys)
-            k, v = torch.cat([state.keys.to(k.dtype), k], dim=2), torch.cat([state.values.to(v.dtype), v], dim=2)
-        first, rows = self.config.memory_tokens, 1 if self.config.memory_tokens else 2  # rows of keys a token
-        token = (torch.arange(k.shape[2], device=x.device) - first).div(rows, rounding_mode="floor")
-        y = self.attend(q, k, v, token <= positions.unsqueeze(1))
-        return self.finish(y), SegmentState(k, v, position + x.shape[1])
+        state = state or self.initial_state(x.shape[0])
+        return self.attend_projected(self.query(x), self.key_value(x), memory, state, mask)
 
-    def _segment_keys_values(self, x: Tensor, memory: Tensor | None, positions: Tensor) -> tuple[Tensor, Tensor]:
+    def attend_projected(
+        self, query: Tensor, key_value: Tensor, memory: Tensor | None, state: SegmentState, mask: Tensor | None
+    ) -> tuple[Tensor, SegmentState]:
+        """`forward` of what `query` (B, T, H D) and `key_value` (B, T, 2 H D) make of x."""
+        self.check_cache(state.keys)
+        positions, end = token_positions(state.position, query.shape[1], mask, None)
+        positions = positions.clamp(max=self.config.segment_length - 1)  # padding behind a segment's end
+        q = rotate(self.split_heads(query, 1)[0], positions.unsqueeze(1), self.config.rope_base)
+        k, v = self._segment_keys_values(key_value, memory, positions)
+        if k.shape[2] < self.cached or mask is not None:
+            place = self._places(positions, mask, k.shape[2])
+            k, v = _put(state.keys, place, k), _put(state.values, place, v)
+        token = (torch.arange(self.cached, device=q.device) - self.config.memory_tokens).div(self._rows, rounding_mode="floor")
+        y = self.attend(q, k, v, token <= positions[:, None, :, None])
+        return self.finish(y), SegmentState(k, v, end)
+
+    def _segment_keys_values(self, key_value: Tensor, memory: Tensor | None, positions: Tensor) -> tuple[Tensor, Tensor]:
+        """Keys and values of a piece at positions (B, T): rows of learned queries first, or a row of the memory before each token's."""
         if self.config.memory_tokens == 0:
             assert memory is not None
-            pairs = torch.stack([memory, x], dim=2).flatten(1, 2)  # (B, 2 T, dim): the memory's row before its token
-            k, v = self.project_keys_values(pairs)
-            return rotate(k, positions.repeat_interleave(2), self.config.rope_base), v
-        k, v = self.project_keys_values(x)
-        k = rotate(k, positions, self.config.rope_base)
+            pairs = torch.stack([self.key_value(memory), key_value], dim=2).flatten(1, 2)  # (B, 2 T, 2 H D)
+            k, v = self.split_heads(pairs, 2)
+            return rotate(k, positions.repeat_interleave(2, dim=1).unsqueeze(1), self.config.rope_base), v
+        k, v = self.split_heads(key_value, 2)
+        k = rotate(k, positions.unsqueeze(1), self.config.rope_base)
         if memory is None:
             return k, v
-        memory_k, memory_v = self.project_keys_values(memory)
+        memory_k, memory_v = self.split_heads(self.key_value(memory), 2)
         memory_k = F.pad(memory_k[..., self.width // 2 :], (self.width // 2, 0))  # no position: the rotated half is zero
         return torch.cat([memory_k, k], dim=2), torch.cat([memory_v, v], dim=2)
+
+    def _places(self, positions: Tensor, mask: Tensor | None, rows: int) -> Tensor:
+        """(B, rows) int64: where the `rows` keys of a piece stand in the state; padding goes to a spare place behind all others."""
+        first = self.config.memory_tokens
+        place = first + (positions.unsqueeze(-1) * self._rows + torch.arange(self._rows, device=positions.device)).flatten(1)
+        if mask is not None:
+            place = torch.where(mask.repeat_interleave(self._rows, dim=1), place, self.cached)
+        if rows == place.shape[1]:
+            return place
+        return torch.cat([torch.arange(first, device=place.device).expand(place.shape[0], -1), place], dim=1)
+
+
+def _put(kept: Tensor, place: Tensor, rows: Tensor) -> Tensor:
+    """kept (B, H, K, D) with rows (B, H, N, D) at place (B, N); K is a spare place, what is put there is dropped."""
+    padded = F.pad(kept.to(rows.dtype), (0, 0, 0, 1))
+    return padded.scatter(2, place[:, None, :, None].expand_as(rows), rows)[:, :, : kept.shape[2]]

@@ -9,7 +9,10 @@ from torch import Tensor, nn
 from titans_seq.blocks import MIXERS, Block
 from titans_seq.checkpoint import Pretrained
 from titans_seq.config import TitansConfig
+from titans_seq.packing import LeftAligned, check_marks
 from titans_seq.state import State
+
+PREFILL = 8192  # tokens that are read at once where no gradient is needed
 
 
 @dataclass(frozen=True)
@@ -47,30 +50,72 @@ class Titans(Pretrained):
                 ends_branch = name.endswith("output.weight")
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.num_layers) if ends_branch else 0.02)
 
-    def forward(self, x: Tensor, state: TitansState | None = None) -> tuple[Tensor, TitansState]:
+    def initial_state(self, batch_size: int) -> TitansState:
+        """The state before the first token of `batch_size` streams; a call without a state begins with it."""
+        return TitansState(tuple(block.mixer.initial_state(batch_size) for block in self.blocks))  # type: ignore[union-attr, operator]
+
+    def forward(
+        self, x: Tensor, state: TitansState | None = None, *, mask: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, TitansState]:
         """Read a piece of a stream.
 
         Args:
             x: (B, T, dim), T >= 1, of the parameters' dtype (or any under autocast).
             state: after the piece before, None at the stream's begin.
+            mask: (B, T) bool, for rows of unequal length. A token that is False is padding, anywhere in its row: every output and state
+                is as if it were absent, whatever stands there, and its own output is zero.
+            reset: (B, T) bool, for documents packed into one row. Before a token that is True everything begins anew, as without a state:
+                no token sees another document. See `cu_seqlens_to_reset` and `document_ids_to_reset`.
 
         Returns:
-            (B, T, dim), causal: row t depends on rows up to t and on the state; and the state after row T.
+            (B, T, dim), causal: row t depends on rows up to t and on the state; and the state after row T. Rows of the state may stand at
+            different positions. Without autograd a long x is read in pieces, so that memory does not grow with T but for x and the result.
 
         Raises:
-            ValueError: x is not (B, T, dim), or the state is of another model.
+            ValueError: x is not (B, T, dim), mask or reset not (B, T) bool, a row without a token begins a stream, or the state is of
+                another model.
         """
+        self._check(x, state, mask, reset)
+        if mask is None:
+            return self._read(x, state, None, reset)
+        aligned = LeftAligned(mask, reset)
+        y, state = self._read(aligned.take(x), state, aligned.mask, aligned.reset)
+        return aligned.put(y), state
+
+    def _read(self, x: Tensor, state: TitansState | None, mask: Tensor | None, reset: Tensor | None) -> tuple[Tensor, TitansState]:
+        """As `forward`, padding behind the tokens of each row; in pieces through the state where no gradient is needed."""
+        if x.shape[1] <= PREFILL or torch.is_grad_enabled() or torch.compiler.is_compiling():
+            return self._read_piece(x, state, mask, reset)
+        y = None
+        for start in range(0, x.shape[1], PREFILL):
+            part = slice(start, start + PREFILL)
+            marks = (None if of_all is None else of_all[:, part] for of_all in (mask, reset))
+            y_part, state = self._read_piece(x[:, part], state, *marks)
+            y = y_part.new_empty(x.shape) if y is None else y  # filled part by part: a list of the parts would be held beside the result
+            y[:, part] = y_part
+        assert y is not None
+        assert state is not None
+        return y, state
+
+    def _read_piece(self, x: Tensor, state: TitansState | None, mask: Tensor | None, reset: Tensor | None) -> tuple[Tensor, TitansState]:
+        states = []
+        for i, block in enumerate(self.blocks):
+            x, block_state = block(x, None if state is None else state.blocks[i], mask, reset)
+            states.append(block_state)
+        return self.norm(x), TitansState(tuple(states))
+
+    def _check(self, x: Tensor, state: TitansState | None, mask: Tensor | None, reset: Tensor | None) -> None:
         if x.dim() != 3 or x.shape[2] != self.config.dim or x.shape[1] == 0:
             raise ValueError(f"x must be (B, T >= 1, dim={self.config.dim}), got {tuple(x.shape)}")
         if not torch.is_autocast_enabled(x.device.type) and x.dtype != self.norm.weight.dtype:
             raise ValueError(f"x must have the model's dtype {self.norm.weight.dtype}, got {x.dtype}; cast x or the model")
+        check_marks(x, mask, reset)
         if state is not None:
             self._check_state(state, x.shape[0])
-        states = []
-        for i, block in enumerate(self.blocks):
-            x, block_state = block(x, None if state is None else state.blocks[i])
-            states.append(block_state)
-        return self.norm(x), TitansState(tuple(states))
+        elif mask is not None and not torch.compiler.is_compiling():  # looking costs a graph break
+            empty = mask.logical_not().all(1).nonzero().flatten().tolist()
+            if empty:
+                raise ValueError(f"mask must have a token in each row that begins a stream, got none in rows {empty}; see initial_state")
 
     def _check_state(self, state: TitansState, batch_size: int) -> None:
         if len(state.blocks) != len(self.blocks):

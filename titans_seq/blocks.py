@@ -1,9 +1,12 @@
 """The four ways to join long-term memory and attention (arXiv 2501.00663, section 4), made causal, and the block around them.
 
 Each mixer maps x (B, T, dim) and a state to (B, T, dim) and a state; streaming any prefix and going on gives what one pass gives.
+All take `mask` and `reset` (B, T) bool (titans_seq/packing.py), with the padding of a row behind its tokens: `Titans` sees to that.
 """
 
+from collections.abc import Callable
 from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
 import torch.nn.functional as F
@@ -12,6 +15,7 @@ from torch import Tensor, nn
 from titans_seq.attention import SegmentAttention, SegmentState, SlidingWindowAttention, SlidingWindowState
 from titans_seq.config import TitansConfig
 from titans_seq.memory import MemoryLayerState, NeuralMemory
+from titans_seq.memory.layout import ragged_layout
 from titans_seq.state import State
 
 
@@ -25,11 +29,29 @@ class WindowMixerState(State):
 
 @dataclass(frozen=True)
 class ContextMixerState(State):
-    """State of MAC: the memory now and, inside a segment, the memory before it (`snapshot`) and what attention keeps of it."""
+    """State of MAC: the memory now, what it was before the unfinished segment (`snapshot`), and what attention keeps of that.
+
+    A row between two segments has position 0, no keys and values, and its memory now as that before the segment.
+    """
 
     memory: MemoryLayerState
-    before_segment: tuple[Tensor, ...] | None
-    segment: SegmentState | None
+    before_segment: tuple[Tensor, ...]
+    segment: SegmentState
+
+
+class Piece(NamedTuple):
+    """Tokens of one segment a row.
+
+    inputs: what was projected from the tokens, (B, T, width) each; mask (B, T) bool or None; restart (B,) bool, rows that begin a document
+    here, or None; begins: whether a row may be at its segment's begin; ends: whether all rows reach their segment's end, None where rows
+    differ.
+    """
+
+    inputs: tuple[Tensor, ...]
+    mask: Tensor | None
+    restart: Tensor | None
+    begins: bool
+    ends: bool | None
 
 
 class Gate(nn.Module):
@@ -59,8 +81,12 @@ class MemoryAsContext(nn.Module):
 
     h = M(q), as the memory stood before the segment; y = Attn([persistent | h | segment]); the memory is written with y; o = y gated by
     M(y), the memory as of each token. As printed the paper's form leaks the future twice; here h has one row per token under the causal
-    mask (or `memory_tokens` learned queries), and M(y) is read token by token. Segments are sequential: h of the next segment needs the
-    memory written with this one's output; inside a segment all tokens run at once.
+    mask (or `memory_tokens` learned queries), and M(y) is read token by token.
+
+    What depends on x alone runs at once for all segments: queries, keys and values of the tokens, queries and gate of the read; and so does
+    the gate at the end. Sequential, a segment after the other, is what hangs on the memory: h of a segment needs the memory written with
+    the output of the one before, so reading h, its keys and values, attention, and writing and reading M(y). Inside a segment all tokens
+    run at once.
     """
 
     state_class = ContextMixerState
@@ -74,41 +100,98 @@ class MemoryAsContext(nn.Module):
         tokens = config.attention.memory_tokens
         self.memory_queries = nn.Parameter(torch.randn(tokens, config.dim)) if tokens else None
 
-    def forward(self, x: Tensor, state: ContextMixerState | None = None) -> tuple[Tensor, ContextMixerState]:
-        """x (B, T, dim) -> (B, T, dim) and the state after the last token; rows of a batch advance together."""
-        if state is not None and state.segment is not None and state.segment.position >= self.segment_length:
-            raise ValueError(f"state is {state.segment.position} tokens into a segment; segments have {self.segment_length} here")
-        outputs, start = [], 0
-        while start < x.shape[1]:
-            done = state.segment.position if state is not None and state.segment is not None else 0
-            stop = min(x.shape[1], start + self.segment_length - done)
-            y, state = self._piece(x[:, start:stop], state)
-            outputs.append(y)
-            start = stop
-        assert state is not None
-        return torch.cat(outputs, dim=1), state
+    def initial_state(self, batch_size: int) -> ContextMixerState:
+        """The state before the first token."""
+        memory = self.memory.initial_state(batch_size)
+        return ContextMixerState(memory, self.memory.snapshot(memory), self.attention.initial_state(batch_size))
 
-    def _piece(self, x: Tensor, state: ContextMixerState | None) -> tuple[Tensor, ContextMixerState]:
-        """Tokens of one segment."""
-        memory, segment = (None, None) if state is None else (state.memory, state.segment)
-        before = (state and state.before_segment) or self.memory.snapshot(memory, x.shape[0])
-        y, segment = self.attention(x, self._context(x, before, begins=segment is None), segment)
-        m, memory = self.memory(y, memory)
-        if segment.position == self.segment_length:
-            return self.gate(y, m), ContextMixerState(memory, None, None)
-        return self.gate(y, m), ContextMixerState(memory, before, segment)
+    def forward(
+        self, x: Tensor, state: ContextMixerState | None = None, mask: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, ContextMixerState]:
+        """x (B, T, dim) -> (B, T, dim) and the state after the last token."""
+        fresh = state is None
+        state = self.initial_state(x.shape[0]) if state is None else state
+        read = () if self.memory_queries is not None else self.memory.project_read(x)
+        inputs = (self.attention.query(x), self.attention.key_value(x), *read)
+        pieces, collect, last_restart = self._cut(inputs, 0 if fresh else _common(state.segment.position), state, mask, reset)
+        outputs = []
+        for piece in pieces:
+            y, m, state = self._piece(piece, state)
+            outputs.append((y, m))
+        if last_restart is not None:
+            state = self.initial_state(x.shape[0]).where(last_restart, state)
+        y, m = (collect(list(parts)) for parts in zip(*outputs, strict=True))
+        return self.gate(y, m), state
 
-    def _context(self, x: Tensor, before: tuple[Tensor, ...], begins: bool) -> Tensor | None:
+    def _cut(
+        self, inputs: tuple[Tensor, ...], offset: int | None, state: ContextMixerState, mask: Tensor | None, reset: Tensor | None
+    ) -> tuple[list[Piece], Callable[[list[Tensor]], Tensor], Tensor | None]:
+        """The pieces of a call, how their outputs (B, T, dim) are joined, and the rows in which a document begins after the last.
+
+        offset: where in their segment all rows stand, None if they differ.
+        """
+        length, size = inputs[0].shape[1], self.segment_length
+        if offset is not None and reset is None:
+            first = min(length, size - offset)
+            sizes = [first, *[size] * ((length - first) // size)]
+            sizes += [length - sum(sizes)] if length > sum(sizes) else []
+            masks = [None] * len(sizes) if mask is None else mask.split(sizes, dim=1)
+            begins = [offset == 0, *[True] * (len(sizes) - 1)]
+            ends = [None if mask is not None else (offset + n if i == 0 else n) == size for i, n in enumerate(sizes)]
+            cut = zip(*(x.split(sizes, dim=1) for x in inputs), strict=True)
+            rows = zip(cut, masks, [None] * len(sizes), begins, ends, strict=True)
+            return [Piece(*row) for row in rows], lambda outputs: torch.cat(outputs, dim=1), None
+        if length == 1:  # one token is in one segment, wherever the rows stand
+            return [Piece(inputs, mask, None if reset is None else reset[:, 0], True, None)], lambda outputs: outputs[0], None
+        layout = ragged_layout(length, size, state.segment.position, mask, reset, inputs[0])
+        assert layout.active is not None
+        cells = list(zip(*(layout.place(x.unsqueeze(1), 0.0).squeeze(1).unbind(1) for x in inputs), strict=True))  # (B, size, width) each
+        active = layout.active.squeeze(1).unbind(1)
+        restart = [None] * (len(cells) + 1) if layout.restart is None else layout.restart.unbind(1)
+        pieces = [Piece(*row, True, None) for row in zip(cells, active, restart[:-1], strict=True)]
+        return pieces, lambda outputs: layout.collect(torch.stack(outputs, dim=1).unsqueeze(1)).squeeze(1), restart[-1]
+
+    def _piece(self, piece: Piece, state: ContextMixerState) -> tuple[Tensor, Tensor, ContextMixerState]:
+        """Tokens of one segment in each row: y and M(y), (B, T, dim) each, and the state after them."""
+        query, key_value, *read = piece.inputs
+        if piece.restart is not None:
+            state = self.initial_state(query.shape[0]).where(piece.restart, state)
+        context = self._context(query.shape[0], read, state.before_segment, piece.begins)
+        y, segment = self.attention.attend_projected(query, key_value, context, state.segment, piece.mask)
+        m, memory = self.memory(y, state.memory, mask=piece.mask)
+        return y, m, self._after(piece, ContextMixerState(memory, state.before_segment, segment))
+
+    def _after(self, piece: Piece, state: ContextMixerState) -> ContextMixerState:
+        """Rows that have reached their segment's end stand before the next one."""
+        if piece.ends is False:
+            return state
+        now, empty = self.memory.snapshot(state.memory), self.attention.initial_state(len(state.segment.position))
+        if piece.ends:
+            return ContextMixerState(state.memory, now, empty)
+        between = state.segment.position % self.segment_length == 0  # rows that end theirs, and rows without a token yet
+        before = tuple(torch.where(between[:, None, None, None], W, B) for W, B in zip(now, state.before_segment, strict=True))
+        return ContextMixerState(state.memory, before, empty.where(between, state.segment))
+
+    def _context(self, batch_size: int, read: list[Tensor], before: tuple[Tensor, ...], begins: bool) -> Tensor | None:
         """What the memory as it stood `before` the segment says: a row a token, or a row a learned query where the segment begins."""
         if self.memory_queries is None:
-            return self.memory.read(x, before)
+            q, gate = read
+            return self.memory.read_projected(q, gate, before)
         if not begins:
             return None
-        return self.memory.read(self.memory_queries.to(x.dtype).expand(x.shape[0], -1, -1), before)
+        return self.memory.read(self.memory_queries.expand(batch_size, -1, -1), before)
 
 
-class MemoryAsGate(nn.Module):
-    """MAG (section 4.2, equations 26 to 28): sliding-window attention and memory side by side, one gated by the other."""
+def _common(position: Tensor) -> int | None:
+    """Where all rows stand, position (B,), if at one place. Looking costs a graph break, so not while compiling."""
+    if torch.compiler.is_compiling():
+        return None
+    lowest, highest = position.aminmax()
+    return int(lowest) if lowest == highest else None
+
+
+class _WindowMixer(nn.Module):
+    """What MAG and MAL share: a memory, a sliding-window attention, their state."""
 
     state_class = WindowMixerState
 
@@ -116,30 +199,41 @@ class MemoryAsGate(nn.Module):
         super().__init__()
         self.memory = NeuralMemory(config.dim, config.memory)
         self.attention = SlidingWindowAttention(config.dim, config.attention)
+
+    def initial_state(self, batch_size: int) -> WindowMixerState:
+        """The state before the first token."""
+        return WindowMixerState(self.memory.initial_state(batch_size), self.attention.initial_state(batch_size))
+
+
+class MemoryAsGate(_WindowMixer):
+    """MAG (section 4.2, equations 26 to 28): sliding-window attention and memory side by side, one gated by the other."""
+
+    def __init__(self, config: TitansConfig) -> None:
+        super().__init__(config)
         self.gate = Gate(config)
 
-    def forward(self, x: Tensor, state: WindowMixerState | None = None) -> tuple[Tensor, WindowMixerState]:
+    def forward(
+        self, x: Tensor, state: WindowMixerState | None = None, mask: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, WindowMixerState]:
         """x (B, T, dim) -> (B, T, dim) and the state after the last token."""
-        y, attention = self.attention(x, None if state is None else state.attention)
-        m, memory = self.memory(x, None if state is None else state.memory)
+        y, attention = self.attention(x, None if state is None else state.attention, mask, reset)
+        m, memory = self.memory(x, None if state is None else state.memory, mask=mask, reset=reset)
         return self.gate(y, m), WindowMixerState(memory, attention)
 
 
-class MemoryAsLayer(nn.Module):
+class MemoryAsLayer(_WindowMixer):
     """MAL (section 4.3, equations 29 to 31): the memory first, then sliding-window attention, each on a residual branch of its own."""
 
-    state_class = WindowMixerState
-
     def __init__(self, config: TitansConfig) -> None:
-        super().__init__()
-        self.memory = NeuralMemory(config.dim, config.memory)
+        super().__init__(config)
         self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
-        self.attention = SlidingWindowAttention(config.dim, config.attention)
 
-    def forward(self, x: Tensor, state: WindowMixerState | None = None) -> tuple[Tensor, WindowMixerState]:
+    def forward(
+        self, x: Tensor, state: WindowMixerState | None = None, mask: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, WindowMixerState]:
         """x (B, T, dim) -> (B, T, dim) and the state after the last token."""
-        m, memory = self.memory(x, None if state is None else state.memory)
-        y, attention = self.attention(self.norm(x + m), None if state is None else state.attention)
+        m, memory = self.memory(x, None if state is None else state.memory, mask=mask, reset=reset)
+        y, attention = self.attention(self.norm(x + m), None if state is None else state.attention, mask, reset)
         return m + y, WindowMixerState(memory, attention)
 
 
@@ -177,8 +271,10 @@ class Block(nn.Module):
         self.feed_forward = SwiGLU(config)
         self.dropout = nn.Dropout(config.dropout)
 
-    def forward(self, x: Tensor, state: State | None = None) -> tuple[Tensor, State]:
-        """x (B, T, dim) -> (B, T, dim) and the mixer's state."""
-        y, state = self.mixer(self.mixer_norm(x), state)
+    def forward(
+        self, x: Tensor, state: State | None = None, mask: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, State]:
+        """x (B, T, dim) -> (B, T, dim) and the mixer's state; mask, reset (B, T) bool, the padding of a row behind its tokens."""
+        y, state = self.mixer(self.mixer_norm(x), state, mask=mask, reset=reset)
         x = x + self.dropout(y)
         return x + self.dropout(self.feed_forward(self.feed_forward_norm(x))), state

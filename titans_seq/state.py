@@ -51,6 +51,11 @@ class State:
         """Rows `index` (N,) int64 of the batch, in that order; a row may be taken more than once (beam search)."""
         return self.map(lambda x: x.index_select(0, index))
 
+    def where(self, rows: Tensor, other: Self) -> Self:
+        """Row by row of the batch: this state where `rows` (B,) bool is True, `other` (of the same structure) elsewhere."""
+        others = iter(other.tensors())
+        return self.map(lambda x: torch.where(rows.view(-1, *[1] * (x.dim() - 1)), x, next(others)))
+
     def tensors(self) -> list[Tensor]:
         """Every tensor of this state, nested ones included."""
         found: list[Tensor] = []

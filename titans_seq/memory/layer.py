@@ -7,7 +7,7 @@ import math
 from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import pairwise
-from typing import cast
+from typing import Any, cast
 
 import torch
 import torch.nn.functional as F
@@ -17,6 +17,7 @@ from titans_seq.config import MemoryConfig
 from titans_seq.memory.functional import neural_memory, read_memory
 from titans_seq.memory.state import Gates, LocalMemory, MemoryState, MemoryWeights, TwoLevelState
 from titans_seq.memory.two_level import read_two_level, two_level_memory
+from titans_seq.packing import LeftAligned, check_marks, last_rows, token_positions
 from titans_seq.state import State
 
 L2_EPS = 1e-6
@@ -132,24 +133,66 @@ class NeuralMemory(MemoryNetwork):
         self._make_network(dim, config)
         self.local = nn.ModuleList(LocalMemoryNetwork(dim, config) for _ in config.local.chunk_sizes) if config.local else None
 
-    def forward(self, x: Tensor, state: MemoryLayerState | None = None, impl: str = "auto") -> tuple[Tensor, MemoryLayerState]:
+    def initial_state(self, batch_size: int) -> MemoryLayerState:
+        """The state before the first token."""
+        tail = self.qkv.weight.new_zeros(batch_size, self.config.convolution_width - 1, self.qkv.out_features)
+        config = self.config
+        if config.local is None:
+            return MemoryLayerState(MemoryState.initial(self.weights, batch_size, config.chunk_size), tail)
+        sizes, shard, projected = config.local.chunk_sizes, config.local.shard_length, config.local.query_projection
+        weights = [memory.weights for memory in self._locals()]
+        memory = TwoLevelState.initial(self.weights, weights, batch_size, config.chunk_size, sizes, shard, projected)
+        return MemoryLayerState(memory, tail)
+
+    def forward(
+        self,
+        x: Tensor,
+        state: MemoryLayerState | None = None,
+        impl: str = "auto",
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
+    ) -> tuple[Tensor, MemoryLayerState]:
         """Read and write the memory along x.
 
         Args:
             x: (B, T, dim), floating point.
             state: of the stream so far, None at its begin.
             impl: form of the operator, see `neural_memory`.
+            mask: (B, T) bool; a token that is False is padding: nothing is written or read there, and its output is zero.
+            reset: (B, T) bool; before a token that is True memory and convolution begin anew (a document begins).
 
         Returns:
             (B, T, dim) and the state after the last token.
+
+        Raises:
+            ValueError: mask or reset is not (B, T) bool, or the state is of another layer.
         """
-        mixed, tail = self._convolve(self.qkv(x), None if state is None else state.convolution)
+        check_marks(x, mask, reset)
+        if mask is None:
+            return self._read_and_write(x, state, impl, None, reset)
+        aligned = LeftAligned(mask, reset)
+        y, state = self._read_and_write(aligned.take(x), state, impl, aligned.mask, aligned.reset)
+        return aligned.put(y), state
+
+    def _read_and_write(
+        self, x: Tensor, state: MemoryLayerState | None, impl: str, mask: Tensor | None, reset: Tensor | None
+    ) -> tuple[Tensor, MemoryLayerState]:
+        """As `forward`, padding behind the tokens of each row."""
+        mixed, tail = self._convolve(self.qkv(x), None if state is None else state.convolution, mask, reset)
         q, k, v = F.silu(mixed).unflatten(-1, (3, self.heads, self.width)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, T, D)
-        y, memory = self._memory(_l2_norm(q), _l2_norm(k), v, x, None if state is None else state.memory, impl)
-        return self._finish(y, x), MemoryLayerState(memory, tail)
+        y, memory = self._memory(_l2_norm(q), _l2_norm(k), v, x, None if state is None else state.memory, impl, mask, reset)
+        return self._finish(y, self.gate(x)), MemoryLayerState(memory, tail)
 
     def _memory(
-        self, q: Tensor, k: Tensor, v: Tensor, x: Tensor, state: MemoryState | TwoLevelState | None, impl: str
+        self,
+        q: Tensor,
+        k: Tensor,
+        v: Tensor,
+        x: Tensor,
+        state: MemoryState | TwoLevelState | None,
+        impl: str,
+        mask: Tensor | None,
+        reset: Tensor | None,
     ) -> tuple[Tensor, MemoryState | TwoLevelState]:
         """The operator of one level or of two, with gates made from x (B, T, dim)."""
         config = self.config
@@ -157,9 +200,8 @@ class NeuralMemory(MemoryNetwork):
         if config.local is None:
             if isinstance(state, TwoLevelState):
                 raise ValueError("state is of a memory with local memories, this one has none (MemoryConfig.local)")
-            return neural_memory(
-                q, k, v, self.gates(x), self.weights, state, config.chunk_size, impl, gradient=config.gradient, surprise_clip=clip
-            )
+            options: dict[str, Any] = {"gradient": config.gradient, "surprise_clip": clip, "mask": mask, "reset": reset}
+            return neural_memory(q, k, v, self.gates(x), self.weights, state, config.chunk_size, impl, **options)
         if isinstance(state, MemoryState):
             raise ValueError("state is of a memory without local memories, this one has them (MemoryConfig.local)")  # noqa: TRY004 - of another model
         return two_level_memory(
@@ -176,18 +218,13 @@ class NeuralMemory(MemoryNetwork):
             query_projection=config.local.query_projection,
             gradient=config.gradient,
             surprise_clip=clip,
+            mask=mask,
+            reset=reset,
         )
 
-    def snapshot(self, state: MemoryLayerState | None, batch_size: int) -> tuple[Tensor, ...]:
-        """What `read` needs of the memory as it stands in `state`, or before the first token."""
-        config = self.config
-        if state is not None:
-            return state.memory.weights if isinstance(state.memory, MemoryState) else state.memory.parts
-        if config.local is None:
-            return MemoryState.initial(self.weights, batch_size, config.chunk_size).weights
-        sizes, shard, projected = config.local.chunk_sizes, config.local.shard_length, config.local.query_projection
-        weights = [memory.weights for memory in self._locals()]
-        return TwoLevelState.initial(self.weights, weights, batch_size, config.chunk_size, sizes, shard, projected).parts
+    def snapshot(self, state: MemoryLayerState) -> tuple[Tensor, ...]:
+        """What `read` needs of the memory as it stands in `state`."""
+        return state.memory.weights if isinstance(state.memory, MemoryState) else state.memory.parts
 
     def _locals(self) -> list[LocalMemoryNetwork]:
         return cast(list[LocalMemoryNetwork], list(self.local or ()))
@@ -197,27 +234,42 @@ class NeuralMemory(MemoryNetwork):
 
         The queries are those of `forward` without the convolution, so that a read depends on one token alone.
         """
-        q = F.silu(self.qkv(x)[..., : self.heads * self.width]).unflatten(-1, (self.heads, self.width)).transpose(1, 2)
-        if self.local is None:
-            return self._finish(read_memory(_l2_norm(q), self.weights, layers), x)
-        layers = self.snapshot(None, x.shape[0]) if layers is None else layers
-        return self._finish(read_two_level(_l2_norm(q), self.weights, [memory.weights for memory in self._locals()], layers), x)
+        return self.read_projected(*self.project_read(x), layers)
 
-    def _convolve(self, x: Tensor, tail: Tensor | None) -> tuple[Tensor, Tensor]:
+    def project_read(self, x: Tensor) -> tuple[Tensor, Tensor]:
+        """What a read of x (B, T, dim) needs whatever the memory holds: queries (B, T, H D), and the gate of the output (B, T, H D)."""
+        return F.silu(F.linear(x, self.qkv.weight[: self.heads * self.width])), self.gate(x)
+
+    def read_projected(self, q: Tensor, gate: Tensor, layers: Sequence[Tensor] | None) -> Tensor:
+        """`read` of what `project_read` gave, (B, T, H D) each -> (B, T, dim)."""
+        q = _l2_norm(q.unflatten(-1, (self.heads, self.width)).transpose(1, 2))
+        if self.local is None:
+            return self._finish(read_memory(q, self.weights, layers), gate)
+        layers = self.snapshot(self.initial_state(q.shape[0])) if layers is None else layers
+        return self._finish(read_two_level(q, self.weights, [memory.weights for memory in self._locals()], layers), gate)
+
+    def _convolve(self, x: Tensor, tail: Tensor | None, mask: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Causal depthwise convolution over time of x (B, T, channels), going on from the inputs `tail` (B, width - 1, channels)."""
-        reach = self.config.convolution_width - 1
+        reach, length = self.config.convolution_width - 1, x.shape[1]
         if tail is None:
             tail = x.new_zeros(x.shape[0], reach, x.shape[2])
         elif tail.shape[1:] != (reach, x.shape[2]):
             raise ValueError(f"state holds a convolution tail of {tuple(tail.shape[1:])}, this layer needs {(reach, x.shape[2])}")
         x = torch.cat([tail.to(x.dtype), x], dim=1)
-        mixed = x if self.convolution is None else self.convolution(x.transpose(1, 2)).transpose(1, 2)
-        return mixed, x[:, x.shape[1] - reach :].clone()
+        if reset is None or self.convolution is None:
+            mixed = x if self.convolution is None else self.convolution(x.transpose(1, 2)).transpose(1, 2)
+            return mixed, last_rows(x, reach, length, mask, None)
+        positions, held = token_positions(x.new_full((x.shape[0],), reach, dtype=torch.int64), length, mask, reset)
+        weight = self.convolution.weight[:, 0].to(x.dtype)  # (channels, reach + 1), the token's own tap last
+        taps = [  # one shifted product a tap: a tap that reaches before the token's document sees zero
+            torch.where((positions >= back).unsqueeze(-1), x[:, reach - back : reach - back + length], 0) * weight[:, reach - back]
+            for back in range(reach + 1)
+        ]
+        return sum(taps[1:], taps[0]), last_rows(x, reach, length, mask, held)
 
-    def _finish(self, y: Tensor, x: Tensor) -> Tensor:
-        """y (B, H, T, D): norm, times a linear gate of x (B, T, dim), then projection to (B, T, dim)."""
-        y = self.output_norm(y.to(x.dtype)).transpose(1, 2).flatten(2)  # (B, T, H D)
-        return self.output(y * self.gate(x))
+    def _finish(self, y: Tensor, gate: Tensor) -> Tensor:
+        """y (B, H, T, D): norm, times the gate (B, T, H D), then projection to (B, T, dim)."""
+        return self.output(self.output_norm(y.to(self.output_norm.weight.dtype)).transpose(1, 2).flatten(2) * gate)
 
 
 def _l2_norm(x: Tensor) -> Tensor:

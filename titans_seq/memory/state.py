@@ -70,20 +70,6 @@ class MemoryState(State):
         position = torch.zeros(batch_size, dtype=torch.int64, device=first[0].device)
         return cls(first, momentum, first, position, chunk_size)
 
-    def where(self, rows: Tensor, other: "MemoryState") -> "MemoryState":
-        """Row by row of the batch: this state where `rows` (B,) bool is True, `other` elsewhere."""
-
-        def pick(a: Tensor, b: Tensor) -> Tensor:
-            return torch.where(rows.view(-1, *[1] * (a.dim() - 1)), a, b)
-
-        return MemoryState(
-            tuple(map(pick, self.weights, other.weights)),
-            tuple(map(pick, self.momentum, other.momentum)),
-            tuple(map(pick, self.anchor, other.anchor)),
-            pick(self.position, other.position),
-            self.chunk_size,
-        )
-
 
 class LocalMemory(NamedTuple):
     """One local memory of the two-level memory: as the operator takes them, its gates, its weights, and its chunk length."""
