@@ -102,7 +102,13 @@ class Arguments(NamedTuple):
         return [Workspace(self.q) for _ in self.W]
 
     def segment(
-        self, chunks: slice, W: Sequence[Tensor], S: Sequence[Tensor], anchor: Sequence[Tensor] | None, spaces: Sequence[Workspace]
+        self,
+        chunks: slice,
+        W: Sequence[Tensor],
+        S: Sequence[Tensor],
+        anchor: Sequence[Tensor] | None,
+        spaces: Sequence[Workspace],
+        keep: bool,
     ) -> Segment:
         """The segment of these chunks, from the state before it."""
         complete: Sequence[bool | Tensor] = self.all_complete[chunks]
@@ -121,7 +127,7 @@ class Arguments(NamedTuple):
             None if self.restart is None else self.restart[chunks],
             self.first,
         )
-        return Segment(Rule(self.activation, self.norm, self.gradient, self.surprise_clip), inputs, W, S, anchor, spaces)
+        return Segment(Rule(self.activation, self.norm, self.gradient, self.surprise_clip), inputs, W, S, anchor, spaces, keep)
 
 
 SCHEMA = (
@@ -140,7 +146,7 @@ def _forward(*arguments: Any) -> list[Tensor]:
     for chunks in a.segments():
         if keep:
             kept.append([*W, *S, *(anchor or W)] if a.keeps_anchors else [*W, *S])
-        segment = a.segment(chunks, W, S, anchor, spaces)
+        segment = a.segment(chunks, W, S, anchor, spaces, keep=False)
         segment.write()
         z[chunks] = segment.read()
         W, S = ([x.parts[-1].clone() for x in part] for part in zip(*((layer.W, layer.S) for layer in segment.layers), strict=True))
@@ -168,7 +174,7 @@ def _backward(*arguments: Any) -> list[Tensor]:
         W, S, anchor = ([x[i] for x in kept[j * layers : (j + 1) * layers]] for j in range(3))
         if i == 0:
             anchor = a.anchor
-        segment = a.segment(chunks, W, S, anchor or None, spaces)
+        segment = a.segment(chunks, W, S, anchor or None, spaces, keep=True)
         segment.write()
         d = segment.backward(d_z[chunks], d_state)
         d_q[chunks], d_k[chunks], d_offset[chunks] = d.q, d.k, d.offset

@@ -27,6 +27,10 @@ class Workspace:
             buffer = self.buffers[name] = self.like.new_empty(shape)
         return buffer[: shape[0]]
 
+    def chunked(self, name: str, *shape: int, keep: bool = True) -> "Chunked":
+        """A buffer by chunk; without `keep` every chunk writes over the one before, which then is still in the cache."""
+        return Chunked(self(name, *shape) if keep else self(name, 1, *shape[1:]).expand(shape))
+
 
 class Chunked:
     """A tensor (N, ...) of chunks, whole and by chunk: to take views again and again would cost as much as small products."""

@@ -47,13 +47,15 @@ def activation_slope(z: Tensor, activation: str) -> Tensor:
     return gate * (1 + z * (1 - gate))
 
 
-def activation_curvature(z: Tensor, activation: str) -> Tensor:
-    """Second derivative of `activate` at z."""
-    if activation == "gelu":
-        square = z * z
-        return torch.exp(-0.5 * square).mul_(2 - square).div_(math.sqrt(2 * math.pi))
-    gate = torch.sigmoid(z)
-    return gate * (1 - gate) * (2 + z * (1 - 2 * gate))
+def activation_curvature(z: Tensor, activation: str, out: Tensor, work: Tensor) -> Tensor:
+    """Second derivative of `activate` at z, in `out`; `work` is overwritten. Both of z's shape."""
+    if activation == "gelu":  # exp(-z^2 / 2) (2 - z^2) / sqrt(2 pi)
+        torch.mul(z, z, out=out)
+        torch.mul(out, -0.5, out=work).exp_()
+        return out.neg_().add_(2).mul_(work).mul_(1 / math.sqrt(2 * math.pi))
+    gate = torch.sigmoid(z, out=work)  # gate (1 - gate) (2 + z (1 - 2 gate))
+    torch.mul(gate, -2, out=out).add_(1).mul_(z).add_(2)
+    return out.mul_(gate).mul_(1 - gate)
 
 
 def memory_network(x: Tensor, weights: MemoryWeights, linear: Callable[[int, Tensor], Tensor]) -> Tensor:
@@ -193,6 +195,11 @@ def _before(rows: Tensor, column: int) -> Tensor:
     return torch.cat([first, rows[:-1]])
 
 
+def row_products(a: Tensor, b: Tensor, work: Tensor) -> Tensor:
+    """Sum over the last dimension of a b, kept as a dimension of 1; `work`, of their shape, is overwritten."""
+    return torch.mul(a, b, out=work).sum(-1, keepdim=True)
+
+
 def mixed_scores(scores: Tensor, x: Tensor, u: Tensor, mixing: Tensor) -> Tensor:
     """P[t, s] = sum_i x[t, i] G[i, t, s] u[s, i], from scores x u^T; x, u (..., C, d_in), mixing (..., 1 or d_in, C, C) -> (..., C, C)."""
     if mixing.shape[-3] == 1:
@@ -200,13 +207,15 @@ def mixed_scores(scores: Tensor, x: Tensor, u: Tensor, mixing: Tensor) -> Tensor
     return (x.transpose(-1, -2).unsqueeze(-1) * mixing * u.transpose(-1, -2).unsqueeze(-2)).sum(-3)
 
 
-def mixed_scores_vjp(d: Tensor, scores: Tensor, x: Tensor, u: Tensor, mixing: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-    """Gradients of `mixed_scores` by x, u and mixing, from that by its result d (..., C, C)."""
+def mixed_scores_vjp(d: Tensor, scores: Tensor, x: Tensor, u: Tensor, mixing: Tensor, d_x: Tensor, d_u: Tensor) -> Tensor:
+    """Gradients of `mixed_scores` by x and u, into d_x and d_u (..., C, d_in), and by mixing, from that by its result d (..., C, C)."""
     if mixing.shape[-3] == 1:
-        d_scores = d * mixing.squeeze(-3)
-        return d_scores @ u, d_scores.transpose(-1, -2) @ x, (d * scores).unsqueeze(-3)
+        d_scores = (d * mixing.squeeze(-3)).flatten(0, -3)
+        torch.bmm(d_scores, u.flatten(0, -3), out=d_x.flatten(0, -3))
+        torch.bmm(d_scores.transpose(1, 2), x.flatten(0, -3), out=d_u.flatten(0, -3))
+        return (d * scores).unsqueeze(-3)
     weighted = d.unsqueeze(-3) * mixing  # (..., d_in, C, C)
     x_column, u_row = x.transpose(-1, -2).unsqueeze(-1), u.transpose(-1, -2).unsqueeze(-2)
-    d_x = (weighted * u_row).sum(-1).transpose(-1, -2)
-    d_u = (weighted * x_column).sum(-2).transpose(-1, -2)
-    return d_x, d_u, d.unsqueeze(-3) * x_column * u_row
+    d_x.copy_((weighted * u_row).sum(-1).transpose(-1, -2))
+    d_u.copy_((weighted * x_column).sum(-2).transpose(-1, -2))
+    return d.unsqueeze(-3) * x_column * u_row

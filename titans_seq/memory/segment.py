@@ -69,21 +69,23 @@ class Segment:
         S: Sequence[Tensor],
         anchor: Sequence[Tensor] | None,
         spaces: Sequence[Workspace],
+        keep: bool,
     ) -> None:
         """W, S, anchor: (R, d_in, d_out) a layer, before the segment; anchor None: the weights.
 
         spaces: one a layer, where the segment before had its buffers; what that segment returned must not be used any more.
+        keep: whether `backward` will be called.
         """
         self.x, self.anchor, self.activation = x, anchor, rule.activation
         self.by_token = rule.gradient == "token"
         self.chunks = range(x.q.shape[0])
         self.coefficients = _coefficients(x)
-        self.layers = [SegmentLayer(*layer) for layer in zip(W, S, self.coefficients, spaces, strict=True)]
+        self.layers = [SegmentLayer(*layer, keep) for layer in zip(W, S, self.coefficients, spaces, strict=True)]
         self.surprise: ChunkSurprise | TokenSurprise
         if self.by_token:
             self.surprise = TokenSurprise(x.k, x.offset, x.theta[0], self.coefficients[0].mixing)
         else:
-            self.surprise = ChunkSurprise(rule, x.k, x.offset, x.slope, x.theta, spaces, [A.shape[2] for A in W])
+            self.surprise = ChunkSurprise(rule, x.k, x.offset, x.slope, x.theta, spaces, [A.shape[2] for A in W], keep)
 
     def write(self) -> None:
         """All states and steps of the segment; `anchor_after` is the anchor behind it."""
@@ -138,7 +140,7 @@ class Segment:
         for i, layer in enumerate(self.layers):
             if i > 0:
                 self.pre_activations.append(self.layers[i - 1].read())
-                x = activate(self.pre_activations[-1], self.activation)
+                x = activate(self.pre_activations[-1], self.activation, out=layer.space("x", *self.pre_activations[-1].shape))
             layer.set_queries(x, self.surprise.inputs[i].whole)
 
     def backward(self, d_z: Tensor, d: StateGradients) -> SegmentGradients:

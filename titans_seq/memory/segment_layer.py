@@ -12,14 +12,14 @@ import torch
 from torch import Tensor
 
 from titans_seq.memory.layout import Chunked, Workspace
-from titans_seq.memory.rule import ChunkCoefficients, mixed_scores, mixed_scores_vjp
+from titans_seq.memory.rule import ChunkCoefficients, mixed_scores, mixed_scores_vjp, row_products
 
 
 class SegmentLayer:
     """State, steps and coefficients of one layer for the n chunks of a segment."""
 
-    def __init__(self, W: Tensor, S: Tensor, c: ChunkCoefficients, space: Workspace) -> None:
-        """W, S (R, d_in, d_out) before the segment; coefficients with mixing (n, R, d, C, 2 + C)."""
+    def __init__(self, W: Tensor, S: Tensor, c: ChunkCoefficients, space: Workspace, keep: bool) -> None:
+        """W, S (R, d_in, d_out) before the segment; coefficients with mixing (n, R, d, C, 2 + C); keep: as `Segment`."""
         chunks, rows, channels, cells, _ = c.mixing.shape
         self.per_channel, self.space = channels > 1, space
         tokens = (chunks, rows, cells)
@@ -29,11 +29,12 @@ class SegmentLayer:
         self.write_S = Chunked(c.momentum[..., -1, 2:].unsqueeze(-1))  # m_C / m_s: (n, R, C, 1)
         self.b, self.f = (Chunked(c.mixing[..., -1, i].unsqueeze(-1)) for i in (0, 1))  # b_C, f_C: (n, R, d, 1)
         self.m = Chunked(c.momentum[..., -1:, 1:2])  # m_C: (n, R, 1, 1)
-        self.W, self.S = (Chunked(space(name, chunks + 1, *W.shape)) for name in ("W", "S"))
+        self.W, self.S = (space.chunked(name, chunks + 1, *W.shape) for name in ("W", "S"))
         self.W.parts[0].copy_(W)
         self.S.parts[0].copy_(S)
-        self.steps = Chunked(space("steps", *tokens, W.shape[2]))  # (n, R, C, d_out)
-        self.update_W, self.update_S = (Chunked(space(name, *tokens, W.shape[1])) for name in ("update W", "update S"))  # (n, R, C, d_in)
+        self.steps = space.chunked("steps", *tokens, W.shape[2])  # (n, R, C, d_out)
+        self.update_W = space.chunked("update W", *tokens, W.shape[1], keep=keep)  # (n, R, C, d_in)
+        self.update_S = space.chunked("update S", *tokens, W.shape[1], keep=keep)
 
     def advance(self, n: int, u: Tensor) -> None:
         """W and S after chunk n, whose steps are set, from its inputs u (R, C, d_in)."""
@@ -63,17 +64,20 @@ class SegmentLayer:
 
     def read_adjoint(self, d_z: Tensor) -> Tensor:
         """Gradient by x from that by z; those by steps, inputs and coefficients are begun with the reads' share."""
-        d_x_W, d_x_S = (self.space(f"d {name}", *self.x.shape) for name in ("x W", "x S"))  # (n, R, C, d_in)
+        x, space = self.x, self.space
+        d_rows = d_z.flatten(0, 1)
+        d_x_W, d_x_S, d_x, d_u = (space(name, *x.shape) for name in ("d x W", "d x S", "d x", "d u"))  # (n, R, C, d_in)
         for d, state in ((d_x_W, self.W), (d_x_S, self.S)):
-            torch.bmm(d_z.flatten(0, 1), state.whole[:-1].flatten(0, 1).transpose(1, 2), out=d.flatten(0, 1))
-        d_mixed = d_z @ self.steps.whole.transpose(-1, -2)  # (n, R, C, C)
-        d_x, d_u, d_G = mixed_scores_vjp(d_mixed, self.scores, self.x, self.u, self.mixing)
-        d_read = [self._over_channels(d * self.x).transpose(-1, -2).unsqueeze(-1) for d in (d_x_W, d_x_S)]  # (n, R, d, C, 1)
+            torch.bmm(d_rows, state.whole[:-1].flatten(0, 1).transpose(1, 2), out=d.flatten(0, 1))
+        d_mixed = torch.bmm(d_rows, self.steps.whole.flatten(0, 1).transpose(1, 2)).unflatten(0, x.shape[:2])  # (n, R, C, C)
+        d_G = mixed_scores_vjp(d_mixed, self.scores, x, self.u, self.mixing, d_x, d_u)
+        d_read = [self._over_channels(d, x).transpose(-1, -2).unsqueeze(-1) for d in (d_x_W, d_x_S)]  # (n, R, d, C, 1)
         self.d_mixing = torch.cat([*d_read, d_G], dim=-1)
         self.d_z, self.d_u = Chunked(d_z), Chunked(d_u)
-        self.d_steps = Chunked(self.mixed.transpose(-1, -2) @ d_z)
+        self.d_steps = space.chunked("d steps", *d_z.shape)
+        torch.bmm(self.mixed.flatten(0, 1).transpose(1, 2), d_rows, out=self.d_steps.whole.flatten(0, 1))
         self.x_W_parts, self.x_S_parts = self.x_W.unbind(0), self.x_S.unbind(0)
-        self.d_update_W, self.d_update_S = (Chunked(self.space(f"d update {name}", *self.x.shape)) for name in "WS")
+        self.d_update_W, self.d_update_S = (space.chunked(f"d update {name}", *x.shape) for name in "WS")
         self.d_carry: list[list[Tensor]] = []  # by b_C, f_C, m_C, the last chunk first: (R, d_in, d_out) summed over d_out
         return d_x.addcmul_(d_x_W, self.read_W).addcmul_(d_x_S, self.read_S)
 
@@ -92,13 +96,15 @@ class SegmentLayer:
     def coefficient_adjoint(self) -> tuple[Tensor, Tensor]:
         """Gradients by mixing (n, R, d, C, 2 + C) and by the last row of momentum (n, R, 2 + C)."""
         d_b, d_f, d_m = (torch.stack(parts[::-1]) for parts in zip(*self.d_carry, strict=True))  # (n, R, d_in)
-        d_last = torch.stack([self._over_channels(d_b), self._over_channels(d_f)], dim=-1)  # (n, R, d, 2)
-        d_write_W = self._over_channels(self.d_update_W.whole * self.u).transpose(-1, -2)  # (n, R, d, C)
+        if not self.per_channel:
+            d_b, d_f = d_b.sum(-1, keepdim=True), d_f.sum(-1, keepdim=True)
+        d_last = torch.stack([d_b, d_f], dim=-1)  # (n, R, d, 2)
+        d_write_W = self._over_channels(self.d_update_W.whole, self.u).transpose(-1, -2)  # (n, R, d, C)
         self.d_mixing[..., -1, :] += torch.cat([d_last, d_write_W], dim=-1)
-        d_write_S = torch.linalg.vecdot(self.d_update_S.whole, self.u)  # (n, R, C)
+        d_write_S = row_products(self.d_update_S.whole, self.u, self.space("work", *self.u.shape)).squeeze(-1)  # (n, R, C)
         d_m = d_m.sum(-1, keepdim=True)
         return self.d_mixing, torch.cat([torch.zeros_like(d_m), d_m, d_write_S], dim=-1)
 
-    def _over_channels(self, x: Tensor) -> Tensor:
-        """Sum over the last dimension, d_in, where coefficients are shared by all channels."""
-        return x if self.per_channel else x.sum(-1, keepdim=True)
+    def _over_channels(self, a: Tensor, b: Tensor) -> Tensor:
+        """a b (n, R, C, d_in), summed over d_in where coefficients are shared by all channels."""
+        return a * b if self.per_channel else row_products(a, b, self.space("work", *a.shape))

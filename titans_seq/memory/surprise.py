@@ -14,7 +14,7 @@ import torch
 from torch import Tensor
 
 from titans_seq.memory.layout import Chunked, Workspace
-from titans_seq.memory.rule import NORM_EPS, Rule, activate, activation_curvature, activation_vjp
+from titans_seq.memory.rule import NORM_EPS, Rule, activate, activation_curvature, activation_vjp, row_products
 
 
 class SurpriseGradients(NamedTuple):
@@ -39,23 +39,25 @@ class ChunkSurprise:
         theta: Sequence[Tensor],
         spaces: Sequence[Workspace],
         widths: Sequence[int],
+        keep: bool,
     ) -> None:
-        """Buffers of one segment, in `spaces` one a layer.
+        """Buffers of one segment, in `spaces` one a layer; keep: whether there will be an adjoint.
 
         k, offset: (n, R, C, D); slope: (R, 1, D). The loss's gradient by the last layer's (normed) output z is offset + slope z.
         theta: (n, R, C, 1) for each layer. widths: d_1 .. d_L.
         """
 
-        def buffers(name: str, layers: int) -> list[Chunked]:
-            return [Chunked(space(name, *k.shape[:-1], d)) for space, d in zip(spaces[:layers], widths[:layers], strict=True)]
+        def buffers(name: str, layers: int, keep: bool = True) -> list[Chunked]:
+            pairs = zip(spaces[:layers], widths[:layers], strict=True)
+            return [space.chunked(name, *k.shape[:-1], d, keep=keep) for space, d in pairs]
 
         self.rule, self.slope = rule, slope
         depth, self.buffers = len(theta), buffers
         self.offset = Chunked(offset)
         self.inputs = [Chunked(k), *buffers("u", depth - 1)]  # u_l
-        self.pre_activations = buffers("key z", depth)  # z_l
-        self.backward_inputs = buffers("e", depth - 1)  # e_l
-        self.gradients = buffers("g", depth)  # g_l
+        self.pre_activations = buffers("key z", depth, keep)  # z_l
+        self.backward_inputs = buffers("e", depth - 1, keep)  # e_l
+        self.gradients = buffers("g", depth, keep)  # g_l
         self.normed: list[tuple[Tensor, Tensor, Tensor]] = []  # of each chunk: z_L normed, its mean, 1 / its standard deviation
         self.scales = [Chunked(-t) for t in theta]  # -theta; times clip once a chunk is written
         self.clips = [Chunked(torch.ones_like(t)) for t in theta]
@@ -99,8 +101,8 @@ class ChunkSurprise:
         hidden = [z.whole for z in self.pre_activations[:-1]]
         self.slopes, self.curvatures = self.buffers("slope", len(hidden)), self.buffers("curvature", len(hidden))
         for z, e, slope, curvature in zip(hidden, self.backward_inputs, self.slopes, self.curvatures, strict=True):
-            activation_vjp(torch.ones(()).expand_as(z), z, self.rule.activation, out=slope.whole)
-            torch.mul(activation_curvature(z, self.rule.activation), e.whole, out=curvature.whole)
+            activation_curvature(z, self.rule.activation, out=curvature.whole, work=slope.whole).mul_(e.whole)
+            activation_vjp(z.new_ones(()).expand_as(z), z, self.rule.activation, out=slope.whole)
         self.d_offset = Chunked(torch.empty_like(self.offset.whole))
         self.clipped = [clip.whole < 1 for clip in self.clips]
         self.any_clipped = any(bool(clipped.any()) for clipped in self.clipped)
@@ -163,7 +165,8 @@ class ChunkSurprise:
         """After all chunks: d_steps (n, R, C, d_out) as they were given to `adjoint`, d_k (n, R, C, D) as it was added to."""
         z = self.all_normed if self.rule.norm else self.pre_activations[-1].whole
         d_slope = (self.d_offset.whole * z).sum((0, 2)).unsqueeze(1)  # (R, 1, D)
-        d_scale = [torch.linalg.vecdot(d, g.whole).unsqueeze(-1) for d, g in zip(d_steps, self.gradients, strict=True)]
+        work = self.buffers("g work", len(d_steps))
+        d_scale = [row_products(d, g.whole, w.whole) for d, g, w in zip(d_steps, self.gradients, work, strict=True)]
         d_theta = [d.mul_(clip.whole).neg_() for d, clip in zip(d_scale, self.clips, strict=True)]
         return SurpriseGradients(d_k, self.d_offset.whole, d_slope, d_theta)
 

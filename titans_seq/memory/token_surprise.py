@@ -60,7 +60,9 @@ class TokenSurprise:
         d_k_W, d_k_S = 2 * self.d_k_W.whole, 2 * self.d_k_S.whole
         d_system = -(d_offset @ g.transpose(-1, -2)).tril(-1)  # (n, R, C, C)
         d_theta = 2 * (d_system * self.mixed).sum(-2).unsqueeze(-1) - torch.linalg.vecdot(d_steps[0], g).unsqueeze(-1)
-        d_left, d_right, d_G = mixed_scores_vjp(2 * d_system * self.theta.transpose(-1, -2), self.scores, k, k, self.mixing)
+        d_left, d_right = torch.empty_like(k), torch.empty_like(k)
+        d_mixed = 2 * d_system * self.theta.transpose(-1, -2)
+        d_G = mixed_scores_vjp(d_mixed, self.scores, k, k, self.mixing, d_left, d_right)
         d_read = [d * k if self.mixing.shape[2] > 1 else (d * k).sum(-1, keepdim=True) for d in (d_k_W, d_k_S)]
         d_before = torch.cat([*(d.transpose(-1, -2).unsqueeze(-1) for d in d_read), d_G], dim=-1)  # (n, R, d, C, 2 + C)
         d_k = d_k + d_left + d_right + d_k_W * self.read_W + d_k_S * self.read_S
