@@ -166,7 +166,8 @@ class AttentionModel(nn.Module):
 
     def forward(self, x: Tensor, state: Sequence[Cache] | None = None) -> tuple[Tensor, Sequence[Cache]]:
         for i, block in enumerate(self.blocks):
-            x, _ = block(x, [state[i]] if state else None)
+            x = x + block.mixer(block.mixer_norm(x), [state[i]] if state else None)[0]
+            x = x + block.feed_forward(block.feed_forward_norm(x))
         return self.norm(x), state or []
 
     def plain(self, x: Tensor) -> tuple[Tensor, Sequence[Cache]]:

@@ -5,10 +5,9 @@ token and head at depth 2 (docs/rule.md):
 
     forward    11 units: gradients 3, reads 4, next state 4; and 4 C (D + h) inside the chunk
     backward   31 units: replay of gradients and state 7, replayed reads of the first layer 2, reads 8, updates 8, keys 6;
-               and 10 C (D + h) inside the chunk: twice the forward's, and the first layer's replayed
+               and 2 C (5 D + 6 h) inside the chunk: twice the forward's, and what is replayed
 
-Scores are counted in full although half of them are masked. Not counted: what is elementwise, and the coefficients (2 C^2 a layer). The
-backward counted is the hand-derived one, which recomputes what it does not keep; autograd's keeps everything and needs 22 units.
+Scores are counted in full although half of them are masked. Not counted: what is elementwise, and the coefficients.
 
 `products` is the one place that knows the shapes: edit it when the form changes.
 """
@@ -21,26 +20,22 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.speed.cells import BACKWARD, BATCH, TIMED_RUNS, WIDTH, Cell, Floor
+from titans_seq.memory import chunkwise
 
 FORWARD_UNITS, BACKWARD_UNITS = 11, 31
-FORWARD_INSIDE, BACKWARD_INSIDE = 4, 10  # times C (D + h)
-SEGMENT_CHUNKS = 16  # chunks whose reads are one batched product
 SAMPLE_SECONDS = 0.015  # of one timing of torch.bmm
 
 
 def forward_operations(expansion: int, chunk_size: int) -> int:
     """For one token and head, forward."""
-    return _operations(expansion, chunk_size, FORWARD_UNITS, FORWARD_INSIDE)
+    hidden = WIDTH * expansion
+    return 2 * FORWARD_UNITS * WIDTH * hidden + 4 * chunk_size * (WIDTH + hidden)
 
 
 def backward_operations(expansion: int, chunk_size: int) -> int:
     """For one token and head, backward alone, with what is replayed."""
-    return _operations(expansion, chunk_size, BACKWARD_UNITS, BACKWARD_INSIDE)
-
-
-def _operations(expansion: int, chunk_size: int, units: int, inside: int) -> int:
     hidden = WIDTH * expansion
-    return 2 * units * WIDTH * hidden + inside * chunk_size * (WIDTH + hidden)
+    return 2 * BACKWARD_UNITS * WIDTH * hidden + 2 * chunk_size * (5 * WIDTH + 6 * hidden)
 
 
 @dataclass(frozen=True)
@@ -72,35 +67,41 @@ def products(heads: int, expansion: int, chunk_size: int, chunks: int, *, backwa
         Product("g W2^T", 1, H, C, D, h),
     ]
     state = [
-        Product("[W;S]1 += u^T r", 1, H, 2 * D, C, h),
-        Product("[W;S]2 += u^T r", 1, H, 2 * h, C, D),
+        Product("W1, S1 += u^T r", 2, H, D, C, h),
+        Product("W2, S2 += u^T r", 2, H, h, C, D),
     ]
     scores = [
         Product("scores 1", 1, H * n, C, D, C, n),
         Product("scores 2", 1, H * n, C, h, C, n),
     ]
-    reads = [
-        Product("read 1: [x W, x S, A] [W;S;r]", 1, H * n, C, 2 * D + C, h, n),
-        Product("read 2: [x W, x S, A] [W;S;r]", 1, H * n, C, 2 * h + C, D, n),
+    reads_1 = [
+        Product("(b x) W1, (f x) S1", 2, H * n, C, D, h, n),
+        Product("P r1", 1, H * n, C, C, h, n),
+    ]
+    reads_2 = [
+        Product("(b x) W2, (f x) S2", 2, H * n, C, h, D, n),
+        Product("P r2", 1, H * n, C, C, D, n),
     ]
     if not backward:
-        return [*gradients, *state, *scores, *reads]
-    replay = [*gradients, *state, scores[0], reads[0]]
+        return [*gradients, *state, *scores, *reads_1, *reads_2]
+    replay = [*gradients, *state, *scores, *reads_1]
     back_reads = [
-        Product("d[x W, x S, A] 1", 1, H * n, C, h, 2 * D + C, n),
-        Product("d[W;S;r] 1", 1, H * n, 2 * D + C, C, h, n),
-        Product("d[x W, x S, A] 2", 1, H * n, C, D, 2 * h + C, n),
-        Product("d[W;S;r] 2", 1, H * n, 2 * h + C, C, D, n),
-    ]
-    back_scores = [
+        Product("dx by W1, S1", 2, H * n, C, h, D, n),
+        Product("dx by W2, S2", 2, H * n, C, D, h, n),
+        Product("dP 1", 1, H * n, C, h, C, n),
+        Product("dP 2", 1, H * n, C, D, C, n),
+        Product("dr of P r1", 1, H * n, C, C, h, n),
+        Product("dr of P r2", 1, H * n, C, C, D, n),
         Product("dx, du of scores 1", 2, H * n, C, C, D, n),
         Product("dx, du of scores 2", 2, H * n, C, C, h, n),
+        Product("dW1, dS1 of reads", 2, H, D, C, h),
+        Product("dW2, dS2 of reads", 2, H, h, C, D),
     ]
     back_state = [
-        Product("du of [W;S]1", 1, H, C, h, 2 * D),
-        Product("dr of [W;S]1", 1, H, C, 2 * D, h),
-        Product("du of [W;S]2", 1, H, C, D, 2 * h),
-        Product("dr of [W;S]2", 1, H, C, 2 * h, D),
+        Product("du by W1, S1", 2, H, C, h, D),
+        Product("dr by W1, S1", 2, H, C, D, h),
+        Product("du by W2, S2", 2, H, C, D, h),
+        Product("dr by W2, S2", 2, H, C, h, D),
     ]
     back_gradients = [
         Product("dk, and dg of g W2^T", 2, H, C, h, D),
@@ -108,7 +109,7 @@ def products(heads: int, expansion: int, chunk_size: int, chunks: int, *, backwa
         Product("dW1 of k W1", 1, H, D, C, h),
         Product("dW2 of u W2 and of g W2^T", 2, H, h, C, D),
     ]
-    return [*gradients, *state, *scores, *reads, *replay, *back_reads, *back_scores, *back_state, *back_gradients]
+    return [*gradients, *state, *scores, *reads_1, *reads_2, *replay, *back_reads, *back_state, *back_gradients]
 
 
 def bmm_rate(shape: tuple[int, int, int, int], device: str = "cpu") -> float:
@@ -134,7 +135,7 @@ def floor_of(cell: Cell, seconds: float, device: str = "cpu") -> Floor | None:
     if cell.subject != "chunkwise" or cell.expansion is None or cell.chunk_size is None:
         return None
     chunks = -(-cell.tokens // cell.chunk_size)
-    found = products(cell.heads, cell.expansion, cell.chunk_size, min(SEGMENT_CHUNKS, chunks), backward=cell.mode == BACKWARD)
+    found = products(cell.heads, cell.expansion, cell.chunk_size, min(chunkwise.SEGMENT_CHUNKS, chunks), backward=cell.mode == BACKWARD)
     rates = {shape: bmm_rate(shape, device) for shape in dict.fromkeys(product.shape for product in found)}
     work = [BATCH * chunks * product.operations_a_chunk() for product in found]
     floor = sum(operations / rates[product.shape] for operations, product in zip(work, found, strict=True))

@@ -1,6 +1,7 @@
 """The speed benchmark runs, says what it measured and what not, and gives no speed to a form that is wrong."""
 
 import json
+import math
 import shutil
 import subprocess
 import sys
@@ -16,6 +17,7 @@ from benchmarks.machine import ROOT, git
 from benchmarks.speed import __main__ as command
 from benchmarks.speed import compare, measure, operations, parity, peers, plan, plots, profiling, report, subjects
 from benchmarks.speed.cells import BACKWARD, DECODE, DECODE_WINDOW, DEPTH, FORWARD, WIDTH, Cell, Floor, Limits, Measurement, Result, Spread
+from titans_seq.memory import chunkwise
 
 LIMITS = Limits(1, 60.0)
 NAMES = ("memory layer", "linear attention layer", "model attention")
@@ -254,15 +256,22 @@ def test_a_subject_that_raises_is_a_reason() -> None:
 
 @pytest.mark.parametrize("expansion", [1, 4])
 @pytest.mark.parametrize("chunk_size", [16, 64])
-def test_counted_operations_are_those_of_the_matrix_products(chunk_size: int, expansion: int) -> None:
-    """All products that torch counts in a forward, less those of the coefficients: C^2 x C and C^2 for each chunk, head and layer."""
+def test_counted_operations_are_those_of_the_matrix_products(monkeypatch: pytest.MonkeyPatch, chunk_size: int, expansion: int) -> None:
+    """All products that torch counts in a forward, and in the backward that follows it, looking into the two operators."""
     tokens = 2 * chunk_size
     cell = Cell("chunkwise", FORWARD, tokens, expansion=expansion, chunk_size=chunk_size)
-    call = subjects.make_call(cell)
-    with FlopCounterMode(display=False) as counter, torch.no_grad():
-        call.function()
-    coefficients = DEPTH * (2 * chunk_size**2 + 2 * chunk_size)
-    assert counter.get_total_flops() == tokens * cell.heads * (operations.forward_operations(expansion, chunk_size) + coefficients)
+    called: list[tuple[Any, ...]] = []
+    monkeypatch.setattr(chunkwise, "memory_chunks", lambda *arguments: called.append(arguments) or chunkwise._forward(*arguments))
+    in_place = {torch.ops.aten.baddbmm_: lambda shape, a, b, *_, **__: 2 * math.prod(a) * b[-1]}
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter, torch.no_grad():
+        subjects.make_call(cell).function()
+    forward = operations.forward_operations(expansion, chunk_size)
+    assert counter.get_total_flops() == tokens * cell.heads * forward
+    z, *rest = chunkwise._forward(*called[0][:-1], True)
+    state, kept = rest[: 2 * DEPTH], rest[2 * DEPTH :]
+    with FlopCounterMode(display=False, custom_mapping=in_place) as counter, torch.no_grad():
+        chunkwise._backward(*called[0][:-1], kept, [torch.ones_like(x) for x in (z, *state)])
+    assert counter.get_total_flops() == tokens * cell.heads * operations.backward_operations(expansion, chunk_size)
 
 
 @pytest.mark.parametrize("chunks", [1, 5])

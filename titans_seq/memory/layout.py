@@ -19,6 +19,7 @@ class Workspace:
     def __init__(self, like: Tensor) -> None:
         self.like = like
         self.buffers: dict[str, Tensor] = {}
+        self.by_chunk: dict[tuple[str, int], Chunked] = {}
 
     def __call__(self, name: str, *shape: int) -> Tensor:
         """An uninitialised buffer of this shape; the same memory at every call with this name."""
@@ -29,7 +30,10 @@ class Workspace:
 
     def chunked(self, name: str, *shape: int, keep: bool = True) -> "Chunked":
         """A buffer by chunk; without `keep` every chunk writes over the one before, which then is still in the cache."""
-        return Chunked(self(name, *shape) if keep else self(name, 1, *shape[1:]).expand(shape))
+        key = (name, shape[0])
+        if key not in self.by_chunk:
+            self.by_chunk[key] = Chunked(self(name, *shape) if keep else self(name, 1, *shape[1:]).expand(shape))
+        return self.by_chunk[key]
 
 
 class Chunked:

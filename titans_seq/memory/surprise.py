@@ -61,6 +61,7 @@ class ChunkSurprise:
         self.normed: list[tuple[Tensor, Tensor, Tensor]] = []  # of each chunk: z_L normed, its mean, 1 / its standard deviation
         self.scales = [Chunked(-t) for t in theta]  # -theta; times clip once a chunk is written
         self.clips = [Chunked(torch.ones_like(t)) for t in theta]
+        self.limit = None if rule.surprise_clip is None else k.new_tensor(rule.surprise_clip)
         self.input_norms = [Chunked(torch.linalg.vector_norm(k, dim=-1, keepdim=True)), *(Chunked(torch.empty_like(t)) for t in theta[1:])]
 
     def write(self, n: int, anchor: Sequence[Tensor], steps: Sequence[Tensor]) -> None:
@@ -74,8 +75,8 @@ class ChunkSurprise:
         for l in range(last - 1, -1, -1):
             e = torch.bmm(g, anchor[l + 1].transpose(1, 2), out=self.backward_inputs[l].parts[n])
             g = activation_vjp(e, self.pre_activations[l].parts[n], activation, out=self.gradients[l].parts[n])
-        if self.rule.surprise_clip is not None:
-            self._clip(n, self.rule.surprise_clip)
+        if self.limit is not None:
+            self._clip(n, self.limit)
         for g_l, scale, step in zip(self.gradients, self.scales, steps, strict=True):
             torch.mul(g_l.parts[n], scale.parts[n], out=step)
 
@@ -87,14 +88,14 @@ class ChunkSurprise:
         self.normed.append((normed, mean, inverse_std))
         return g.copy_(_norm_vjp(torch.addcmul(offset, normed, self.slope), z, mean, inverse_std))
 
-    def _clip(self, n: int, limit: float) -> None:
+    def _clip(self, n: int, limit: Tensor) -> None:
         """clip = limit / max(limit, |u| |g|), the norm of the outer product of u and g."""
         for l, (u, g, scale) in enumerate(zip(self.inputs, self.gradients, self.scales, strict=True)):
             norm_u = self.input_norms[l].parts[n]
             if l > 0:
                 torch.linalg.vector_norm(u.parts[n], dim=-1, keepdim=True, out=norm_u)
-            norm = torch.linalg.vector_norm(g.parts[n], dim=-1, keepdim=True).mul_(norm_u).clamp_(min=limit)
-            scale.parts[n].mul_(torch.div(norm.new_tensor(limit), norm, out=self.clips[l].parts[n]))
+            norm = torch.linalg.vector_norm(g.parts[n], dim=-1, keepdim=True).mul_(norm_u).clamp_(min=self.rule.surprise_clip)
+            scale.parts[n].mul_(torch.div(limit, norm, out=self.clips[l].parts[n]))
 
     def prepare_adjoint(self) -> None:
         """What the adjoint needs and can have for all chunks at once."""
