@@ -19,7 +19,7 @@ from benchmarks.speed.cells import MODES, Cell, Limits, Result
 from benchmarks.speed.measure import measure
 from benchmarks.speed.parity import Parity, check_parity, forms_to_check
 from benchmarks.speed.peers import PEERS, chosen, packages
-from benchmarks.speed.plan import GROUPS, QUICK, Grid, plan, reason_to_skip, select
+from benchmarks.speed.plan import GROUPS, QUICK, Grid, plan, reason_of_form, reason_to_skip, select
 from benchmarks.speed.report import BEGIN, environment, kept, markdown, replace_between_markers, report, table, write
 
 RESULTS = ROOT / "benchmarks" / "results"
@@ -83,11 +83,11 @@ def run_cells(
     save: Callable[[list[Parity], list[Result]], None] = lambda parities, results: None,
 ) -> tuple[list[Parity], list[Result]]:
     """Check every form, then measure what passed and is not known already; `save` after every cell."""
+    smallest = min((c.chunk_size for c in cells if c.chunk_size), default=1)
     parities = []
-    for form in forms_to_check(cells):
+    for form in forms_to_check(cell for cell in cells if reason_of_form(cell, smallest, limits.device) is None):
         tick(f"parity of {form.label}")
         parities.append(check_parity(form, limits.device))
-    smallest = min((c.chunk_size for c in cells if c.chunk_size), default=1)
     results: list[Result] = []
     known = known or {}
     for cell in cells:
