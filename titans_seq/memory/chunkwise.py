@@ -5,7 +5,8 @@ chunk's first state plus a masked product of such outer products. Only chunks ar
 at the begin of every segment of a few chunks is kept, and each segment is done again, the last one first. Forward and backward are custom
 operators, one node each for `torch.compile`; nothing here calls autograd, so the memory learns under `torch.inference_mode()`.
 
-Shape suffixes: B batch, H heads, N chunks, R rows (batch x heads), C cells of a chunk, D head width; d_in, d_out of a memory layer.
+Shape suffixes: B batch, H heads, N chunks, R rows (batch x heads), C cells of a chunk, D head width; d_in, d_out of a memory layer. A large
+chunk is several blocks (layout.py), each of which is a chunk here.
 """
 
 from collections.abc import Sequence
@@ -14,6 +15,7 @@ from typing import Any, NamedTuple
 import torch
 import torch.nn.functional as F
 from torch import Tensor
+from torch.autograd import forward_ad
 
 from titans_seq.memory.layout import Layout, Workspace, choose_layout
 from titans_seq.memory.rule import NORM_EPS, Rule
@@ -44,7 +46,10 @@ def chunkwise_memory(
     arguments = _arguments(
         q, k, v, gates, weights, begin, first, layout, Rule(weights.activation, weights.norm_scale is not None, gradient, surprise_clip)
     )
-    keep = torch.is_grad_enabled() and any(x.requires_grad for x in arguments.differentiable())
+    inputs = arguments.differentiable()
+    if not torch.compiler.is_compiling() and any(forward_ad.unpack_dual(x).tangent is not None for x in inputs):
+        raise ValueError("impl='chunkwise' has no forward-mode derivative; use impl='recurrent'")
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     z, *after = memory_chunks(*arguments, keep)
     y = layout.collect(_output(z, q, weights, layout))
     return y, _state_after(after, first, layout, chunk_size)
@@ -218,7 +223,8 @@ def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
     marks, kept = rest[:3], rest[3:]
     given = zip(gradients, ctx.shapes, strict=False)
     d_after = [whole[0].new_zeros(shape) if d is None else d.contiguous() for d, shape in given]
-    found = memory_chunks_backward(*whole, *lists, *marks, *ctx.options, kept, d_after)
+    with torch.autocast(whole[0].device.type, enabled=False):
+        found = memory_chunks_backward(*whole, *lists, *marks, *ctx.options, kept, d_after)
     by_whole, by_list, _ = _regroup(found, ctx.lengths)
     by_option: list[Any] = [[] if option == [] else None for option in ctx.options]  # torch takes an empty list for one of tensors
     return (*by_whole, *by_list, *[None] * len(marks), *by_option, None)
@@ -233,7 +239,12 @@ def _regroup(flat: list[Tensor], lengths: Sequence[int]) -> tuple[list[Tensor], 
     return whole, lists, rest
 
 
+def _differentiate_twice(ctx: Any, gradients: list[Tensor | None]) -> None:
+    raise RuntimeError("impl='chunkwise' has no second derivative; use impl='recurrent'")
+
+
 torch.library.register_autograd("titans_seq::memory_chunks", _differentiate, setup_context=_save, lib=_library)
+torch.library.register_autograd("titans_seq::memory_chunks_backward", _differentiate_twice, lib=_library)
 
 
 def _arguments(
@@ -251,9 +262,13 @@ def _arguments(
         """(B, H, T, ...) -> (N, R, C, ...)."""
         return layout.place(x, fill).movedim(2, 0).flatten(1, 2).contiguous()
 
+    def rows(layers: Sequence[Tensor]) -> list[Tensor]:
+        """(B, H, d_in, d_out) -> (R, d_in, d_out)."""
+        return [x.flatten(0, 1).contiguous() for x in layers]
+
     heads = q.shape[1]
     k_grid = grid(k, 0.0)
-    offset, slope = _loss_gradient(grid(v, 0.0) - k_grid if weights.residual else grid(v, 0.0), weights, q.shape[0])
+    offset, slope = _loss_terms(grid(v, 0.0) - k_grid if weights.residual else grid(v, 0.0), weights, q.shape[0])
     by_row = isinstance(layout.complete[0], Tensor)
     complete = torch.stack(layout.complete).repeat_interleave(heads, 1) if by_row else None  # type: ignore[arg-type]
     own_anchor = by_row or any(A is not W for A, W in zip(begin.anchor, begin.weights, strict=True))
@@ -268,10 +283,10 @@ def _arguments(
         [grid(gate.alpha if gate.alpha.dim() == 4 else gate.alpha.unsqueeze(-1), 0.0) for gate in gates],
         [grid(gate.eta.unsqueeze(-1), 1.0) for gate in gates],
         [grid(gate.theta.unsqueeze(-1), 0.0) for gate in gates],
-        [W.flatten(0, 1) for W in begin.weights],
-        [S.flatten(0, 1) for S in begin.momentum],
-        [A.flatten(0, 1) for A in begin.anchor] if own_anchor else [],
-        [] if layout.restart is None else [W.flatten(0, 1) for W in first.weights],
+        rows(begin.weights),
+        rows(begin.momentum),
+        rows(begin.anchor) if own_anchor else [],
+        [] if layout.restart is None else rows(first.weights),
         None if active is None else active.to(q.dtype),
         complete,
         None if layout.restart is None else layout.restart[:, :-1].T.repeat_interleave(heads, 1),
@@ -280,7 +295,7 @@ def _arguments(
     )
 
 
-def _loss_gradient(target: Tensor, weights: MemoryWeights, batch: int) -> tuple[Tensor, Tensor]:
+def _loss_terms(target: Tensor, weights: MemoryWeights, batch: int) -> tuple[Tensor, Tensor]:
     """offset (N, R, C, D) and slope (R, 1, D): the loss's gradient by the normed output z is offset + slope z."""
     if weights.norm_scale is None or weights.norm_shift is None:
         return -2 * target, target.new_full((target.shape[1], 1, target.shape[3]), 2.0)

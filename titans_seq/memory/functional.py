@@ -1,5 +1,6 @@
 """`neural_memory`: the operator by itself. Checks its arguments once, casts to the state's precision, and calls one of the forms."""
 
+import math
 from collections.abc import Sequence
 from typing import NamedTuple
 
@@ -50,7 +51,8 @@ def neural_memory(
         chunk_size: C >= 1. Another C is another function, except for gradient="token": use the same in training and evaluation.
         impl: "reference" (token by token, autograd; the oracle), "chunkwise" (the dual form), "fused" (the same in kernels, for NVIDIA
             GPUs; products of bf16 inputs are taken in bf16, of fp16 in tf32), "recurrent" (token by token, closed form, for decoding),
-            or "auto", which asks `choose_implementation`. A named form never falls back to another.
+            or "auto", which asks `choose_implementation`. A named form never falls back to another. chunkwise and fused have a first
+            derivative alone, by reverse mode; for others, and under torch.func, take recurrent.
         gradient: "chunk" takes gradients at the chunk's first state, as the paper; "token" at the freshest state M_{t-1}, for the linear
             memory (L = 1) without norm only.
         surprise_clip: largest Frobenius norm of a token's gradient, per layer and head; None for no clip.
@@ -174,8 +176,8 @@ def _check(
         raise ValueError("the sequence is empty: T must be at least 1")
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
-    if surprise_clip is not None and not surprise_clip > 0:
-        raise ValueError(f"surprise_clip must be positive or None, got {surprise_clip}")
+    if surprise_clip is not None and not 0 < surprise_clip < math.inf:
+        raise ValueError(f"surprise_clip must be positive and finite, or None, got {surprise_clip}")
     for name, marks in (("mask", mask), ("reset", reset)):
         if marks is not None:
             _same_shape(name, marks, (q.shape[0], q.shape[2]))
@@ -226,14 +228,25 @@ def _check_gates(q: Tensor, gates: Sequence[Gates], weights: MemoryWeights) -> N
 def _check_state(q: Tensor, state: MemoryState, weights: MemoryWeights, chunk_size: int) -> None:
     if state.chunk_size != chunk_size:
         raise ValueError(f"state was made with chunk_size={state.chunk_size}, this call has chunk_size={chunk_size}")
-    _check_layers(q, state.weights, weights)
+    for name in ("weights", "momentum", "anchor"):
+        _check_layers(q, getattr(state, name), weights, name)
+    _same_shape("state.position", state.position, (q.shape[0],))
+    if state.position.is_floating_point():
+        raise ValueError(f"state.position must be int64, got {state.position.dtype}")
+    if torch.compiler.is_compiling():
+        return
+    if torch.is_grad_enabled() and any(x.is_inference() for x in state.tensors()):
+        raise ValueError("state was made under torch.inference_mode, and autograd cannot use it; go on with state.clone()")
+    on_cpu = state.position.device.type == "cpu"  # elsewhere looking would wait for the device
+    if on_cpu and not bool(((state.position >= 0) & (state.position < chunk_size)).all()):
+        raise ValueError(f"state.position must be in [0, {chunk_size}), got {state.position.tolist()}")
 
 
-def _check_layers(q: Tensor, layers: Sequence[Tensor], weights: MemoryWeights) -> None:
+def _check_layers(q: Tensor, layers: Sequence[Tensor], weights: MemoryWeights, name: str = "weights") -> None:
     expected = [(q.shape[0], *W.shape) for W in weights.layers]
     given = [tuple(W.shape) for W in layers]
     if expected != given:
-        raise ValueError(f"state holds weights of shapes {given}, this batch and memory need {expected}")
+        raise ValueError(f"state holds {name} of shapes {given}, this batch and memory need {expected}")
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:

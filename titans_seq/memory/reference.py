@@ -25,10 +25,13 @@ def memory(x: Tensor, layers: Sequence[Tensor], weights: MemoryWeights) -> Tenso
 
 
 def loss_gradients(k: Tensor, v: Tensor, layers: Sequence[Tensor], weights: MemoryWeights) -> tuple[Tensor, ...]:
-    """grad of ell(M; k, v) = || M(k) - v ||^2 with respect to each layer, by autograd (arXiv 2501.00663, equation 12)."""
+    """grad of ell(M; k, v) = || M(k) - v ||^2 with respect to each layer, by autograd (arXiv 2501.00663, equation 12).
+
+    At aliases of the layers: k and v may depend on them as well (MAC's do), and are held fixed.
+    """
     differentiable = torch.is_grad_enabled()
     with torch.enable_grad():
-        points = [W if differentiable and W.requires_grad else W.detach().requires_grad_() for W in layers]
+        points = [W.view_as(W) if differentiable and W.requires_grad else W.detach().requires_grad_() for W in layers]
         loss = (memory(k, points, weights) - v).square().sum()
         return torch.autograd.grad(loss, points, create_graph=differentiable)
 

@@ -1,7 +1,8 @@
 """The mathematics that the fast forms share: the memory network, its gradient in closed form, and the coefficients of the dual form.
 
 Shapes: C tokens of a chunk; `...` leading dimensions (batch, heads, perhaps chunks); d_in, d_out of a memory layer.
-All functions are pure and differentiable, and take no autograd for the inner gradient.
+None takes autograd for the inner gradient. `key_gradients`, `clip_scale` and `memory_network` are pure and differentiable: the recurrent
+form is made of them. The others come with their derivative (`..._vjp`) and may be told where to write (`out`, `work`).
 """
 
 import math

@@ -60,9 +60,11 @@ class ChunkSurprise:
         self.gradients = buffers("g", depth, keep)  # g_l
         self.normed: list[tuple[Tensor, Tensor, Tensor]] = []  # of each chunk: z_L normed, its mean, 1 / its standard deviation
         self.scales = [Chunked(-t) for t in theta]  # -theta; times clip once a chunk is written
-        self.clips = [Chunked(torch.ones_like(t)) for t in theta]
         self.limit = None if rule.surprise_clip is None else k.new_tensor(rule.surprise_clip)
-        self.input_norms = [Chunked(torch.linalg.vector_norm(k, dim=-1, keepdim=True)), *(Chunked(torch.empty_like(t)) for t in theta[1:])]
+        if self.limit is not None:
+            self.clips = [Chunked(torch.empty_like(t)) for t in theta]
+            norms = [torch.linalg.vector_norm(k, dim=-1, keepdim=True), *(torch.empty_like(t) for t in theta[1:])]
+            self.input_norms = [Chunked(norm) for norm in norms]
 
     def write(self, n: int, anchor: Sequence[Tensor], steps: Sequence[Tensor]) -> None:
         """Fill the steps (R, C, d_out) of chunk n, one a layer, from its anchor (R, d_in, d_out), one a layer."""
@@ -105,8 +107,10 @@ class ChunkSurprise:
             activation_curvature(z, self.rule.activation, out=curvature.whole, work=slope.whole).mul_(e.whole)
             activation_vjp(z.new_ones(()).expand_as(z), z, self.rule.activation, out=slope.whole)
         self.d_offset = Chunked(torch.empty_like(self.offset.whole))
-        self.clipped = [clip.whole < 1 for clip in self.clips]
-        self.any_clipped = any(bool(clipped.any()) for clipped in self.clipped)
+        self.any_clipped = False
+        if self.limit is not None:
+            self.clipped = [clip.whole < 1 for clip in self.clips]
+            self.any_clipped = any(bool(clipped.any()) for clipped in self.clipped)
         if self.rule.norm:
             self._prepare_norm()
 
@@ -168,8 +172,9 @@ class ChunkSurprise:
         d_slope = (self.d_offset.whole * z).sum((0, 2)).unsqueeze(1)  # (R, 1, D)
         work = self.buffers("g work", len(d_steps))
         d_scale = [row_products(d, g.whole, w.whole) for d, g, w in zip(d_steps, self.gradients, work, strict=True)]
-        d_theta = [d.mul_(clip.whole).neg_() for d, clip in zip(d_scale, self.clips, strict=True)]
-        return SurpriseGradients(d_k, self.d_offset.whole, d_slope, d_theta)
+        if self.limit is not None:
+            d_scale = [d.mul_(clip.whole) for d, clip in zip(d_scale, self.clips, strict=True)]
+        return SurpriseGradients(d_k, self.d_offset.whole, d_slope, [d.neg_() for d in d_scale])
 
 
 def _norm_vjp(d: Tensor, z: Tensor, mean: Tensor, inverse_std: Tensor) -> Tensor:

@@ -1,5 +1,6 @@
 """The fast forms equal the reference in float64: outputs, state and every gradient; and each passes gradcheck."""
 
+import dataclasses
 from itertools import pairwise
 from typing import Any
 
@@ -110,6 +111,20 @@ def test_token_gradients_without_momentum_are_gated_deltanet(make_case: Any) -> 
         b = 2 * theta[:, :, t, None, None] / a
         M = a * (M - b * k.transpose(-1, -2) @ (k @ M)) + b * k.transpose(-1, -2) @ v
         torch.testing.assert_close(y[:, :, t, None], case.q[:, :, t, None] @ M, **TOLERANCE)
+
+
+@pytest.mark.parametrize("impl", FAST)
+def test_keys_that_depend_on_the_state(make_case: Any, impl: str) -> None:
+    """As in MAC, whose keys have read the memory: the inner gradient holds them fixed, the outer one does not."""
+    case = make_case(length=5, chunk_size=2, with_state=True, requires_grad=True)
+    assert case.state is not None
+    read = case.state.anchor[0].mean((2, 3))[..., None, None] + case.state.weights[0].mean((2, 3))[..., None, None]  # (B, H, 1, 1)
+    seen = dataclasses.replace(case, k=case.k + read, v=case.v * read)
+    leaves = list(case.leaves().values())
+    options = {"retain_graph": True, "allow_unused": True, "materialize_grads": True}
+    expected, actual = (torch.autograd.grad(seen.run(form)[0].square().sum(), leaves, **options) for form in ("reference", impl))
+    for a, b in zip(actual, expected, strict=True):
+        torch.testing.assert_close(a, b, **TOLERANCE)
 
 
 def test_linear_memory_by_hand() -> None:

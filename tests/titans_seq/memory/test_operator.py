@@ -1,5 +1,6 @@
 """What the operator promises besides its numbers: modes, dtypes, states on disk, and errors that say what to mend."""
 
+import dataclasses
 from typing import Any
 
 import pytest
@@ -135,6 +136,7 @@ def test_loading_what_is_no_state_is_refused(tmp_path: Any) -> None:
         ({"chunk_size": 0}, "chunk_size must be at least 1, got 0"),
         ({"gradient": "token"}, "gradient='token' is for the linear memory"),
         ({"surprise_clip": 0.0}, "surprise_clip must be positive"),
+        ({"surprise_clip": float("inf")}, "surprise_clip must be positive and finite, or None, got inf"),
         ({"mask": torch.ones(2, 3, dtype=torch.bool)}, r"mask must have shape \(2, 13\), got \(2, 3\)"),
         ({"mask": torch.ones(2, 13)}, "mask must be bool"),
     ],
@@ -163,3 +165,32 @@ def test_bad_shapes_name_expected_and_given(make_case: Any) -> None:
         case.run("auto", state=state, chunk_size=16)
     with pytest.raises(ValueError, match="state holds weights of shapes"):
         make_case(batch=3).run("auto", state=state, chunk_size=8)
+
+
+@pytest.mark.parametrize("impl", ["reference", "chunkwise", "recurrent"])
+def test_bad_states_are_refused_at_the_edge(make_case: Any, impl: str) -> None:
+    case = make_case(length=6, chunk_size=4)
+    _, state = case.run("chunkwise")
+    narrow = tuple(S[:, :, 1:] for S in state.momentum)
+    for changes, message in (
+        ({"momentum": narrow}, "state holds momentum of shapes"),
+        ({"anchor": ()}, r"state holds anchor of shapes \[\]"),
+        ({"position": state.position[:1]}, r"state.position must have shape \(2,\), got \(1,\)"),
+        ({"position": state.position.double()}, "state.position must be int64, got torch.float64"),
+        ({"position": state.position + 9}, r"state.position must be in \[0, 4\), got \[11, 11\]"),
+        ({"position": state.position - 3}, r"state.position must be in \[0, 4\), got \[-1, -1\]"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            case.run(impl, state=dataclasses.replace(state, **changes))
+
+
+@pytest.mark.parametrize("impl", ["chunkwise", "recurrent"])
+def test_a_state_of_inference_mode_goes_on_in_training_as_a_copy(make_case: Any, impl: str) -> None:
+    case = make_case(length=6, chunk_size=4, requires_grad=True)
+    with torch.inference_mode():
+        _, state = case.run("chunkwise")
+    with pytest.raises(ValueError, match=r"go on with state.clone\(\)"):
+        case.run(impl, state=state)
+    y, _ = case.run(impl, state=state.clone())
+    y.sum().backward()
+    assert case.k.grad.abs().max() > 0
