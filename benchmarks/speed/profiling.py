@@ -38,7 +38,8 @@ KIND = {f"aten::{name}": group for group, lines in GROUPS.items() for line in li
 
 def kind(name: str) -> str:
     """The group of a profiled operation; views and autograd's nodes compute nothing, what is left is elementwise."""
-    return KIND.get(name, ELEMENTWISE if name.startswith("aten::") else PYTHON)
+    found = KIND.get(name) or KIND.get(name.rstrip("_"))  # baddbmm_ is baddbmm in place
+    return found or (ELEMENTWISE if name.startswith("aten::") else PYTHON)
 
 
 def profile_cell(cell: Cell, limits: Limits) -> Report:

@@ -31,7 +31,7 @@ def run_lane(file: str, marks: str, **environment: str) -> None:
         str(HERE / file),
     ]
     kept = {name: value for name, value in os.environ.items() if name != "TRITON_INTERPRET"}
-    result = subprocess.run(command, cwd=HERE.parents[3], env=kept | environment, capture_output=True, text=True, timeout=1800)
+    result = subprocess.run(command, cwd=HERE.parents[3], env=kept | environment, capture_output=True, text=True, timeout=3600)
     print(result.stdout)
     if result.returncode != 0:
         pytest.fail(f"{file}:\n{result.stdout}{result.stderr}", pytrace=False)
