@@ -41,7 +41,8 @@ def chunkwise_memory(
 ) -> tuple[Tensor, MemoryState]:
     """Arguments and result as `neural_memory`."""
     layout = choose_layout(q, chunk_size, None if state is None else state.position, mask, reset)
-    first = MemoryState.initial(weights, q.shape[0], chunk_size)
+    made = state is None or reset is not None  # the first state is made only where it is used
+    first = state if state is not None and not made else MemoryState.initial(weights, q.shape[0], chunk_size)
     begin = state or first
     arguments = _arguments(
         q, k, v, gates, weights, begin, first, layout, Rule(weights.activation, weights.norm_scale is not None, gradient, surprise_clip)
