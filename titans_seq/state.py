@@ -42,10 +42,8 @@ class State:
     def to(self, *args: Any, **kwargs: Any) -> Self:
         """Move or cast as `Tensor.to`; integer tensors (positions) keep their dtype."""
 
-        def move(x: Tensor) -> Tensor:
-            return x.to(*args, **kwargs) if x.is_floating_point() else x.to(*args, **kwargs).to(x.dtype)
-
-        return self.map(move)
+        device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)  # as nn.Module.to
+        return self.map(lambda x: x.to(device, dtype if x.is_floating_point() else None, non_blocking))
 
     def index_select(self, index: Tensor) -> Self:
         """Rows `index` (N,) int64 of the batch, in that order; a row may be taken more than once (beam search)."""

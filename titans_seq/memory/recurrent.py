@@ -53,12 +53,13 @@ def _write(
     gradients = key_gradients(k, v, state.weights if gradient == "token" else state.anchor, weights)
     layers, momentum = [], []
     for l, (alpha, eta, theta) in enumerate(gates):
-        step = theta[..., None, None] * gradients.outputs[l]  # (B, H, 1, d_out)
+        size = -theta.unsqueeze(-1)  # (B, H, 1)
         if surprise_clip is not None:
-            step = step * clip_scale(gradients, l, surprise_clip).unsqueeze(-1)
+            size = size * clip_scale(gradients, l, surprise_clip)
+        step = size.unsqueeze(-1) * gradients.outputs[l]  # (B, H, 1, d_out)
         keep = 1 - (alpha.unsqueeze(-1) if alpha.dim() == 2 else alpha).unsqueeze(-1)  # (B, H, 1 or d_in, 1)
-        momentum.append(eta[..., None, None] * state.momentum[l] - gradients.inputs[l].transpose(-1, -2) * step)
-        layers.append(keep * state.weights[l] + momentum[l])
+        momentum.append(torch.addcmul(eta[..., None, None] * state.momentum[l], gradients.inputs[l].transpose(-1, -2), step))
+        layers.append(torch.addcmul(momentum[l], keep, state.weights[l]))
     position = (state.position + 1) % state.chunk_size
     finished = (position == 0)[:, None, None, None]
     anchor = tuple(torch.where(finished, W, A) for W, A in zip(layers, state.anchor, strict=True))

@@ -107,6 +107,15 @@ def test_state_operations(make_case: Any) -> None:
     assert state.nbytes == 3 * (3 * sum(W.numel() for W in case.weights.layers) * 8 + 8), per_row
 
 
+def test_a_cast_keeps_positions_that_the_dtype_could_not_hold() -> None:
+    weights = MemoryWeights(layers=[torch.zeros(1, 2, 2)])
+    state = dataclasses.replace(MemoryState.initial(weights, 1, 2048), position=torch.tensor([2047]))
+    moved = state.to(torch.bfloat16)
+    assert moved.weights[0].dtype == torch.bfloat16
+    assert moved.position.dtype == torch.int64
+    assert moved.position.item() == 2047  # bfloat16 would say 2048
+
+
 def test_state_does_not_grow(make_case: Any) -> None:
     sizes = set()
     state = None
