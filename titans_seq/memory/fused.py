@@ -78,20 +78,10 @@ def fused_memory(
     norm = torch.stack([weights.norm_scale, weights.norm_shift], dim=1) if normed else first.new_zeros(q.shape[1], 2, q.shape[3])  # type: ignore[list-item]
 
     inputs = (*placed, packed_gates, torch.stack([points, momentum], dim=2), anchor, first, norm)
-    save = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
-    y, final, final_anchor, *_ = _forward(
-        *(x.contiguous() for x in inputs),
-        active,
-        restart,
-        anchor_at,
-        list(sizes),
-        math.isqrt(chunks - 1) + 1,
-        normed,
-        weights.residual,
-        weights.activation,
-        surprise_clip or 0.0,
-        save,
-    )
+    options = (list(sizes), math.isqrt(chunks - 1) + 1, normed, weights.residual, weights.activation, surprise_clip or 0.0)
+    arguments = (*(x.contiguous() for x in inputs), active, restart, anchor_at, *options)  # as `Arguments`
+    keep = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
+    y, final, final_anchor, *_ = fused_chunks(*arguments, keep)
     points, momentum = final.unbind(2)
     if layout.restart is not None:
         rows = layout.restart[:, -1, None, None]
@@ -215,191 +205,163 @@ def _events(layout: Layout, batch: int) -> tuple[Tensor, Tensor]:
     return restart.to(torch.int8), torch.where(begins | restart, chunk, -1).amax(1)
 
 
-def _launch(like: Tensor) -> tuple[AbstractContextManager[Any], dict[str, Any]]:
-    """The context a kernel is launched in, and what every launch passes."""
+def _target(q: Tensor) -> tuple[AbstractContextManager[Any], dict[str, str]]:
+    """Where a kernel is launched, and the precision of its products."""
     if _interpreting():
-        return nullcontext(), {"PRECISION": "ieee", "EXACT": "ieee", "EPS": NORM_EPS}
-    options = {"PRECISION": PRECISION[like.dtype], "EXACT": "tf32x3", "EPS": NORM_EPS}
-    return torch.cuda.device(like.device), options
+        return nullcontext(), {"PRECISION": "ieee", "EXACT": "ieee"}
+    return torch.cuda.device(q.device), {"PRECISION": PRECISION[q.dtype], "EXACT": "tf32x3"}
 
 
-@torch.library.custom_op("titans_seq::fused_memory", mutates_args=())
-def _forward(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Tensor,
-    state: Tensor,
-    anchor: Tensor,
-    first: Tensor,
-    norm: Tensor,
-    active: Tensor,
-    restart: Tensor,
-    anchor_at: Tensor,
-    sizes: list[int],
-    every: int,
-    normed: bool,
-    residual: bool,
-    activation: str,
-    clip: float,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """(y, state, anchor) after the stream; with `save` also (checkpoints every `every` chunks, z, read, squares) for the backward."""
+class Arguments(NamedTuple):
+    """Arguments of both operators, in their order; the shapes stand in `titans_seq.memory.kernels.forward`."""
+
+    q: Tensor
+    k: Tensor
+    v: Tensor
+    gates: Tensor
+    state: Tensor
+    anchor: Tensor
+    first: Tensor
+    norm: Tensor
+    active: Tensor
+    restart: Tensor
+    anchor_at: Tensor
+    sizes: list[int]
+    every: int  # chunks from one kept state to the next
+    normed: bool
+    residual: bool
+    activation: str
+    clip: float
+
+    @property
+    def chunks(self) -> int:
+        """N."""
+        return self.restart.shape[1] - 1
+
+    @property
+    def segments(self) -> int:
+        """States that are kept."""
+        return -(-self.chunks // self.every)
+
+    def differentiable(self) -> tuple[Tensor, ...]:
+        """All tensors that have a gradient."""
+        return self[:8]
+
+    def launch(self, kernel: Any, tensors: Sequence[Tensor], numbers: Sequence[int], backward: bool, **constants: Any) -> None:
+        """Run a kernel, one program a row and head."""
+        context, precision = _target(self.q)
+        options = {"NORM": self.normed, "RESIDUAL": self.residual, "ACTIVATION": self.activation, "CLIP": self.clip, "EPS": NORM_EPS}
+        batch, heads = self.q.shape[:2]
+        sizes = Sizes(*self.sizes).constants(backward)
+        with context:
+            kernel[(batch * heads,)](*tensors, heads, self.chunks, *numbers, **sizes, **options, **precision, **constants)
+
+
+SCHEMA = (
+    "Tensor q, Tensor k, Tensor v, Tensor gates, Tensor state, Tensor anchor, Tensor first, Tensor norm, Tensor active, Tensor restart, "
+    "Tensor anchor_at, int[] sizes, int every, bool normed, bool residual, str activation, float clip"
+)
+
+
+def _forward(*arguments: Any) -> list[Tensor]:
+    """y, state and anchor after the stream; if `keep` also, for the backward, the state every `every` chunks, z, read and squares."""
     from titans_seq.memory.kernels.forward import forward_kernel
 
-    y, final, final_anchor, checkpoints, z, read, squares = _forward_empty(
-        q, k, v, gates, state, anchor, first, norm, active, restart, anchor_at, sizes, every, normed, residual, activation, clip, save
+    a, keep = Arguments(*arguments[:-1]), arguments[-1]
+    y, final, final_anchor, *kept = _forward_shapes(*arguments)
+    final.copy_(a.state)
+    final_anchor.copy_(a.anchor)
+    unused = [a.state.new_empty(0)] * 4
+    a.launch(
+        forward_kernel,
+        [a.q, a.k, a.v, a.gates, a.active, a.restart, a.anchor_at, final, a.anchor, a.first, a.norm, y, final_anchor, *(kept or unused)],
+        [0, a.chunks, a.every, a.segments],
+        backward=False,
+        REPLAY=False,
+        SAVE=keep,
     )
-    final.copy_(state)
-    final_anchor.copy_(anchor)
-    chunks, heads, plan = restart.shape[1] - 1, q.shape[1], Sizes(*sizes)
-    device, options = _launch(q)
-    with device:
-        forward_kernel[(q.shape[0] * heads,)](
-            *(q, k, v, gates, active, restart, anchor_at, final, anchor, first, norm),
-            *(y, final_anchor, checkpoints, z, read, squares),
-            *(heads, chunks, 0, chunks, every, -(-chunks // every)),
-            **plan.constants(backward=False),
-            NORM=normed,
-            RESIDUAL=residual,
-            ACTIVATION=activation,
-            CLIP=clip,
-            REPLAY=False,
-            SAVE=save,
-            **options,
-        )
-    return y, final, final_anchor, checkpoints, z, read, squares
+    return [y, final, final_anchor, *kept]
 
 
-@_forward.register_fake
-def _forward_empty(
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Tensor,
-    state: Tensor,
-    anchor: Tensor,
-    first: Tensor,
-    norm: Tensor,
-    active: Tensor,
-    restart: Tensor,
-    anchor_at: Tensor,
-    sizes: list[int],
-    every: int,
-    normed: bool,
-    residual: bool,
-    activation: str,
-    clip: float,
-    save: bool,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """The op's results, not yet computed."""
-    results = (torch.empty_like(q), torch.empty_like(state), torch.empty_like(anchor))
-    if not save:
-        return *results, state.new_empty(0), state.new_empty(0), state.new_empty(0), state.new_empty(0)
-    batch, heads, cells, _ = q.shape
-    checkpoints = state.new_empty(batch, heads, -(-(restart.shape[1] - 1) // every), 2, state.shape[-1])
-    squares = state.new_empty(batch, heads, 2, cells if clip else 0)
-    return *results, checkpoints, state.new_empty(q.shape), state.new_empty(q.shape), squares
+def _forward_shapes(*arguments: Any) -> list[Tensor]:
+    a, keep = Arguments(*arguments[:-1]), arguments[-1]
+    results = [torch.empty_like(a.q), torch.empty_like(a.state), torch.empty_like(a.anchor)]
+    if not keep:
+        return results
+    batch, heads, cells, _ = a.q.shape
+    states = a.state.new_empty(batch, heads, a.segments, 2, a.state.shape[-1])
+    squares = a.state.new_empty(batch, heads, 2, cells if a.clip else 0)
+    return [*results, states, a.state.new_empty(a.q.shape), a.state.new_empty(a.q.shape), squares]
 
 
-@torch.library.custom_op("titans_seq::fused_memory_backward", mutates_args=())
-def _backward(
-    d_y: Tensor,
-    d_state: Tensor,
-    d_anchor: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Tensor,
-    anchor: Tensor,
-    first: Tensor,
-    norm: Tensor,
-    active: Tensor,
-    restart: Tensor,
-    anchor_at: Tensor,
-    checkpoints: Tensor,
-    z: Tensor,
-    read: Tensor,
-    squares: Tensor,
-    sizes: list[int],
-    every: int,
-    normed: bool,
-    residual: bool,
-    activation: str,
-    clip: float,
-) -> tuple[Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor, Tensor]:
-    """Gradients of (q, k, v, gates, state, anchor, first, norm). Segment by segment from the last: replay its states, then walk back."""
+def _backward(*arguments: Any) -> list[Tensor]:
+    """Gradients of `Arguments.differentiable`. Segment by segment from the last: replay its states, then walk back."""
     from titans_seq.memory.kernels.backward import backward_kernel
     from titans_seq.memory.kernels.forward import forward_kernel
 
-    batch, heads = q.shape[:2]
-    chunks, plan = restart.shape[1] - 1, Sizes(*sizes)
-    d_q, d_k, d_v, d_gates = (torch.empty_like(x) for x in (q, k, v, gates))
+    a, (states, *kept), (d_y, d_state, d_anchor) = Arguments(*arguments[:-2]), *arguments[-2:]
+    (batch, heads), sizes = a.q.shape[:2], Sizes(*a.sizes)
+    d_tokens = [torch.empty_like(x) for x in (a.q, a.k, a.v, a.gates)]
     d_state = d_state.clone()
-    d_anchor_in = torch.where((anchor_at < 0)[:, None, None], d_anchor, 0)
-    d_first = torch.zeros_like(anchor)
-    d_norm = norm.new_zeros(batch, *norm.shape)
-    states = checkpoints.new_empty(batch, heads, every, *checkpoints.shape[3:])
-    stash = checkpoints.new_empty(batch, heads, 4, plan.padded_cells, plan.hidden if plan.depth == 2 else 0)
-    device, options = _launch(q)
-    options |= {"NORM": normed, "RESIDUAL": residual, "ACTIVATION": activation, "CLIP": clip}
-    with device:
-        for segment in range(checkpoints.shape[2] - 1, -1, -1):
-            start, stop = segment * every, min((segment + 1) * every, chunks)
-            work = checkpoints[:, :, segment].clone()
-            forward_kernel[(batch * heads,)](
-                *(q, k, v, gates, active, restart, anchor_at, work, anchor, first, norm),
-                *(q, d_anchor, states, z, read, squares),  # y and the final anchor are not written in a replay
-                *(heads, chunks, start, stop, 1, every),
-                REPLAY=True,
-                SAVE=False,
-                **options,
-                **plan.constants(backward=False),
-            )
-            backward_kernel[(batch * heads,)](
-                *(q, k, v, d_y, gates, active, restart, anchor_at, anchor, norm, states, z, read, squares, d_anchor, stash),
-                *(d_q, d_k, d_v, d_gates, d_state, d_anchor_in, d_first, d_norm),
-                *(heads, chunks, start, stop, every),
-                **options,
-                **plan.constants(backward=True),
-            )
-    return d_q, d_k, d_v, d_gates, d_state, d_anchor_in, d_first.sum(0), d_norm.sum(0)
+    d_anchor_in = torch.where((a.anchor_at < 0)[:, None, None], d_anchor, 0)
+    d_first = torch.zeros_like(a.anchor)
+    d_norm = a.norm.new_zeros(batch, *a.norm.shape)
+    replayed = states.new_empty(batch, heads, a.every, *states.shape[3:])
+    stash = states.new_empty(batch, heads, 4, sizes.padded_cells, sizes.hidden if sizes.depth == 2 else 0)
+    d_results = [*d_tokens, d_state, d_anchor_in, d_first, d_norm]
+    read = [a.q, a.k, a.v, a.gates, a.active, a.restart, a.anchor_at]
+    for segment in range(a.segments - 1, -1, -1):
+        start, stop = segment * a.every, min((segment + 1) * a.every, a.chunks)
+        work = states[:, :, segment].clone()
+        a.launch(
+            forward_kernel,
+            [*read, work, a.anchor, a.first, a.norm, a.q, d_anchor, replayed, *kept],  # y and the final anchor: not written in a replay
+            [start, stop, 1, a.every],
+            backward=False,
+            REPLAY=True,
+            SAVE=False,
+        )
+        a.launch(
+            backward_kernel,
+            [*read[:3], d_y, *read[3:], a.anchor, a.norm, replayed, *kept, d_anchor, stash, *d_results],
+            [start, stop, a.every],
+            backward=True,
+        )
+    return [*d_tokens, d_state, d_anchor_in, d_first.sum(0), d_norm.sum(0)]
 
 
-@_backward.register_fake
-def _backward_empty(
-    d_y: Tensor,
-    d_state: Tensor,
-    d_anchor: Tensor,
-    q: Tensor,
-    k: Tensor,
-    v: Tensor,
-    gates: Tensor,
-    anchor: Tensor,
-    first: Tensor,
-    norm: Tensor,
-    *rest: Any,
-) -> tuple[Tensor, ...]:
-    return tuple(torch.empty_like(x) for x in (q, k, v, gates, d_state, anchor, first, norm))
+def _backward_shapes(*arguments: Any) -> list[Tensor]:
+    return [torch.empty_like(x) for x in Arguments(*arguments[:-2]).differentiable()]
 
 
-def _setup_context(ctx: Any, inputs: tuple[Any, ...], output: tuple[Tensor, ...]) -> None:
-    q, k, v, gates, _, anchor, first, norm, active, restart, anchor_at, *options, _ = inputs
-    y, final, final_anchor, *saved = output
-    ctx.save_for_backward(q, k, v, gates, anchor, first, norm, active, restart, anchor_at, *saved)
-    ctx.options = options
+# As the chunkwise form's: torch.library.custom_op would import the compiler.
+_library = torch.library.Library("titans_seq", "FRAGMENT")
+_library.define(f"fused_memory({SCHEMA}, bool keep) -> Tensor[]")
+_library.define(f"fused_memory_backward({SCHEMA}, Tensor[] kept, Tensor[] gradients) -> Tensor[]")
+_library.impl("fused_memory", _forward, "CompositeExplicitAutograd")
+_library.impl("fused_memory_backward", _backward, "CompositeExplicitAutograd")
+torch.library.register_fake("titans_seq::fused_memory", _forward_shapes, lib=_library)
+torch.library.register_fake("titans_seq::fused_memory_backward", _backward_shapes, lib=_library)
+fused_chunks = torch.ops.titans_seq.fused_memory.default
+fused_chunks_backward = torch.ops.titans_seq.fused_memory_backward.default
+
+
+def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
+    a = Arguments(*inputs[:-1])
+    ctx.mark_non_differentiable(*output[3:])
     ctx.set_materialize_grads(False)
-    ctx.like = (y.shape, final.shape, final_anchor.shape)
+    ctx.shapes = [x.shape for x in output[:3]]
+    ctx.options = a[11:]
+    ctx.save_for_backward(*a[:11], *output[3:])
 
 
-def _backward_of_op(ctx: Any, d_y: Tensor | None, d_state: Tensor | None, d_anchor: Tensor | None, *_: None) -> tuple[Any, ...]:
-    saved = ctx.saved_tensors  # once: activation checkpointing allows no second look
-    q, anchor = saved[0], saved[4]
-    d_y = q.new_zeros(ctx.like[0]) if d_y is None else d_y.contiguous()
-    d_state = anchor.new_zeros(ctx.like[1]) if d_state is None else d_state.contiguous()
-    d_anchor = anchor.new_zeros(ctx.like[2]) if d_anchor is None else d_anchor.contiguous()
-    gradients = _backward(d_y, d_state, d_anchor, *saved, *ctx.options)
-    return *gradients, *(None,) * 10
+def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
+    saved = list(ctx.saved_tensors)  # once: activation checkpointing allows no second look
+    likes = (saved[0], saved[4], saved[4])  # dtypes of y, state and anchor
+    given = zip(gradients, ctx.shapes, likes, strict=False)
+    d_after = [like.new_zeros(shape) if d is None else d.contiguous() for d, shape, like in given]
+    found = fused_chunks_backward(*saved[:11], *ctx.options, saved[11:], d_after)
+    return (*found, *[None] * (3 + len(ctx.options) + 1))
 
 
-_forward.register_autograd(_backward_of_op, setup_context=_setup_context)
+torch.library.register_autograd("titans_seq::fused_memory", _differentiate, setup_context=_save, lib=_library)

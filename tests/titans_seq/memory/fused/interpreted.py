@@ -199,9 +199,9 @@ def test_ops_are_well_formed(make_case: Any, monkeypatch: pytest.MonkeyPatch) ->
 
         return call
 
-    forward, backward = fused._forward, fused._backward
-    monkeypatch.setattr(fused, "_forward", recorded("forward", forward))
-    monkeypatch.setattr(fused, "_backward", recorded("backward", backward))
+    forward, backward = fused.fused_chunks, fused.fused_chunks_backward
+    monkeypatch.setattr(fused, "fused_chunks", recorded("forward", forward))
+    monkeypatch.setattr(fused, "fused_chunks_backward", recorded("backward", backward))
     case = make_case(requires_grad=True, **SMALL | {"heads": 1, "length": 5, "surprise_clip": 0.5})
     case.run("fused")[0].sum().backward()
     detached = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in calls["forward"]]
