@@ -48,13 +48,16 @@ LARGEST_BLOCK = 64
 
 
 def block_size(chunk_size: int) -> int:
-    """Cells that are worked off together: the chunk, or an equal part of a large one.
+    """Cells that are worked off together: the chunk, or a part of a large one; equal parts where they are not small, else the chunk's last
+    block has cells to spare.
 
     What is done inside a block grows with its square. A chunk in parts is the same function: its gradients are all taken at its anchor,
     and the dual form may go on from weights and momentum at any token.
     """
-    parts = [size for size in range(1, LARGEST_BLOCK + 1) if chunk_size % size == 0]
-    return parts[-1] if 4 * parts[-1] >= LARGEST_BLOCK else chunk_size
+    equal = max(size for size in range(1, LARGEST_BLOCK + 1) if chunk_size % size == 0)
+    if 4 * equal >= LARGEST_BLOCK or equal == chunk_size:
+        return equal
+    return -(-chunk_size // -(-chunk_size // LARGEST_BLOCK))
 
 
 class Layout(NamedTuple):
@@ -109,36 +112,40 @@ def ragged_layout(length: int, chunk_size: int, position: Tensor | None, mask: T
     """
     batch, device = like.shape[0], like.device
     size = block_size(chunk_size)
-    parts = chunk_size // size
+    parts = -(-chunk_size // size)
+    spare = parts * size - chunk_size  # cells of a chunk's last block that are none of its tokens
     tokens = torch.ones(batch, length, dtype=torch.bool, device=device) if mask is None else mask
     offset = torch.zeros(batch, dtype=torch.int64, device=device) if position is None else position
+    begun = offset // size  # blocks of the unfinished chunk that lie behind
     boundaries = torch.zeros(batch, length, dtype=torch.int64, device=device) if reset is None else reset.long()
     document = boundaries.cumsum(1)  # (B, T): 0 goes on from the state, every boundary begins the next
     documents = 1 if reset is None else length + 1
 
+    def of_first(x: Tensor) -> Tensor:
+        """(B,) -> (B, documents), for a row's first document, 0 for others."""
+        return F.pad(x.unsqueeze(1), (0, documents - 1))
+
     taken = torch.zeros(batch, documents, dtype=torch.int64, device=device).scatter_add(1, document, tokens.long())
     before_document = taken.cumsum(1) - taken  # tokens of the row in earlier documents
-    taken = taken + F.pad(offset.unsqueeze(1), (0, documents - 1))  # cells, the ones taken before this call included
-    chunks_of_document = -(-taken // chunk_size)
-    first_chunk = chunks_of_document.cumsum(1) - chunks_of_document  # (B, documents)
+    taken = taken + of_first(offset)  # the ones of earlier calls included
+    blocks_of_document = (taken + taken.sub(1).clamp(min=0) // chunk_size * spare + size - 1) // size - of_first(begun)
+    first_block = blocks_of_document.cumsum(1) - blocks_of_document  # (B, documents)
 
-    rank = tokens.long().cumsum(1) - 1 - before_document.gather(1, document)  # of a token in its document
-    rank = rank + torch.where(document == 0, offset.unsqueeze(1), 0)
-    cell = first_chunk.gather(1, document) * chunk_size + rank  # (B, T)
+    rank = tokens.long().cumsum(1) - 1 - before_document.gather(1, document) + of_first(offset).gather(1, document)  # in its document
+    cell = (first_block - of_first(begun)).gather(1, document) * size + rank + rank // chunk_size * spare  # (B, T)
 
     if reset is None:
-        chunks = -(-(length + (0 if position is None else chunk_size - 1)) // chunk_size)
-        restart = None
+        blocks = -(-(length + (0 if position is None else size - 1) + -(-length // chunk_size) * spare) // size)
+        restart, since = None, begun.neg().unsqueeze(1)
     else:
-        chunks = max(1, int(chunks_of_document.sum(1).max()))
-        used = document[:, -1]
-        opened = (torch.arange(documents, device=device) <= used.unsqueeze(1)).long()
+        blocks = max(1, int(blocks_of_document.sum(1).max()))
+        opened = (torch.arange(documents, device=device) <= document[:, -1:]).long()
         opened[:, 0] = 0
-        restart = torch.zeros(batch, chunks + 1, dtype=torch.int64, device=device)
-        restart = restart.scatter_add(1, first_chunk.clamp(max=chunks), opened).bool()
-        restart = F.pad(restart[:, :, None], (0, parts - 1)).flatten(1)[:, : chunks * parts + 1]  # before the first part of a chunk
+        restart = torch.zeros(batch, blocks + 1, dtype=torch.int64, device=device)
+        restart = restart.scatter_add(1, first_block.clamp(max=blocks), opened).bool()
+        since = torch.where(restart[:, :-1], torch.arange(blocks, device=device), begun.neg().unsqueeze(1)).cummax(1).values
 
-    cells = chunks * chunk_size
+    cells = blocks * size
     cell = torch.where(tokens, cell, cells)  # masked tokens go to a spare cell behind the grid
     source = torch.zeros(batch, cells + 1, dtype=torch.int64, device=device)
     source = source.scatter(1, cell, torch.arange(length, device=device).expand(batch, length))[:, :cells]
@@ -148,15 +155,15 @@ def ragged_layout(length: int, chunk_size: int, position: Tensor | None, mask: T
         trailing = [1] * (x.dim() - 3)
         index = source.view(batch, 1, cells, *trailing).expand(-1, x.shape[1], -1, *x.shape[3:])
         placed = torch.where(filled.view(batch, 1, cells, *trailing), x.gather(2, index), fill)
-        return placed.unflatten(2, (chunks * parts, size))
+        return placed.unflatten(2, (blocks, size))
 
     def collect(y: Tensor) -> Tensor:
         y = F.pad(y.flatten(2, 3), (0, 0, 0, 1))  # the spare cell reads zero
         return y.gather(2, cell.view(batch, 1, length, 1).expand(-1, y.shape[1], -1, y.shape[3]))
 
-    grid = filled.view(batch, chunks * parts, size)
-    chunk_ends = torch.arange(1, chunks * parts + 1, device=device) % parts == 0
-    complete = list((grid[:, :, -1] & chunk_ends).unbind(1))
+    grid = filled.view(batch, blocks, size)
+    block_of_document = torch.arange(blocks, device=device) - since  # (B, blocks)
+    complete = list((grid[:, :, size - 1 - spare] & ((block_of_document + 1) % parts == 0)).unbind(1))
     at_end = taken.gather(1, document[:, -1:]).squeeze(1) % chunk_size
     return Layout(place, collect, grid.unsqueeze(1), complete, restart, at_end)
 
@@ -167,7 +174,7 @@ def choose_layout(q: Tensor, chunk_size: int, position: Tensor | None, mask: Ten
     Rows that move together take the one without gathers; looking at a position costs a graph break, so not while compiling.
     """
     length = q.shape[2]
-    if mask is None and reset is None:
+    if mask is None and reset is None and chunk_size % block_size(chunk_size) == 0:
         if position is None:
             return uniform_layout(length, chunk_size, 0, torch.zeros(q.shape[0], dtype=torch.int64, device=q.device))
         if not torch.compiler.is_compiling():

@@ -42,15 +42,35 @@ def test_chunks_in_several_blocks_equal_reference(make_case: Any, monkeypatch: p
     assert_same_gradients(case, "chunkwise")
 
 
-def test_block_size_divides_the_chunk_and_is_bounded_where_it_can_be() -> None:
-    assert [layout.block_size(size) for size in (1, 16, 63, 64, 65, 100, 128, 2048)] == [1, 16, 63, 64, 65, 50, 64, 64]
-    assert layout.block_size(1021) == 1021  # a prime: one token at a time would be worse
+@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+def test_chunks_in_blocks_with_cells_to_spare_equal_reference(make_case: Any, monkeypatch: pytest.MonkeyPatch, options: dict) -> None:
+    """A chunk of eleven in two blocks of six."""
+    monkeypatch.setattr(layout, "LARGEST_BLOCK", 8)
+    monkeypatch.setattr(chunkwise, "SEGMENT_CHUNKS", 2)
+    case = make_case(**{**DEFAULT, "chunk_size": 11, "length": 25, **options})
+    assert_same_gradients(case, "chunkwise")
 
 
+def test_blocks_are_equal_parts_of_the_chunk_or_about_64() -> None:
+    sizes = {1: 1, 16: 16, 63: 63, 64: 64, 65: 33, 100: 50, 128: 64, 1021: 64, 2048: 64, 2**40: 64}
+    assert {size: layout.block_size(size) for size in sizes} == sizes
+
+
+@pytest.mark.parametrize("options", [{}, {"ragged": True}, {"boundaries": True}], ids=["plain", "ragged", "boundaries"])
+def test_the_grid_grows_with_the_tokens_not_with_the_chunk(make_case: Any, options: dict) -> None:
+    """Also for documents of a few tokens: each takes a block, not a chunk."""
+    case = make_case(batch=2, length=9, chunk_size=2**40, **options)
+    y, state = case.run("chunkwise")
+    found = layout.choose_layout(case.q, 2**40, None, case.options.get("mask"), case.options.get("reset"))
+    assert len(found.complete) <= 9
+    assert_same_result((y, state), case.run("recurrent"))
+
+
+@pytest.mark.parametrize("chunk_size", [8, 11])
 @pytest.mark.parametrize("at", [0, 3, 4, 5, 8])
-def test_a_stream_cut_inside_a_large_chunk(make_case: Any, monkeypatch: pytest.MonkeyPatch, at: int) -> None:
-    monkeypatch.setattr(layout, "LARGEST_BLOCK", 4)
-    case = make_case(length=19, chunk_size=8)
+def test_a_stream_cut_inside_a_large_chunk(make_case: Any, monkeypatch: pytest.MonkeyPatch, at: int, chunk_size: int) -> None:
+    monkeypatch.setattr(layout, "LARGEST_BLOCK", 4 if chunk_size == 8 else 8)
+    case = make_case(length=19, chunk_size=chunk_size)
     expected = case.run("reference")
     if at == 0:
         assert_same_result(case.run("chunkwise"), expected)
