@@ -1,0 +1,96 @@
+"""A killed run, resumed, is the run that was never killed: same losses, same weights, bit for bit."""
+
+import os
+import random
+import signal
+import subprocess
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from domains.text.model import TextConfig
+from domains.text.train import train
+from titans_seq import UserError
+from titans_seq.training.checkpoints import checkpoints_of, newest_checkpoint
+
+from .conftest import ROOT, SMALL, TINY, command, results, run
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "whole"
+    train([texts], output, TextConfig(titans=SMALL), TINY, progress=False)
+    return output
+
+
+def assert_same(first: Path, second: Path) -> None:
+    (rows, weights), (other_rows, other_weights) = results(first), results(second)
+    assert rows == other_rows
+    assert [row["step"] for row in rows if row["train_bits_per_byte"]] == ["2", "4", "6", "8", "10", "12"]
+    assert [row["step"] for row in rows if row["validation_bits_per_byte"]] == ["5", "10", "12"]
+    assert all(map(torch.equal, weights.values(), other_weights.values()))
+
+
+def kill_after_a_while(arguments: list[str], seconds: float) -> None:
+    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    time.sleep(seconds)
+    process.kill()
+    process.wait()
+
+
+KILL_IN_THE_WRITER = """
+import os, signal, torch
+calls, real = 0, {name}
+def dying(*args, **kwargs):
+    global calls
+    calls += "ckpt" in str(args[0]) or {counts_all}
+    if calls == {calls}:
+        {half}
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*args, **kwargs)
+{name} = dying
+"""
+"""Kills the process at the `calls`-th call of a function that takes part in writing a checkpoint."""
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        KILL_IN_THE_WRITER.format(name="torch.save", counts_all=True, calls=4, half="args[1].write(bytes(1000)); args[1].flush()"),
+        KILL_IN_THE_WRITER.format(name="os.replace", counts_all=False, calls=4, half="pass"),
+        KILL_IN_THE_WRITER.format(name="os.fsync", counts_all=True, calls=9, half="pass"),
+    ],
+    ids=["half-written", "before-renaming", "before-syncing"],
+)
+def test_killed_inside_the_write_of_a_checkpoint(before: str, texts: Path, tmp_path: Path, uninterrupted: Path) -> None:
+    output = tmp_path / "killed"
+    killed = run(command(texts, output, TINY, before=before))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (output / "model").exists()
+    assert checkpoints_of(output / "checkpoints")
+    assert newest_checkpoint(output / "checkpoints") == checkpoints_of(output / "checkpoints")[-1]  # whole, whatever was being written
+    train([texts], output, TextConfig(titans=SMALL), TINY, resume=True, progress=False)
+    assert_same(output, uninterrupted)
+    assert not [path for path in output.rglob("*") if "unfinished" in path.name]
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_again_and_again(texts: Path, tmp_path: Path) -> None:
+    """Twenty kills while a checkpoint is written after every step, in a run of several seconds."""
+    config = replace(TINY, max_steps=150, validate_every=20)
+    train([texts], tmp_path / "whole", TextConfig(titans=SMALL), config, progress=False)
+    output, moments, steps = tmp_path / "killed", random.Random(0), []
+    for _ in range(20):
+        kill_after_a_while(command(texts, output, config, resume=True), moments.uniform(3.0, 7.0))
+        newest = newest_checkpoint(output / "checkpoints")
+        steps.append(0 if newest is None else int(newest.stem.removeprefix("step-")))
+    finished = run(command(texts, output, config, resume=True))
+    assert finished.returncode == 0, finished.stderr
+    assert len(set(steps)) > 3, steps
+    (rows, weights), (other_rows, other_weights) = results(output), results(tmp_path / "whole")
+    assert rows == other_rows
+    assert all(map(torch.equal, weights.values(), other_weights.values()))
