@@ -53,7 +53,9 @@ def learning_rate_factor(step: int, config: TrainingConfig) -> float:
 
 def _progress(step: int, start: int, end: int) -> float:
     """How far `step` is from `start` to `end`, in [0, 1]."""
-    return 1.0 if step >= end else max(0, step - start) / (end - start)
+    if step >= end:
+        return 1.0
+    return 0.0 if step <= start else (step - start) / (end - start)
 
 
 def make_optimizer(model: nn.Module, config: TrainingConfig) -> tuple[torch.optim.Optimizer, torch.optim.lr_scheduler.LambdaLR]:
