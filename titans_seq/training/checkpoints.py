@@ -132,9 +132,10 @@ class CheckpointEvery(Checkpoint):
         self._save_if_due(trainer)
 
     def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save where a job is asked to end: Lightning raises that between two batches."""
+        """Save where a job is asked to end: Lightning raises that after a batch, or in the midst of a validation (with other weights)."""
         between_steps = trainer.fit_loop.epoch_loop.batch_progress.total.completed % self._config.accumulate == 0
-        if isinstance(exception, SIGTERMException) and between_steps and trainer.global_step > self._saved:
+        wanted = isinstance(exception, SIGTERMException) and not trainer.validating
+        if wanted and between_steps and trainer.global_step > self._saved:
             self._save(trainer)
 
     def _save_if_due(self, trainer: pl.Trainer) -> None:

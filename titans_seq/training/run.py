@@ -9,6 +9,7 @@
 import json
 import logging
 import os
+import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
@@ -22,6 +23,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from titans_seq.errors import UserError
@@ -61,6 +63,7 @@ def train(
 
     Raises:
         UserError: `folder` holds a run and resume is False; the run to resume has other settings, model or data; the loss is not finite.
+        SystemExit: it was interrupted (status 1) or asked to end by SIGTERM (143, after a checkpoint); both can be resumed.
     """
     folder = Path(folder)
     _check_precision(config)
@@ -68,7 +71,7 @@ def train(
     if first and not resume:
         _check_empty(folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
-    model = make_model()
+    model = make_model().train()
     checkpoint = newest_checkpoint(folder / "checkpoints") if resume else None
     if checkpoint is not None:
         _check_same_run(checkpoint, model, config)
@@ -106,6 +109,7 @@ def make_trainer(config: TrainingConfig, folder: Path, metric_column: str, has_v
         accumulate_grad_batches=config.accumulate,
         val_check_interval=config.validate_every * config.accumulate,
         check_val_every_n_epoch=None,
+        limit_val_batches=None if has_validation else 0,
         num_sanity_val_steps=0,
         log_every_n_steps=1,  # the loggers' rows are written by WriteMetrics
         logger=loggers,
@@ -118,12 +122,13 @@ def make_trainer(config: TrainingConfig, folder: Path, metric_column: str, has_v
 
 
 def _fit(trainer: pl.Trainer, module: TrainingModule, data: TrainingData, checkpoint: Path | None) -> None:
-    """Lightning's fit; what it turns into an exit is an exit with a word on how to go on."""
+    """Lightning's fit; an interrupted one ends the process, with a word on how to go on."""
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
-    except SystemExit:
+    except SystemExit as stop:
         log.warning("Stopped at step %d. Go on from the last checkpoint with --resume.", trainer.global_step)
-        raise
+        asked_to_end = isinstance(stop, SIGTERMException)
+        raise SystemExit(128 + signal.SIGTERM if asked_to_end else stop.code) from stop
 
 
 def _export(trainer: pl.Trainer, model: Any, folder: Path) -> Path:

@@ -42,7 +42,7 @@ TINY = TrainingConfig(
 def small_model(**changes: Any) -> TitansForCausalLM:
     """The same weights at every call."""
     torch.manual_seed(0)
-    return TitansForCausalLM(TextConfig(titans=SMALL, **changes))
+    return TitansForCausalLM(TextConfig(**{"titans": SMALL, **changes}))
 
 
 def command(texts: Path, output: Path, config: TrainingConfig, resume: bool = False, before: str = "") -> list[str]:
@@ -64,10 +64,17 @@ train([{str(texts)!r}], {str(output)!r}, model, config, resume={resume}, progres
     return [sys.executable, "-c", code]
 
 
-def run(arguments: list[str], **kwargs: Any) -> subprocess.CompletedProcess[str]:
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def start(arguments: list[str]) -> subprocess.Popen:
+    """Start a process."""
+    return subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     """Run a process to its end."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=300, env=environment, **kwargs)
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
 
 
 def results(output: Path) -> tuple[list[dict[str, str]], dict[str, torch.Tensor]]:

@@ -1,9 +1,7 @@
 """A killed run, resumed, is the run that was never killed: same losses, same weights, bit for bit."""
 
-import os
 import random
 import signal
-import subprocess
 import time
 from dataclasses import replace
 from pathlib import Path
@@ -16,7 +14,7 @@ from domains.text.train import train
 from titans_seq import UserError
 from titans_seq.training.checkpoints import checkpoints_of, newest_checkpoint
 
-from tests.titans_seq.training.small import ROOT, SMALL, TINY, command, results, run
+from tests.titans_seq.training.small import SMALL, TINY, command, results, run, start
 
 
 @pytest.fixture(scope="module")
@@ -36,9 +34,8 @@ def assert_same(first: Path, second: Path) -> None:
 
 def kill_at_work(arguments: list[str], checkpoints: Path, seconds: float) -> None:
     """Kill a process `seconds` after it has written its first checkpoint."""
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
     before = {path.name for path in checkpoints_of(checkpoints)}
-    process = subprocess.Popen(arguments, env=environment, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process = start(arguments)
     while process.poll() is None and {path.name for path in checkpoints_of(checkpoints)} <= before:
         time.sleep(0.02)
     time.sleep(seconds)
