@@ -69,7 +69,12 @@ class DocumentStream:
         length = document_length or max(segment_length, -(-predictions // (4 * batch_size)))
         self._documents, self._pieces = documents, Pieces.cut(documents.lengths, length)
         self._length, self._seed, self._own = segment_length, seed, share
-        self._made_of = {"predictions": predictions, "pieces": len(self._pieces), "batch_size": batch_size, "segment_length": segment_length}
+        self._made_of = {
+            "predictions": predictions,
+            "pieces": len(self._pieces),
+            "batch_size": batch_size,
+            "segment_length": segment_length,
+        }
         self._rows = [(-1, 0)] * batch_size  # (piece, predictions of it that were read)
         self._epoch, self._next = 0, 0
         self._order = self._order_of(0)
@@ -240,17 +245,21 @@ class EvaluationLoader:
 def document_loaders(
     training: Documents, validation: Documents | None, config: TrainingConfig
 ) -> tuple[Callable[[int, int], TrainingLoader], Callable[[int, int], EvaluationLoader] | None]:
-    """How loaders of documents are made on a device, from its rank and the number of devices: for training, and for validation."""
+    """How loaders of documents are made on a device, from its rank and the number of devices: for training, and for validation.
 
-    def stream(documents: Documents, seed: int | None, rank: int, world_size: int) -> DocumentStream:
-        return DocumentStream(documents, config.batch_size, config.segment_length, config.document_length, seed, rank, world_size)
+    Documents of the validation are read whole unless `document_length` is set, in no more rows than there are documents.
+    """
 
     def make_training(rank: int, world_size: int) -> TrainingLoader:
-        return TrainingLoader(stream(training, config.seed, rank, world_size), config.max_steps * config.accumulate)
+        rows, length = config.batch_size, config.document_length
+        stream = DocumentStream(training, rows, config.segment_length, length, config.seed, rank, world_size)
+        return TrainingLoader(stream, config.max_steps * config.accumulate)
 
     def make_validation(rank: int, world_size: int) -> EvaluationLoader:
         assert validation is not None
-        return EvaluationLoader(lambda: stream(validation, None, rank, world_size))
+        length = config.document_length or int(validation.lengths.max())
+        rows = -(-min(config.batch_size, len(validation.lengths)) // world_size) * world_size
+        return EvaluationLoader(lambda: DocumentStream(validation, rows, config.segment_length, length, None, rank, world_size))
 
     return make_training, None if validation is None else make_validation
 
@@ -270,4 +279,3 @@ def _rows_of(batch_size: int, rank: int, world_size: int) -> slice:
 def _check_same_data(given: dict[str, int], expected: dict[str, int]) -> None:
     if given != expected:
         raise UserError(f"the run was started on other data or other batches: {given} then, {expected} now. Resume it with those it had.")
-

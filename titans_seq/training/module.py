@@ -126,7 +126,7 @@ class TrainingModule(pl.LightningModule):
         super().__init__()
         self.model, self.config = model, config
         self.window, self.validation = Tally(), Tally()  # since the last row of metrics; of the validation that runs
-        self.learning_rate = self.gradient_norm = 0.0  # of the last step
+        self.learning_rate, self.gradient_norm = 0.0, torch.zeros(())  # of the last step
         self._step_units: Tensor = torch.zeros(())  # of the batches of this step so far
         self._carried: State | None = None
         self._validation_state: State | None = None
@@ -198,7 +198,7 @@ class TrainingModule(pl.LightningModule):
         if not math.isfinite(value):
             raise UserError(
                 f"the loss is {value} at step {self.trainer.global_step}: training has diverged. Lower learning_rate "
-                f"(now {self.config.learning_rate}), lengthen warmup_steps, or lower memory.max_step; then --resume from the last checkpoint."
+                f"(now {self.config.learning_rate}) or memory.max_step, or lengthen warmup_steps, and start anew."
             )
         return value
 

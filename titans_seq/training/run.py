@@ -1,9 +1,9 @@
 """A run from its first step to the model: its folder, the trainer, resuming.
 
-    FOLDER/config.json        what was trained and how: command, model, training, versions
-    FOLDER/metrics.csv        `WriteMetrics`; with tensorboard installed also FOLDER/tensorboard
-    FOLDER/checkpoints/       step-N.ckpt
-    FOLDER/model/             the trained model, as save_pretrained writes it
+FOLDER/config.json        what was trained and how: command, model, training, versions
+FOLDER/metrics.csv        `WriteMetrics`; with tensorboard installed also FOLDER/tensorboard
+FOLDER/checkpoints/       step-N.ckpt
+FOLDER/model/             the trained model, as save_pretrained writes it
 """
 
 import json
@@ -103,7 +103,7 @@ def make_trainer(config: TrainingConfig, folder: Path, metric_column: str, has_v
         devices=config.devices,
         num_nodes=config.nodes,
         strategy=config.strategy,
-        precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
+        precision=PRECISIONS[config.precision],
         max_steps=config.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=config.accumulate,

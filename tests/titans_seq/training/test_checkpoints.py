@@ -105,24 +105,24 @@ def test_a_missing_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
         read_checkpoint(tmp_path / "none.ckpt")
 
 
-@pytest.mark.parametrize("place", range(0, 101, 4))
-def test_a_changed_byte_is_found_or_changes_nothing(place: int, folder: Path) -> None:
+def test_a_changed_byte_is_found_or_changes_nothing(folder: Path) -> None:
     """Anywhere in the file: names, sizes, tensors, padding."""
     path = checkpoints_of(folder / "checkpoints")[-1]
-    whole, content = read_checkpoint(path), bytearray(path.read_bytes())
-    content[(len(content) - 1) * place // 100] ^= 0x10
-    path.write_bytes(content)
-    try:
-        spoiled = read_checkpoint(path)
-    except UserError:
-        return
-    assert all(torch.equal(x, spoiled["state_dict"][name]) for name, x in whole["state_dict"].items())
-    assert spoiled["loops"] == whole["loops"]
+    whole, content = read_checkpoint(path), path.read_bytes()
+    found = 0
+    for place in range(0, len(content), len(content) // 40):
+        path.write_bytes(content[:place] + bytes([content[place] ^ 0x10]) + content[place + 1 :])
+        try:
+            spoiled = read_checkpoint(path)
+        except UserError:
+            found += 1
+        else:
+            assert all(torch.equal(x, spoiled["state_dict"][name]) for name, x in whole["state_dict"].items())
+            assert spoiled["loops"] == whole["loops"]
+    assert found > 20
 
 
-def test_resuming_passes_over_what_is_damaged(
-    folder: Path, finished: Path, texts: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_resuming_passes_over_what_is_damaged(folder: Path, finished: Path, texts: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The two newest are damaged: the run goes on from the one before and ends the same."""
     older, *newer = checkpoints_of(folder / "checkpoints")
     shutil.rmtree(folder / "model")
@@ -169,9 +169,7 @@ def test_a_folder_that_holds_a_run_is_not_written_over(folder: Path, texts: Path
         (MODEL, replace(CONFIG, ema_decay=None), "training.ema_decay was 0.9, is None"),
     ],
 )
-def test_resuming_with_other_settings_is_refused(
-    model: TextConfig, config: Any, message: str, folder: Path, texts: Path
-) -> None:
+def test_resuming_with_other_settings_is_refused(model: TextConfig, config: Any, message: str, folder: Path, texts: Path) -> None:
     with pytest.raises(UserError, match=message):
         train([texts], folder, model, config, resume=True, progress=False)
 

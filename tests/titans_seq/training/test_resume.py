@@ -11,10 +11,8 @@ import torch
 
 from domains.text.model import TextConfig
 from domains.text.train import train
-from titans_seq import UserError
-from titans_seq.training.checkpoints import checkpoints_of, newest_checkpoint
-
 from tests.titans_seq.training.small import SMALL, TINY, command, results, run, start
+from titans_seq.training.checkpoints import checkpoints_of, newest_checkpoint
 
 
 @pytest.fixture(scope="module")
