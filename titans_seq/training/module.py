@@ -65,8 +65,8 @@ class Trainable(Protocol):
         """Loss of a batch of the domain's loader, going on from `state` (None: every row begins a stream)."""
         ...
 
-    def initial_state(self, batch_size: int) -> State:
-        """The state before the first token of `batch_size` rows."""
+    def initial_state(self, batch_size: int) -> State | None:
+        """The state before the first token of `batch_size` rows; None if the model carries none."""
         ...
 
 
@@ -88,7 +88,8 @@ class Tally:
 
     def mean(self, reduce: Callable[[Tensor], Tensor]) -> float:
         """The mean a unit, over all devices (`reduce` sums over these)."""
-        return float(reduce(self.total) / reduce(self.units).clamp(min=1))
+        total, units = self.total.clone(), self.units.clone()  # reducing may work in place
+        return float(reduce(total) / reduce(units).clamp(min=1))
 
 
 class TrainingData(pl.LightningDataModule):
@@ -157,7 +158,7 @@ class TrainingModule(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide the gradients by the step's units."""
-        units = self.trainer.strategy.reduce(self._step_units.double(), reduce_op="mean")
+        units = self.trainer.strategy.reduce(self._step_units.to(torch.float64, copy=True), reduce_op="mean")
         factor = self._scale / units.clamp(min=1).float()
         for parameter in self.model.parameters():
             if parameter.grad is not None:

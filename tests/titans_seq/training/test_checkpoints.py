@@ -152,12 +152,21 @@ def test_a_finished_run_can_be_made_longer(folder: Path, texts: Path) -> None:
 
 def test_a_folder_that_holds_a_run_is_not_written_over(folder: Path, texts: Path) -> None:
     before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
-    with pytest.raises(UserError, match=r"run: already holds a run \(config.json, .*Add --resume"):
+    with pytest.raises(UserError, match=r"run: already holds a run \(metrics.csv, .*Add --resume"):
         train([texts], folder, MODEL, CONFIG, progress=False)
     assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
     (folder.parent / "file").write_text("")
-    with pytest.raises(UserError, match="is a file"):
-        train([texts], folder.parent / "file", MODEL, CONFIG, progress=False)
+    for resume in (False, True):
+        with pytest.raises(UserError, match="is a file"):
+            train([texts], folder.parent / "file", MODEL, CONFIG, resume=resume, progress=False)
+
+
+def test_a_run_that_never_began_is_no_run(texts: Path, tmp_path: Path) -> None:
+    """What failed before its first step may be tried again."""
+    (tmp_path / "a.txt").write_text("a text " * 50)
+    with pytest.raises(UserError, match="batch_size"):
+        train([tmp_path / "a.txt"], tmp_path / "run", MODEL, replace(CONFIG, batch_size=4, devices=3), progress=False)
+    train([tmp_path / "a.txt"], tmp_path / "run", MODEL, CONFIG, progress=False)
 
 
 @pytest.mark.parametrize(
