@@ -68,10 +68,11 @@ def _command(
             warmup = min(settings.warmup_steps, max_steps)
             settings = dataclasses.replace(settings, max_steps=max_steps, warmup_steps=warmup)
         architecture = TextConfig() if model is None else TextConfig.from_json(model.read_text())
-        typer.echo(train(paths, output, architecture, settings, resume=resume))
+        folder = train(paths, output, architecture, settings, resume=resume)
     except (UserError, OSError) as error:
         typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
         sys.exit(2)
+    typer.echo(f"The model is in {folder}.")
 
 
 if __name__ == "__main__":

@@ -74,12 +74,12 @@ class WriteMetrics(Callback):
     """Hands rows to all loggers: of training every `log_every` steps, the loss being the mean since the row before; of every validation.
 
     Columns: train_METRIC and validation_METRIC in the domain's unit, tokens (read so far), learning_rate and gradient_norm (of the step,
-    before clipping), tokens_per_second (since the row before).
+    before clipping), tokens_per_second (since the row before, validations left out).
     """
 
     def __init__(self, config: TrainingConfig) -> None:
         self._config = config
-        self._step, self._row_step, self._row_time = 0, 0, 0.0
+        self._step, self._row_step, self._row_time, self._validation_start = 0, 0, 0.0, 0.0
         self.last: dict[str, float] = {}
         """The newest value of every column."""
 
@@ -119,8 +119,13 @@ class WriteMetrics(Callback):
         pl_module.window.clear()
         self._row_step, self._row_time = step, now
 
+    def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Its time is not that of training."""
+        self._validation_start = time.perf_counter()
+
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """A row."""
+        self._row_time += time.perf_counter() - self._validation_start
         metric = pl_module.model.metric
         self._write(trainer, {f"validation_{metric.column}": pl_module.mean(pl_module.validation) * metric.factor})
 
