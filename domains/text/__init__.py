@@ -1,0 +1,1 @@
+"""Language modelling with Titans, on bytes."""

@@ -1,0 +1,83 @@
+"""A run so small that it takes a second, with everything that has a state switched on; the same in a process of its own."""
+
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from domains.text.model import TextConfig, TitansForCausalLM
+from titans_seq import AttentionConfig, MemoryConfig, TitansConfig
+from titans_seq.training import TrainingConfig
+from titans_seq.training.metrics import read_metrics
+
+ROOT = Path(__file__).parents[3]
+
+SMALL = TitansConfig(
+    dim=16,
+    num_layers=1,
+    variant="mag",
+    dropout=0.1,
+    memory=MemoryConfig(num_heads=1, expansion=1, chunk_size=4),
+    attention=AttentionConfig(num_heads=1, sliding_window=8, persistent_tokens=1),
+)
+
+TINY = TrainingConfig(
+    learning_rate=1e-2,
+    max_steps=12,
+    warmup_steps=2,
+    batch_size=3,
+    accumulate=2,
+    segment_length=16,
+    document_length=50,
+    ema_decay=0.9,
+    validate_every=5,
+    checkpoint_every=1,
+    log_every=2,
+)
+
+
+def small_model(**changes: Any) -> TitansForCausalLM:
+    """The same weights at every call."""
+    torch.manual_seed(0)
+    return TitansForCausalLM(TextConfig(**{"titans": SMALL, **changes}))
+
+
+def command(texts: Path, output: Path, config: TrainingConfig, resume: bool = False, before: str = "") -> list[str]:
+    """Command line of a process that trains; `before` is code that runs first."""
+    settings = output.parent / f"{output.name}.json"
+    settings.write_text(config.to_json())
+    code = f"""
+import sys
+{before}
+import torch
+torch.set_num_threads(1)
+from domains.text.model import TextConfig
+from domains.text.train import train
+from titans_seq.training import TrainingConfig
+model = TextConfig.from_json({TextConfig(titans=SMALL).to_json()!r})
+config = TrainingConfig.from_json(open({str(settings)!r}).read())
+train([{str(texts)!r}], {str(output)!r}, model, config, resume={resume}, progress=False)
+"""
+    return [sys.executable, "-c", code]
+
+
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+
+
+def start(arguments: list[str]) -> subprocess.Popen:
+    """Start a process."""
+    return subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+
+
+def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
+    """Run a process to its end."""
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+
+
+def results(output: Path) -> tuple[list[dict[str, str]], dict[str, torch.Tensor]]:
+    """Rows of metrics without the clock's column, and the weights of the trained model."""
+    rows = [{name: value for name, value in row.items() if name != "tokens_per_second"} for row in read_metrics(output / "metrics.csv")]
+    return rows, TitansForCausalLM.from_pretrained(output / "model").state_dict()

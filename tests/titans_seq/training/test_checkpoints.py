@@ -1,0 +1,206 @@
+"""Files of a run: what is damaged, foreign or of another run is refused by name; nothing is unpickled."""
+
+import json
+import os
+import pickle
+import shutil
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from domains.text.model import TextConfig, TitansForCausalLM
+from domains.text.train import train
+from tests.titans_seq.training.small import SMALL, TINY, command, results, start
+from titans_seq import UserError
+from titans_seq.training.checkpoints import WholeFileCheckpointIO, checkpoints_of, newest_checkpoint, read_checkpoint
+from titans_seq.training.metrics import read_metrics
+
+MODEL = TextConfig(titans=SMALL)
+CONFIG = replace(TINY, max_steps=6, keep_checkpoints=3)
+
+
+@pytest.fixture(scope="module")
+def finished(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A run's folder."""
+    folder = tmp_path_factory.mktemp("runs") / "finished"
+    train([texts], folder, MODEL, CONFIG, progress=False)
+    return folder
+
+
+@pytest.fixture
+def folder(finished: Path, tmp_path: Path) -> Path:
+    """A copy to spoil."""
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_what_a_run_leaves(finished: Path) -> None:
+    files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file() and "tensorboard" not in str(path)}
+    checkpoints = {f"checkpoints/step-{step:08d}.ckpt" for step in (4, 5, 6)}
+    assert files == {"config.json", "metrics.csv", "model/config.json", "model/model.safetensors", *checkpoints}
+    config = json.loads((finished / "config.json").read_text())
+    assert config["training"] == CONFIG.to_dict()
+    assert config["model"] == MODEL.to_dict()
+    assert config["model_type"] == "titans_text"
+    assert config["versions"]["torch"] == torch.__version__
+    assert config["command"]
+
+
+def test_the_model_is_the_average_of_the_last_checkpoint(finished: Path) -> None:
+    checkpoint = read_checkpoint(checkpoints_of(finished / "checkpoints")[-1])
+    weights = TitansForCausalLM.from_pretrained(finished / "model").state_dict()
+    averaged, current = checkpoint["state_dict"], checkpoint["current_model_state"]
+    assert all(torch.equal(x, averaged[f"model.{name}"]) for name, x in weights.items())
+    assert not all(torch.equal(x, current[f"model.{name}"]) for name, x in weights.items())
+
+
+class Bomb:
+    def __reduce__(self) -> Any:
+        return (os.mkdir, ("exploded",))
+
+
+def spoil(path: Path, how: str) -> None:
+    content = path.read_bytes()
+    if how == "truncated":
+        path.write_bytes(content[: len(content) // 2])
+    elif how == "empty":
+        path.write_bytes(b"")
+    elif how == "flipped":
+        middle = len(content) // 2
+        path.write_bytes(content[:middle] + bytes([content[middle] ^ 1]) + content[middle + 1 :])
+    elif how == "text":
+        path.write_text("not a checkpoint")
+    elif how == "pickle":
+        path.write_bytes(pickle.dumps(Bomb()))
+    elif how == "bomb":
+        torch.save({"titans_seq": Bomb()}, path)
+    elif how == "foreign":
+        torch.save({"state_dict": {"weight": torch.zeros(2)}}, path)
+    elif how == "list":
+        torch.save([1, 2], path)
+    elif how == "future":
+        torch.save({"titans_seq": {"format": 99}}, path)
+
+
+SPOILED = ["truncated", "empty", "flipped", "text", "pickle", "bomb", "foreign", "list", "future"]
+
+
+@pytest.mark.parametrize("how", SPOILED)
+def test_a_spoiled_checkpoint_is_refused_by_name(how: str, folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    path = checkpoints_of(folder / "checkpoints")[-1]
+    spoil(path, how)
+    with pytest.raises(UserError) as error:
+        WholeFileCheckpointIO().load_checkpoint(path, weights_only=False)
+    assert str(path) in str(error.value)
+    assert not (tmp_path / "exploded").exists()
+
+
+def test_a_missing_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
+    with pytest.raises(UserError, match=r"none\.ckpt: no such file"):
+        read_checkpoint(tmp_path / "none.ckpt")
+
+
+@pytest.mark.parametrize("place", range(0, 101, 4))
+def test_a_changed_byte_is_found_or_changes_nothing(place: int, folder: Path) -> None:
+    """Anywhere in the file: names, sizes, tensors, padding."""
+    path = checkpoints_of(folder / "checkpoints")[-1]
+    whole, content = read_checkpoint(path), bytearray(path.read_bytes())
+    content[(len(content) - 1) * place // 100] ^= 0x10
+    path.write_bytes(content)
+    try:
+        spoiled = read_checkpoint(path)
+    except UserError:
+        return
+    assert all(torch.equal(x, spoiled["state_dict"][name]) for name, x in whole["state_dict"].items())
+    assert spoiled["loops"] == whole["loops"]
+
+
+def test_resuming_passes_over_what_is_damaged(
+    folder: Path, finished: Path, texts: Path, caplog: pytest.LogCaptureFixture
+) -> None:
+    """The two newest are damaged: the run goes on from the one before and ends the same."""
+    older, *newer = checkpoints_of(folder / "checkpoints")
+    shutil.rmtree(folder / "model")
+    for path, how in zip(newer, ("truncated", "flipped"), strict=True):
+        spoil(path, how)
+    assert newest_checkpoint(folder / "checkpoints") == older
+    assert all(f"Passed over: {path}" in caplog.text for path in newer)
+    train([texts], folder, MODEL, CONFIG, resume=True, progress=False)
+    (rows, weights), (other_rows, other_weights) = results(folder), results(finished)
+    assert rows == other_rows
+    assert all(map(torch.equal, weights.values(), other_weights.values()))
+
+
+def test_a_finished_run_resumes_to_its_model(folder: Path, finished: Path, texts: Path) -> None:
+    """As after a kill between the last checkpoint and the model."""
+    shutil.rmtree(folder / "model")
+    train([texts], folder, MODEL, CONFIG, resume=True, progress=False)
+    assert results(folder)[0] == results(finished)[0]
+    assert (folder / "model" / "model.safetensors").read_bytes() == (finished / "model" / "model.safetensors").read_bytes()
+
+
+def test_a_finished_run_can_be_made_longer(folder: Path, texts: Path) -> None:
+    train([texts], folder, MODEL, replace(CONFIG, max_steps=9), resume=True, progress=False)
+    rows = read_metrics(folder / "metrics.csv")
+    assert [row["step"] for row in rows if row["learning_rate"]] == ["2", "4", "6", "8", "9"]
+
+
+def test_a_folder_that_holds_a_run_is_not_written_over(folder: Path, texts: Path) -> None:
+    before = {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    with pytest.raises(UserError, match=r"run: already holds a run \(config.json, .*Add --resume"):
+        train([texts], folder, MODEL, CONFIG, progress=False)
+    assert before == {path: path.read_bytes() for path in folder.rglob("*") if path.is_file()}
+    (folder.parent / "file").write_text("")
+    with pytest.raises(UserError, match="is a file"):
+        train([texts], folder.parent / "file", MODEL, CONFIG, progress=False)
+
+
+@pytest.mark.parametrize(
+    ("model", "config", "message"),
+    [
+        (replace(MODEL, tie_embeddings=False), CONFIG, "model.tie_embeddings was True, is False"),
+        (replace(MODEL, titans=replace(SMALL, dim=32)), CONFIG, "model.titans.dim was 16, is 32"),
+        (MODEL, replace(CONFIG, learning_rate=0.5), "training.learning_rate was 0.01, is 0.5"),
+        (MODEL, replace(CONFIG, ema_decay=None), "training.ema_decay was 0.9, is None"),
+    ],
+)
+def test_resuming_with_other_settings_is_refused(
+    model: TextConfig, config: Any, message: str, folder: Path, texts: Path
+) -> None:
+    with pytest.raises(UserError, match=message):
+        train([texts], folder, model, config, resume=True, progress=False)
+
+
+def test_resuming_with_other_texts_is_refused(folder: Path, tmp_path: Path) -> None:
+    (tmp_path / "other.txt").write_text("another text " * 40)
+    with pytest.raises(UserError, match="started on other data"):
+        train([tmp_path / "other.txt"], folder, MODEL, replace(CONFIG, max_steps=8), resume=True, progress=False)
+
+
+def test_resuming_nothing_starts(texts: Path, tmp_path: Path, finished: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """What a job script wants that always says --resume; and it is said."""
+    train([texts], tmp_path / "new", MODEL, CONFIG, resume=True, progress=False)
+    assert "no whole checkpoint there; starting from the first step" in caplog.text
+    assert results(tmp_path / "new")[0] == results(finished)[0]
+
+
+def test_a_job_that_is_asked_to_end_saves_first(texts: Path, tmp_path: Path) -> None:
+    """SIGTERM, as SLURM and Kubernetes send it before they kill; the exit status says that the run is not done."""
+    config = replace(TINY, accumulate=1, max_steps=150, checkpoint_every=1000, validate_every=1000)
+    output = tmp_path / "run"
+    process = start(command(texts, output, config))
+    while process.poll() is None and not ((output / "metrics.csv").exists() and len(read_metrics(output / "metrics.csv")) > 5):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGTERM)
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert not (output / "model").exists()
+    (saved,) = checkpoints_of(output / "checkpoints")
+    assert int(saved.stem.removeprefix("step-")) >= int(read_metrics(output / "metrics.csv")[-1]["step"])
+    for folder in (output, tmp_path / "whole"):
+        train([texts], folder, MODEL, config, resume=folder == output, progress=False)
+    assert results(output)[0] == results(tmp_path / "whole")[0]

@@ -1,0 +1,98 @@
+"""A killed run, resumed, is the run that was never killed: same losses, same weights, bit for bit."""
+
+import random
+import signal
+import time
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+
+from domains.text.model import TextConfig
+from domains.text.train import train
+from titans_seq import UserError
+from titans_seq.training.checkpoints import checkpoints_of, newest_checkpoint
+
+from tests.titans_seq.training.small import SMALL, TINY, command, results, run, start
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    output = tmp_path_factory.mktemp("runs") / "whole"
+    train([texts], output, TextConfig(titans=SMALL), TINY, progress=False)
+    return output
+
+
+def assert_same(first: Path, second: Path) -> None:
+    (rows, weights), (other_rows, other_weights) = results(first), results(second)
+    assert rows == other_rows
+    assert [row["step"] for row in rows if row["train_bits_per_byte"]] == ["2", "4", "6", "8", "10", "12"]
+    assert [row["step"] for row in rows if row["validation_bits_per_byte"]] == ["5", "10", "12"]
+    assert all(map(torch.equal, weights.values(), other_weights.values()))
+
+
+def kill_at_work(arguments: list[str], checkpoints: Path, seconds: float) -> None:
+    """Kill a process `seconds` after it has written its first checkpoint."""
+    before = {path.name for path in checkpoints_of(checkpoints)}
+    process = start(arguments)
+    while process.poll() is None and {path.name for path in checkpoints_of(checkpoints)} <= before:
+        time.sleep(0.02)
+    time.sleep(seconds)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+
+
+KILL_IN_THE_WRITER = """
+import os, signal, torch
+calls, real = 0, {name}
+def dying(*args, **kwargs):
+    global calls
+    calls += "ckpt" in str(args[0]) or {counts_all}
+    if calls == {calls}:
+        {half}
+        os.kill(os.getpid(), signal.SIGKILL)
+    return real(*args, **kwargs)
+{name} = dying
+"""
+"""Kills the process at the `calls`-th call of a function that takes part in writing a checkpoint."""
+
+
+@pytest.mark.parametrize(
+    "before",
+    [
+        KILL_IN_THE_WRITER.format(name="torch.save", counts_all=True, calls=4, half="args[1].write(bytes(1000)); args[1].flush()"),
+        KILL_IN_THE_WRITER.format(name="os.replace", counts_all=False, calls=4, half="pass"),
+        KILL_IN_THE_WRITER.format(name="os.fsync", counts_all=True, calls=9, half="pass"),
+    ],
+    ids=["half-written", "before-renaming", "before-syncing"],
+)
+def test_killed_inside_the_write_of_a_checkpoint(before: str, texts: Path, tmp_path: Path, uninterrupted: Path) -> None:
+    output = tmp_path / "killed"
+    killed = run(command(texts, output, TINY, before=before))
+    assert killed.returncode == -signal.SIGKILL, killed.stderr
+    assert not (output / "model").exists()
+    assert checkpoints_of(output / "checkpoints")
+    assert newest_checkpoint(output / "checkpoints") == checkpoints_of(output / "checkpoints")[-1]  # whole, whatever was being written
+    train([texts], output, TextConfig(titans=SMALL), TINY, resume=True, progress=False)
+    assert_same(output, uninterrupted)
+    assert not [path for path in output.rglob("*") if "unfinished" in path.name]
+
+
+@pytest.mark.slow
+def test_killed_at_random_moments_again_and_again(texts: Path, tmp_path: Path) -> None:
+    """Twelve kills in a run that writes a checkpoint after every step."""
+    config = replace(TINY, max_steps=400, validate_every=20)
+    train([texts], tmp_path / "whole", TextConfig(titans=SMALL), config, progress=False)
+    output, moments, steps = tmp_path / "killed", random.Random(0), [0]
+    for _ in range(12):
+        kill_at_work(command(texts, output, config, resume=True), output / "checkpoints", moments.uniform(0, 1.5))
+        newest = newest_checkpoint(output / "checkpoints")
+        assert newest is not None
+        steps.append(int(newest.stem.removeprefix("step-")))
+    assert steps == sorted(set(steps))  # every process went on
+    finished = run(command(texts, output, config, resume=True))
+    assert finished.returncode == 0, finished.stderr
+    (rows, weights), (other_rows, other_weights) = results(output), results(tmp_path / "whole")
+    assert rows == other_rows
+    assert all(map(torch.equal, weights.values(), other_weights.values()))

@@ -1,0 +1,170 @@
+"""Checkpoints of a run: written whole or not at all, read without unpickling anything, the newest whole one found."""
+
+import logging
+import os
+import pickle
+import re
+import zipfile
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
+from lightning.pytorch.callbacks import Checkpoint
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+
+from titans_seq.errors import UserError
+from titans_seq.training.config import TrainingConfig
+from titans_seq.training.module import CHECKPOINT_FORMAT, CHECKPOINT_KEY
+
+log = logging.getLogger("titans_seq")
+
+_NAME = re.compile(r"step-\d+\.ckpt")
+_TEMPORARY = ".unfinished"
+
+
+class WholeFileCheckpointIO(CheckpointIO):
+    """Lightning's checkpoints through a file beside the last one, synced to the disk and then renamed: a kill, or a power cut, leaves the
+    old file or the new one. Loading takes tensors and plain values only, whatever it is asked for.
+    """
+
+    def save_checkpoint(self, checkpoint: dict[str, Any], path: str | Path, storage_options: Any = None) -> None:
+        """Write `checkpoint` to `path`; its folder is made."""
+        path = Path(path)
+        path.parent.mkdir(parents=True, exist_ok=True)
+        temporary = path.with_name(path.name + _TEMPORARY)
+        with temporary.open("wb") as file:
+            torch.save(checkpoint, file)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, path)
+        _sync_folder(path.parent)
+
+    def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
+        """As `read_checkpoint`."""
+        return read_checkpoint(path)
+
+    def remove_checkpoint(self, path: str | Path) -> None:
+        """Delete the file, if it is there."""
+        Path(path).unlink(missing_ok=True)
+
+
+def read_checkpoint(path: str | Path) -> dict[str, Any]:
+    """The content of a checkpoint, on the CPU: tensors and plain values.
+
+    Raises:
+        UserError: the file is missing, truncated, damaged in any byte that counts, or was not written by this package's training.
+    """
+    path = Path(path)
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Name a checkpoint of a run, checkpoints/step-N.ckpt.")
+    mend = "Delete it and resume: the newest whole checkpoint of the folder is taken."
+    try:
+        with zipfile.ZipFile(path) as archive:
+            damaged = archive.testzip()  # torch does not look at the checksums
+        if damaged is not None:
+            raise UserError(f"{path}: damaged (the checksum of {damaged} is wrong). {mend}")
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+    except pickle.UnpicklingError as error:
+        raise UserError(f"{path}: not a checkpoint of titans_seq: it holds more than tensors and plain values, and was not loaded.") from error
+    except (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
+        if isinstance(error, UserError):
+            raise
+        raise UserError(f"{path}: truncated, damaged or not a checkpoint ({error}). {mend}") from error
+    known = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
+    if not isinstance(known, dict):
+        raise UserError(f"{path}: not a checkpoint of titans_seq's training. Name one of a run's folder, checkpoints/step-N.ckpt.")
+    if known.get("format") != CHECKPOINT_FORMAT:
+        raise UserError(
+            f"{path}: its format is {known.get('format')!r}, this version reads {CHECKPOINT_FORMAT}. Use the version that wrote it."
+        )
+    return checkpoint
+
+
+def checkpoints_of(folder: str | Path) -> list[Path]:
+    """Checkpoints of a folder, the newest (highest step) last. No folder: none."""
+    return sorted((path for path in Path(folder).glob("*.ckpt") if _NAME.fullmatch(path.name)), key=_step_of)
+
+
+def _step_of(path: Path) -> int:
+    return int(path.stem.removeprefix("step-"))
+
+
+def newest_checkpoint(folder: str | Path) -> Path | None:
+    """The newest checkpoint of a folder that is whole, None if there is none; each one passed over is named in the log."""
+    for path in reversed(checkpoints_of(folder)):
+        try:
+            read_checkpoint(path)
+        except UserError as error:
+            log.warning("Passed over: %s", error)
+        else:
+            return path
+    return None
+
+
+class CheckpointEvery(Checkpoint):
+    """Writes FOLDER/step-N.ckpt every `checkpoint_every` steps and at the last, after validation and metrics of its step; and when the job
+    is asked to end (SIGTERM). Keeps the newest `keep_checkpoints`.
+    """
+
+    def __init__(self, folder: Path, config: TrainingConfig, has_validation: bool) -> None:
+        self._folder, self._config, self._has_validation = folder, config, has_validation
+        self._saved = -1
+
+    def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Remove what a kill left half written."""
+        if trainer.is_global_zero:
+            for path in self._folder.glob(f"*{_TEMPORARY}"):
+                path.unlink()
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """What was loaded is saved."""
+        self._saved = trainer.global_step
+
+    def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
+        """Save, unless a validation comes first."""
+        if not (self._has_validation and is_due(trainer.global_step, self._config.validate_every, self._config.max_steps)):
+            self._save_if_due(trainer)
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Save after the validation."""
+        self._save_if_due(trainer)
+
+    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
+        """Save where a job is asked to end: Lightning raises that after a batch, or in the midst of a validation (with other weights)."""
+        between_steps = trainer.fit_loop.epoch_loop.batch_progress.total.completed % self._config.accumulate == 0
+        wanted = isinstance(exception, SIGTERMException) and not trainer.validating
+        if wanted and between_steps and trainer.global_step > self._saved:
+            self._save(trainer)
+
+    def _save_if_due(self, trainer: pl.Trainer) -> None:
+        step = trainer.global_step
+        if step > self._saved and is_due(step, self._config.checkpoint_every, self._config.max_steps):
+            self._save(trainer)
+
+    def _save(self, trainer: pl.Trainer) -> None:
+        for logger in trainer.loggers:
+            logger.save()
+        trainer.save_checkpoint(self._folder / f"step-{trainer.global_step:08d}.ckpt")
+        self._saved = trainer.global_step
+        if trainer.is_global_zero:
+            written = [path for path in checkpoints_of(self._folder) if _step_of(path) <= self._saved]  # a later one is damaged: passed over
+            for path in written[: -self._config.keep_checkpoints]:
+                path.unlink()
+
+
+def is_due(step: int, every: int, last: int) -> bool:
+    """Whether something happens after a step: every `every` steps, and after the last."""
+    return step % every == 0 or step >= last
+
+
+def _sync_folder(folder: Path) -> None:
+    """Have the renaming itself on the disk, where folders can be synced."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

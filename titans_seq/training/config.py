@@ -1,0 +1,81 @@
+"""Settings of a training run."""
+
+from dataclasses import dataclass
+
+from titans_seq.config import Config
+
+SCHEDULES = ("cosine", "wsd")
+PRECISIONS = ("32", "bf16", "16")
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainingConfig(Config):
+    """How a model is trained. A step is one update of the weights, of `accumulate` batches.
+
+    learning_rate: the highest one. weight_decay: of linear maps (`parameter_groups`). beta1, beta2: of AdamW.
+    max_steps: steps of the whole run. warmup_steps: steps in which the learning rate rises linearly.
+    schedule: after that "cosine" falls along half a cosine to the end; "wsd" (warm-up, stable, decay; arXiv 2405.18392) stays, and falls
+        as 1 - sqrt over the last `decay_share` of max_steps. minimum_share: where both end, as a share of learning_rate.
+    gradient_clip: largest norm of the gradient; None for none.
+    precision: "32"; "bf16" or "16" run matrix products under autocast, with float32 weights and memory state ("16" needs CUDA).
+    batch_size: rows of a batch, over all devices. accumulate: batches a step; each unit counts alike, however the batches are filled.
+    segment_length: tokens of a row in one batch; gradients reach no further (truncated back-propagation through time).
+    carry_state: hand the state on from a segment to the next of the same document, detached; else every segment starts anew.
+    document_length: longer documents are cut into pieces of this many tokens; None for pieces so long that each row has four of them.
+    ema_decay: of an exponential moving average of the weights, which is then what is validated and saved as the model; None for none.
+    compile: `torch.compile` each block. seed: of weights, order of the data and dropout.
+    validate_every, checkpoint_every, log_every: steps between validations, checkpoints and rows of metrics.csv; the last step has the
+        first two in any case. keep_checkpoints: how many, the newest.
+    devices, nodes, strategy: as of Lightning's Trainer.
+    """
+
+    learning_rate: float = 1e-3
+    weight_decay: float = 0.1
+    beta1: float = 0.9
+    beta2: float = 0.95
+    max_steps: int = 1000
+    warmup_steps: int = 100
+    schedule: str = "cosine"
+    decay_share: float = 0.2
+    minimum_share: float = 0.1
+    gradient_clip: float | None = 1.0
+    precision: str = "32"
+    batch_size: int = 8
+    accumulate: int = 1
+    segment_length: int = 256
+    carry_state: bool = True
+    document_length: int | None = None
+    ema_decay: float | None = None
+    compile: bool = False
+    seed: int = 0
+    validate_every: int = 500
+    checkpoint_every: int = 100
+    keep_checkpoints: int = 2
+    log_every: int = 10
+    devices: int = 1
+    nodes: int = 1
+    strategy: str = "auto"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("learning_rate", self.learning_rate > 0, "positive")
+        self._require("weight_decay", self.weight_decay >= 0, "at least 0")
+        for name in ("beta1", "beta2", "minimum_share"):
+            self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
+        self._require_one_of("schedule", SCHEDULES)
+        self._require("decay_share", 0 < self.decay_share <= 1, "in (0, 1]")
+        self._require("gradient_clip", self.gradient_clip is None or self.gradient_clip > 0, "positive or None")
+        self._require_one_of("precision", PRECISIONS)
+        for name in ("max_steps", "batch_size", "accumulate", "segment_length", "validate_every", "checkpoint_every", "keep_checkpoints"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        for name in ("log_every", "devices", "nodes"):
+            self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("warmup_steps", 0 <= self.warmup_steps <= self.max_steps, f"between 0 and max_steps={self.max_steps}")
+        self._require("document_length", self.document_length is None or self.document_length >= 1, "at least 1 or None")
+        self._require("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "strictly between 0 and 1, or None")
+        self._require("seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1")
+
+    @property
+    def tokens_per_step(self) -> int:
+        """Tokens that one update of the weights reads."""
+        return self.batch_size * self.segment_length * self.accumulate

@@ -1,0 +1,273 @@
+"""What a training step reads: rows of documents in segments, or independent windows; both know where they stand and go on from there.
+
+Shapes: B rows of the batch on this device, T segment length.
+"""
+
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, Protocol
+
+import numpy as np
+import torch
+
+from titans_seq.errors import UserError
+from titans_seq.training.config import TrainingConfig
+from titans_seq.training.documents import Documents, Pieces
+
+Batch = dict[str, Any]
+
+
+class Source(Protocol):
+    """Batches without end (or with one: None), in an order that depends on nothing but the arguments; resumable."""
+
+    def take(self) -> Batch | None:
+        """The next batch."""
+        ...
+
+    def state_dict(self) -> dict[str, Any]:
+        """Where the source stands: plain numbers, the same on every device."""
+        ...
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Go on where `state_dict` was taken, on any number of devices."""
+        ...
+
+
+class DocumentStream:
+    """`batch_size` rows side by side, each reading document after document in segments of T tokens.
+
+    A row that ends its document goes on with the next one that no row has begun, in the same segment. Every epoch has an order of its own,
+    made from `seed`. On several devices each walks all rows and reads its own, so a position is good for any number of them.
+
+    Args:
+        documents: what is read.
+        batch_size: rows over all devices.
+        segment_length: T.
+        document_length: predictions after which a document is cut and the rest counts as another; None for a quarter of a row's share,
+            so that all rows have work.
+        seed: of the order; None for the documents as they come, once.
+        rank, world_size: of this device, and how many there are.
+
+    Raises:
+        ValueError: batch_size is no multiple of world_size.
+        UserError: no document has two tokens.
+    """
+
+    def __init__(
+        self,
+        documents: Documents,
+        batch_size: int,
+        segment_length: int,
+        document_length: int | None = None,
+        seed: int | None = None,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        share = _rows_of(batch_size, rank, world_size)
+        predictions = int(np.maximum(documents.lengths - 1, 0).sum())
+        if predictions == 0:
+            raise UserError(f"the data hold nothing to train on: none of {len(documents.lengths)} documents has two tokens.")
+        length = document_length or max(segment_length, -(-predictions // (4 * batch_size)))
+        self._documents, self._pieces = documents, Pieces.cut(documents.lengths, length)
+        self._length, self._seed, self._own = segment_length, seed, share
+        self._made_of = {"predictions": predictions, "pieces": len(self._pieces), "batch_size": batch_size, "segment_length": segment_length}
+        self._rows = [(-1, 0)] * batch_size  # (piece, predictions of it that were read)
+        self._epoch, self._next = 0, 0
+        self._order = self._order_of(0)
+
+    def take(self) -> Batch | None:
+        """The next segment of every row, or None when the documents are read (only without `seed`).
+
+        tokens, targets: (B, T) int64, a target is the next token of the document. mask: (B, T) bool, False where a row has nothing more to
+        read; None if that is nowhere. reset: (B, T) bool, True where a document begins; None if that is nowhere.
+        """
+        own = range(len(self._rows))[self._own]
+        shape = (len(own), self._length)
+        tokens, targets = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        mask, reset = np.zeros(shape, bool), np.zeros(shape, bool)
+        anything = False
+        for row in range(len(self._rows)):
+            for at, piece, start, size in self._advance(row):
+                anything = True
+                if row in own:
+                    i, part = row - own.start, slice(at, at + size)
+                    begin = self._pieces.start[piece] + start
+                    read = self._documents.read(int(self._pieces.document[piece]), int(begin), int(begin) + size + 1)
+                    tokens[i, part], targets[i, part] = read[:-1], read[1:]
+                    mask[i, part] = True
+                    reset[i, at] = start == 0
+        if not anything:
+            return None
+        marks = {"mask": None if mask.all() else torch.from_numpy(mask), "reset": torch.from_numpy(reset) if reset.any() else None}
+        return {"tokens": torch.from_numpy(tokens), "targets": torch.from_numpy(targets), **marks}
+
+    def _advance(self, row: int) -> Iterator[tuple[int, int, int, int]]:
+        """Move a row one segment on: (where in the segment, piece, where in the piece, predictions) of each part of it."""
+        piece, start = self._rows[row]
+        at = 0
+        while at < self._length:
+            if piece < 0 or start == self._pieces.size[piece]:
+                following = self._next_piece()
+                if following is None:
+                    break
+                piece, start = following, 0
+            size = min(self._length - at, int(self._pieces.size[piece]) - start)
+            yield at, piece, start, size
+            at, start = at + size, start + size
+        self._rows[row] = (piece, start)
+
+    def _next_piece(self) -> int | None:
+        if self._next == len(self._order):
+            if self._seed is None:
+                return None
+            self._epoch, self._next = self._epoch + 1, 0
+            self._order = self._order_of(self._epoch)
+        self._next += 1
+        return int(self._order[self._next - 1])
+
+    def _order_of(self, epoch: int) -> np.ndarray:
+        return np.arange(len(self._pieces)) if self._seed is None else _permutation(len(self._pieces), self._seed, epoch)
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of `Source`."""
+        rows = [list(row) for row in self._rows]
+        return {"made_of": self._made_of, "epoch": self._epoch, "next": self._next, "rows": rows}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As of `Source`.
+
+        Raises:
+            UserError: the position is of other data, or of other rows.
+        """
+        _check_same_data(state["made_of"], self._made_of)
+        self._epoch, self._next = state["epoch"], state["next"]
+        self._rows = [(piece, start) for piece, start in state["rows"]]
+        self._order = self._order_of(self._epoch)
+
+
+class WindowStream:
+    """Independent windows in random order, every one once an epoch; batches run on from one epoch into the next, none is smaller.
+
+    Args:
+        windows: anything with a length and items.
+        batch_size: windows over all devices.
+        collate: makes a batch of a list of items (`torch.utils.data.default_collate`).
+        seed: of the order.
+        rank, world_size: of this device, and how many there are.
+
+    Raises:
+        ValueError: batch_size is no multiple of world_size.
+        UserError: there is no window.
+    """
+
+    def __init__(
+        self,
+        windows: Sequence[Any],
+        batch_size: int,
+        collate: Callable[[list[Any]], Batch] = torch.utils.data.default_collate,
+        seed: int = 0,
+        rank: int = 0,
+        world_size: int = 1,
+    ) -> None:
+        self._own = _rows_of(batch_size, rank, world_size)
+        if len(windows) == 0:
+            raise UserError("the data hold nothing to train on: there is no window.")
+        self._windows, self._batch_size, self._collate, self._seed = windows, batch_size, collate, seed
+        self._made_of = {"windows": len(windows), "batch_size": batch_size}
+        self._taken = 0
+        self._order = (0, _permutation(len(windows), seed, 0))  # of an epoch
+
+    def take(self) -> Batch:
+        """The next batch, collated."""
+        taken = range(self._taken, self._taken + self._batch_size)
+        self._taken = taken.stop
+        return self._collate([self._windows[self._window(i)] for i in taken[self._own]])
+
+    def _window(self, taken: int) -> int:
+        """The window that is the `taken`-th of the run."""
+        epoch, place = divmod(taken, len(self._windows))
+        if self._order[0] != epoch:
+            self._order = (epoch, _permutation(len(self._windows), self._seed, epoch))
+        return int(self._order[1][place])
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of `Source`."""
+        return {"made_of": self._made_of, "taken": self._taken}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As of `Source`.
+
+        Raises:
+            UserError: the position is of other data.
+        """
+        _check_same_data(state["made_of"], self._made_of)
+        self._taken = state["taken"]
+
+
+class TrainingLoader:
+    """A source as Lightning reads it: `batches` of them in all, and its position in every checkpoint."""
+
+    def __init__(self, source: Source, batches: int) -> None:
+        self._source, self._batches = source, batches
+
+    def __len__(self) -> int:
+        return self._batches  # known, so that Lightning reads no batch ahead of the step and the position is exact
+
+    def __iter__(self) -> Iterator[Batch]:
+        while (batch := self._source.take()) is not None:
+            yield batch
+
+    def state_dict(self) -> dict[str, Any]:
+        """Of the source."""
+        return self._source.state_dict()
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """Of the source."""
+        self._source.load_state_dict(state)
+
+
+class EvaluationLoader:
+    """Documents in their order, each once, from the first at every pass; rows and segments as in training."""
+
+    def __init__(self, make_stream: Callable[[], DocumentStream]) -> None:
+        self._make_stream = make_stream
+
+    def __iter__(self) -> Iterator[Batch]:
+        stream = self._make_stream()
+        while (batch := stream.take()) is not None:
+            yield batch
+
+
+def document_loaders(
+    training: Documents, validation: Documents | None, config: TrainingConfig
+) -> tuple[Callable[[int, int], TrainingLoader], Callable[[int, int], EvaluationLoader] | None]:
+    """How loaders of documents are made on a device, from its rank and the number of devices: for training, and for validation."""
+
+    def stream(documents: Documents, seed: int | None, rank: int, world_size: int) -> DocumentStream:
+        return DocumentStream(documents, config.batch_size, config.segment_length, config.document_length, seed, rank, world_size)
+
+    def make_training(rank: int, world_size: int) -> TrainingLoader:
+        return TrainingLoader(stream(training, config.seed, rank, world_size), config.max_steps * config.accumulate)
+
+    def make_validation(rank: int, world_size: int) -> EvaluationLoader:
+        assert validation is not None
+        return EvaluationLoader(lambda: stream(validation, None, rank, world_size))
+
+    return make_training, None if validation is None else make_validation
+
+
+def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
+    return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(size)
+
+
+def _rows_of(batch_size: int, rank: int, world_size: int) -> slice:
+    """The rows of a batch that a device reads."""
+    if batch_size % world_size:
+        raise ValueError(f"batch_size={batch_size} must be a multiple of the number of devices, {world_size}")
+    rows = batch_size // world_size
+    return slice(rank * rows, (rank + 1) * rows)
+
+
+def _check_same_data(given: dict[str, int], expected: dict[str, int]) -> None:
+    if given != expected:
+        raise UserError(f"the run was started on other data or other batches: {given} then, {expected} now. Resume it with those it had.")
+

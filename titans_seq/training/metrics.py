@@ -1,0 +1,130 @@
+"""Rows of metrics: from the training module to metrics.csv and every other logger."""
+
+import csv
+import os
+import time
+from pathlib import Path
+from typing import Any, TextIO
+
+import lightning.pytorch as pl
+from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.loggers import Logger
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from titans_seq.training.checkpoints import is_due
+from titans_seq.training.config import TrainingConfig
+
+
+class MetricsFile(Logger):
+    """A CSV file that a resumed run goes on with: a row at a time, on the disk by the next checkpoint."""
+
+    def __init__(self, path: Path, columns: list[str]) -> None:
+        super().__init__()
+        self._path, self._columns = path, ["step", *columns]
+
+    @property
+    def name(self) -> str:
+        """Of the logger."""
+        return "csv"
+
+    @property
+    def version(self) -> str:
+        """There is one a run."""
+        return ""
+
+    def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
+        """Not in this file: they are in the run's config.json."""
+
+    def begin(self, step: int) -> None:
+        """Keep the rows up to `step`, whole ones of this file's columns; without any, begin the file."""
+        rows = [row for row in read_metrics(self._path) if int(row["step"]) <= step] if self._path.is_file() else []
+        temporary = self._path.with_name(self._path.name + ".unfinished")
+        with temporary.open("w", newline="") as file:
+            writer = self._writer(file)
+            writer.writeheader()
+            writer.writerows(rows)
+            file.flush()
+            os.fsync(file.fileno())
+        os.replace(temporary, self._path)
+
+    def _writer(self, file: TextIO) -> csv.DictWriter:
+        return csv.DictWriter(file, self._columns, restval="", extrasaction="ignore", lineterminator="\n")
+
+    @rank_zero_only
+    def log_metrics(self, metrics: dict[str, float], step: int | None = None) -> None:
+        """Append a row."""
+        with self._path.open("a", newline="") as file:
+            self._writer(file).writerow({"step": step, **metrics})
+
+    @rank_zero_only
+    def save(self) -> None:
+        """Have it on the disk."""
+        with self._path.open("a") as file:
+            os.fsync(file.fileno())
+
+
+def read_metrics(path: str | Path) -> list[dict[str, str]]:
+    """The rows of a metrics.csv; a last line that a kill cut off is left out."""
+    lines = Path(path).read_text().splitlines(keepends=True)
+    whole = [line for line in lines if line.endswith("\n")]
+    return [row for row in csv.DictReader(whole) if row["step"] and None not in row.values()]
+
+
+class WriteMetrics(Callback):
+    """Hands rows to all loggers: of training every `log_every` steps, the loss being the mean since the row before; of every validation.
+
+    Columns: train_METRIC and validation_METRIC in the domain's unit, tokens (read so far), learning_rate and gradient_norm (of the step,
+    before clipping), tokens_per_second (since the row before).
+    """
+
+    def __init__(self, config: TrainingConfig) -> None:
+        self._config = config
+        self._step, self._row_step, self._row_time = 0, 0, 0.0
+        self.last: dict[str, float] = {}
+        """The newest value of every column."""
+
+    @staticmethod
+    def columns(metric_column: str) -> list[str]:
+        """Those of metrics.csv but for the step."""
+        return ["tokens", f"train_{metric_column}", "learning_rate", "gradient_norm", "tokens_per_second", f"validation_{metric_column}"]
+
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """Rows after the checkpoint that the run goes on from will be written anew."""
+        self._step = self._row_step = trainer.global_step
+        self._row_time = time.perf_counter()
+        for logger in trainer.loggers:
+            if trainer.is_global_zero and isinstance(logger, MetricsFile):
+                logger.begin(trainer.global_step)
+
+    def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any, **kwargs: Any) -> None:
+        """A row, if one is due after a step."""
+        step = trainer.global_step
+        if step == self._step:
+            return
+        self._step = step
+        if not is_due(step, self._config.log_every, self._config.max_steps):
+            return
+        now = time.perf_counter()
+        metric, tokens = pl_module.model.metric, self._config.tokens_per_step
+        self._write(
+            trainer,
+            {
+                "tokens": step * tokens,
+                f"train_{metric.column}": pl_module.mean(pl_module.window) * metric.factor,
+                "learning_rate": pl_module.learning_rate,
+                "gradient_norm": float(pl_module.gradient_norm),
+                "tokens_per_second": (step - self._row_step) * tokens / (now - self._row_time),
+            },
+        )
+        pl_module.window.clear()
+        self._row_step, self._row_time = step, now
+
+    def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
+        """A row."""
+        metric = pl_module.model.metric
+        self._write(trainer, {f"validation_{metric.column}": pl_module.mean(pl_module.validation) * metric.factor})
+
+    def _write(self, trainer: pl.Trainer, row: dict[str, float]) -> None:
+        self.last |= row
+        for logger in trainer.loggers:
+            logger.log_metrics(row, step=trainer.global_step)

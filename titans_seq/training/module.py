@@ -1,0 +1,286 @@
+"""What a domain's model offers for training, and the Lightning module that trains it.
+
+Losses are sums over units (bytes, bases, values) until they are shown: a step's gradient is that of the mean over all its units, on all
+devices and in all its batches, however unevenly these are filled.
+"""
+
+import math
+import random
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, NamedTuple, Protocol
+
+import lightning.pytorch as pl
+import numpy as np
+import torch
+from torch import Tensor
+
+from titans_seq.blocks import Block
+from titans_seq.config import Config
+from titans_seq.errors import UserError
+from titans_seq.state import State, _flatten, _unflatten
+from titans_seq.training.config import TrainingConfig
+from titans_seq.training.loaders import Batch, EvaluationLoader, TrainingLoader
+from titans_seq.training.optimizer import make_optimizer
+
+CHECKPOINT_KEY = "titans_seq"
+CHECKPOINT_FORMAT = 1
+
+
+@dataclass(frozen=True)
+class Metric:
+    """How a domain shows its loss: `name` in its own unit ("bits per byte"), and that unit's number in one nat a unit."""
+
+    name: str
+    factor: float = 1.0
+
+    @property
+    def column(self) -> str:
+        """The name as it stands in tables: "bits_per_byte"."""
+        return self.name.replace(" ", "_")
+
+
+BITS = 1 / math.log(2)
+
+
+class LossOutput(NamedTuple):
+    """What `loss` of a model returns.
+
+    loss: () the mean over the units, in nats a unit (or the domain's own measure), differentiable. units: () how many, any number type.
+    state: after the batch; None if the model carries none.
+    """
+
+    loss: Tensor
+    units: Tensor
+    state: State | None
+
+
+class Trainable(Protocol):
+    """A domain's model as training needs it: a `titans_seq.checkpoint.Pretrained` that also has these."""
+
+    config: Config
+    metric: Metric
+
+    def loss(self, batch: Batch, state: State | None) -> LossOutput:
+        """Loss of a batch of the domain's loader, going on from `state` (None: every row begins a stream)."""
+        ...
+
+    def initial_state(self, batch_size: int) -> State:
+        """The state before the first token of `batch_size` rows."""
+        ...
+
+
+class Tally:
+    """A running sum of losses and units, on the device, so that counting waits for nothing. Floats are float64."""
+
+    def __init__(self) -> None:
+        self.clear()
+
+    def clear(self) -> None:
+        """Begin anew."""
+        self.total, self.units = torch.zeros((), dtype=torch.float64), torch.zeros((), dtype=torch.float64)
+
+    def add(self, loss: Tensor, units: Tensor) -> None:
+        """Count a batch: its mean loss and its units."""
+        units = units.detach().double()
+        self.total = self.total.to(units.device) + torch.where(units > 0, loss.detach().double() * units, 0.0)
+        self.units = self.units.to(units.device) + units
+
+    def mean(self, reduce: Callable[[Tensor], Tensor]) -> float:
+        """The mean a unit, over all devices (`reduce` sums over these)."""
+        return float(reduce(self.total) / reduce(self.units).clamp(min=1))
+
+
+class TrainingData(pl.LightningDataModule):
+    """Makes the loaders on each device, once its rank is known."""
+
+    def __init__(
+        self,
+        make_training: Callable[[int, int], TrainingLoader],
+        make_validation: Callable[[int, int], EvaluationLoader] | None,
+    ) -> None:
+        super().__init__()
+        self._make_training, self._make_validation = make_training, make_validation
+
+    @property
+    def has_validation(self) -> bool:
+        """Whether there are data to validate on."""
+        return self._make_validation is not None
+
+    def train_dataloader(self) -> TrainingLoader:
+        """Of this device."""
+        return self._make_training(self.trainer.global_rank, self.trainer.world_size)
+
+    def val_dataloader(self) -> Any:
+        """Of this device; empty without validation data."""
+        return [] if self._make_validation is None else self._make_validation(self.trainer.global_rank, self.trainer.world_size)
+
+
+class TrainingModule(pl.LightningModule):
+    """Trains a domain's model (`Trainable`): carries its state from segment to segment, weighs by units, counts the loss.
+
+    model: what is trained. config: how.
+    """
+
+    def __init__(self, model: Any, config: TrainingConfig) -> None:
+        super().__init__()
+        self.model, self.config = model, config
+        self.window, self.validation = Tally(), Tally()  # since the last row of metrics; of the validation that runs
+        self.learning_rate = self.gradient_norm = 0.0  # of the last step
+        self._step_units: Tensor = torch.zeros(())  # of the batches of this step so far
+        self._carried: State | None = None
+        self._validation_state: State | None = None
+        self._restored: dict[str, Any] | None = None
+        if config.compile:
+            for module in model.modules():
+                if isinstance(module, Block):
+                    module.compile()
+
+    def configure_optimizers(self) -> dict[str, Any]:
+        """AdamW and its schedule."""
+        optimizer, schedule = make_optimizer(self.model, self.config)
+        return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+    def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
+        """Sum of the losses over a batch's units, scaled by a constant; `on_before_optimizer_step` makes the step's sum a mean."""
+        result = self.model.loss(batch, self._carried if self.config.carry_state else None)
+        if self.config.carry_state and result.state is not None:
+            self._carried = result.state.detach()
+        self.window.add(result.loss, result.units)
+        self._step_units = self._step_units.to(result.loss.device) + result.units.detach()
+        return result.loss * (result.units * (self.config.accumulate / self._scale))  # Lightning divides by accumulate
+
+    @property
+    def _scale(self) -> int:
+        """Constant that keeps gradients of sums near those of means, for "16"."""
+        return self.config.batch_size * self.config.segment_length
+
+    def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
+        """Divide the gradients by the step's units."""
+        units = self.trainer.strategy.reduce(self._step_units.double(), reduce_op="mean")
+        factor = self._scale / units.clamp(min=1).float()
+        for parameter in self.model.parameters():
+            if parameter.grad is not None:
+                parameter.grad.mul_(factor)
+        self._step_units = torch.zeros(())
+        self.learning_rate = optimizer.param_groups[0]["lr"]
+
+    def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
+        """Clip the norm of the gradient over all parameters, and remember it."""
+        largest = self.config.gradient_clip or math.inf
+        self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), largest)
+
+    def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
+        """Ask for the end after the last step: Lightning then validates first."""
+        if self.trainer.global_step >= self.config.max_steps:
+            self.trainer.should_stop = True
+
+    def on_validation_epoch_start(self) -> None:
+        """Nothing is read yet."""
+        self.validation, self._validation_state = Tally(), None
+
+    def validation_step(self, batch: Batch, batch_idx: int) -> None:
+        """Count the loss of a batch; documents are read as in training."""
+        if self._validation_state is None or not self.config.carry_state:
+            rows = next(x for x in batch.values() if isinstance(x, Tensor)).shape[0]
+            self._validation_state = self.model.initial_state(rows)
+        result = self.model.loss(batch, self._validation_state)
+        self._validation_state = result.state
+        self.validation.add(result.loss, result.units)
+
+    def mean(self, tally: Tally) -> float:
+        """A tally's mean over all devices in nats a unit, checked.
+
+        Raises:
+            UserError: it is not a finite number.
+        """
+        value = tally.mean(lambda x: self.trainer.strategy.reduce(x, reduce_op="sum"))
+        if not math.isfinite(value):
+            raise UserError(
+                f"the loss is {value} at step {self.trainer.global_step}: training has diverged. Lower learning_rate "
+                f"(now {self.config.learning_rate}), lengthen warmup_steps, or lower memory.max_step; then --resume from the last checkpoint."
+            )
+        return value
+
+    def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Add what Lightning does not know of: what the run is, random numbers, the carried state, the count since the last row."""
+        self.mean(self.window)  # a model that has diverged is not worth keeping
+        checkpoint[CHECKPOINT_KEY] = {
+            "format": CHECKPOINT_FORMAT,
+            "model_type": self.model.model_type,
+            "model": self.model.config.to_dict(),
+            "training": self.config.to_dict(),
+            "random": _all_ranks(_random_state()),
+            "carried": _all_ranks(None if self._carried is None else _pack(self._carried)),
+            "window": _all_ranks((self.window.total.cpu(), self.window.units.cpu())),
+        }
+
+    def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
+        """Keep it for `on_train_start`, when nothing else draws random numbers any more."""
+        self._restored = checkpoint[CHECKPOINT_KEY]
+
+    def on_train_start(self) -> None:
+        """Go on as the checkpoint says, or begin."""
+        restored, self._restored = self._restored, None
+        if restored is None:
+            return
+        rank, world_size = self.trainer.global_rank, self.trainer.world_size
+        if len(restored["random"]) == world_size:  # else every rank keeps the numbers of its seed
+            _set_random_state(restored["random"][rank])
+        self._carried = _rows(restored["carried"], rank, world_size, self.device)
+        if rank == 0:
+            parts = list(zip(*restored["window"], strict=True))
+            self.window.total, self.window.units = (torch.stack(part).sum() for part in parts)
+
+
+def _rows(packed: list[Any], rank: int, world_size: int, device: torch.device) -> State | None:
+    """The rows of a rank, of the state that any number of ranks carried, one after the other."""
+    if packed[0] is None:
+        return None
+    states = [_unpack(part) for part in packed]
+    if len(states) == world_size:
+        return states[rank].to(device)
+    tensors = iter([torch.cat(parts) for parts in zip(*(state.tensors() for state in states), strict=True)])
+    whole = states[0].map(lambda _: next(tensors))
+    rows = whole.batch_size // world_size
+    return whole.index_select(torch.arange(rank * rows, (rank + 1) * rows)).to(device)
+
+
+def _pack(state: State) -> dict[str, Any]:
+    """Plain numbers and tensors, that load without unpickling."""
+    tensors: dict[str, Tensor] = {}
+    structure = _flatten(state, "state", tensors)
+    return {"structure": structure, "tensors": {name: x.cpu() for name, x in tensors.items()}}
+
+
+def _unpack(packed: dict[str, Any]) -> State:
+    return _unflatten(packed["structure"], packed["tensors"])
+
+
+def _random_state() -> dict[str, Any]:
+    """States of torch's, CUDA's, NumPy's and Python's generators, as plain numbers and tensors."""
+    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
+    return {
+        "torch": torch.get_rng_state(),
+        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
+        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)),  # type: ignore[union-attr]
+        "python": random.getstate(),
+    }
+
+
+def _set_random_state(state: dict[str, Any]) -> None:
+    torch.set_rng_state(state["torch"])
+    if state["cuda"] is not None and torch.cuda.is_available():
+        torch.cuda.set_rng_state(state["cuda"])
+    kind, keys, *rest = state["numpy"]
+    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
+    random.setstate(state["python"])
+
+
+def _all_ranks(value: Any) -> list[Any]:
+    """`value` of every rank, in order."""
+    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
+        return [value]
+    gathered: list[Any] = [None] * torch.distributed.get_world_size()
+    torch.distributed.all_gather_object(gathered, value)
+    return gathered

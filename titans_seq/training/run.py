@@ -1,0 +1,210 @@
+"""A run from its first step to the model: its folder, the trainer, resuming.
+
+    FOLDER/config.json        what was trained and how: command, model, training, versions
+    FOLDER/metrics.csv        `WriteMetrics`; with tensorboard installed also FOLDER/tensorboard
+    FOLDER/checkpoints/       step-N.ckpt
+    FOLDER/model/             the trained model, as save_pretrained writes it
+"""
+
+import json
+import logging
+import os
+import signal
+import sys
+import warnings
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from importlib.metadata import version
+from importlib.util import find_spec
+from pathlib import Path
+from typing import Any
+
+import lightning.pytorch as pl
+import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
+from lightning.pytorch.loggers import Logger, TensorBoardLogger
+from lightning.pytorch.utilities.exceptions import SIGTERMException
+from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+from titans_seq.errors import UserError
+from titans_seq.training.checkpoints import CheckpointEvery, WholeFileCheckpointIO, newest_checkpoint, read_checkpoint
+from titans_seq.training.config import TrainingConfig
+from titans_seq.training.metrics import MetricsFile, WriteMetrics
+from titans_seq.training.module import CHECKPOINT_KEY, TrainingData, TrainingModule
+from titans_seq.training.progress import TrainingProgress
+
+log = logging.getLogger("titans_seq")
+
+PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+FREE = ("max_steps", "compile", "validate_every", "checkpoint_every", "keep_checkpoints", "log_every", "devices", "nodes", "strategy")
+"""Settings that a resumed run may change."""
+
+
+def train(
+    make_model: Callable[[], Any],
+    make_data: Callable[[], TrainingData],
+    config: TrainingConfig,
+    folder: str | Path,
+    resume: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Train a model in a folder of its own.
+
+    Args:
+        make_model: makes the domain's model (`Trainable`), called after seeding.
+        make_data: makes what it is trained on.
+        config: how.
+        folder: the run's; made if it is not there.
+        resume: go on from the newest whole checkpoint in `folder`; if there is none, start.
+        progress: show it.
+
+    Returns:
+        The folder of the trained model: the weights of the last checkpoint (their average with ema_decay).
+
+    Raises:
+        UserError: `folder` holds a run and resume is False; the run to resume has other settings, model or data; the loss is not finite.
+        SystemExit: it was interrupted (status 1) or asked to end by SIGTERM (143, after a checkpoint); both can be resumed.
+    """
+    folder = Path(folder)
+    _check_precision(config)
+    first = rank_zero_only.rank == 0  # others find what the first has begun
+    if first and not resume:
+        _check_empty(folder)
+    pl.seed_everything(config.seed, workers=True, verbose=False)
+    model = make_model().train()
+    checkpoint = newest_checkpoint(folder / "checkpoints") if resume else None
+    if checkpoint is not None:
+        _check_same_run(checkpoint, model, config)
+    elif resume and first:
+        log.warning("%s: no whole checkpoint there; starting from the first step.", folder)
+    data = make_data()
+    if first:
+        _write_config(folder, model, config)
+    module = TrainingModule(model, config)
+    with _quiet():
+        trainer = make_trainer(config, folder, model.metric.column, data.has_validation, progress)
+        _fit(trainer, module, data, checkpoint)
+    return _export(trainer, model, folder)
+
+
+def make_trainer(config: TrainingConfig, folder: Path, metric_column: str, has_validation: bool, progress: bool) -> pl.Trainer:
+    """The one place where a Trainer is made."""
+    metrics = WriteMetrics(config)
+    callbacks: list[Callback] = [metrics, CheckpointEvery(folder / "checkpoints", config, has_validation)]
+    if config.ema_decay is not None:
+        callbacks.insert(0, EMAWeightAveraging(decay=config.ema_decay))
+    if progress:
+        callbacks.insert(-1, TrainingProgress(config, metrics))
+    loggers: list[Logger] = [MetricsFile(folder / "metrics.csv", WriteMetrics.columns(metric_column))]
+    if find_spec("tensorboard") is not None:
+        loggers.append(TensorBoardLogger(str(folder), name="tensorboard", version=""))
+    return pl.Trainer(
+        accelerator="gpu" if torch.cuda.is_available() else "cpu",  # rotary positions need float64, which others lack
+        devices=config.devices,
+        num_nodes=config.nodes,
+        strategy=config.strategy,
+        precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
+        max_steps=config.max_steps,
+        max_epochs=-1,
+        accumulate_grad_batches=config.accumulate,
+        val_check_interval=config.validate_every * config.accumulate,
+        check_val_every_n_epoch=None,
+        limit_val_batches=None if has_validation else 0,
+        num_sanity_val_steps=0,
+        log_every_n_steps=1,  # the loggers' rows are written by WriteMetrics
+        logger=loggers,
+        callbacks=callbacks,
+        plugins=[WholeFileCheckpointIO()],
+        enable_progress_bar=progress,
+        enable_model_summary=False,
+        use_distributed_sampler=False,
+    )
+
+
+def _fit(trainer: pl.Trainer, module: TrainingModule, data: TrainingData, checkpoint: Path | None) -> None:
+    """Lightning's fit; an interrupted one ends the process, with a word on how to go on."""
+    try:
+        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+    except SystemExit as stop:
+        log.warning("Stopped at step %d. Go on from the last checkpoint with --resume.", trainer.global_step)
+        asked_to_end = isinstance(stop, SIGTERMException)
+        raise SystemExit(128 + signal.SIGTERM if asked_to_end else stop.code) from stop
+
+
+def _export(trainer: pl.Trainer, model: Any, folder: Path) -> Path:
+    """Save the weights of the last checkpoint as the model: one way for a run that ends now, and for one that ended before."""
+    if trainer.is_global_zero:
+        last = newest_checkpoint(folder / "checkpoints")
+        assert last is not None
+        weights = read_checkpoint(last)["state_dict"]
+        model.load_state_dict({name.removeprefix("model."): x for name, x in weights.items()})
+        model.save_pretrained(folder / "model")
+    trainer.strategy.barrier()
+    return folder / "model"
+
+
+def _check_precision(config: TrainingConfig) -> None:
+    if config.precision == "16" and not torch.cuda.is_available():
+        raise UserError("precision '16' scales its gradients on CUDA devices only, and there is none here. Use 'bf16' or '32'.")
+
+
+def _check_empty(folder: Path) -> None:
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; a run needs a folder.")
+    found = [name for name in ("config.json", "metrics.csv", "checkpoints", "model") if (folder / name).exists()]
+    if found:
+        raise UserError(f"{folder}: already holds a run ({', '.join(found)}). Add --resume to go on with it, or name another folder.")
+
+
+def _check_same_run(path: Path, model: Any, config: TrainingConfig) -> None:
+    """Raise UserError unless the checkpoint is of this model and these settings, but for those that may change."""
+    was = read_checkpoint(path)[CHECKPOINT_KEY]
+    now = {"model_type": model.model_type, **_flat("model", model.config.to_dict()), **_flat("training", _fixed(config.to_dict()))}
+    then = {"model_type": was["model_type"], **_flat("model", was["model"]), **_flat("training", _fixed(was["training"]))}
+    changed = [f"{name} was {then.get(name)!r}, is {now.get(name)!r}" for name in sorted(now | then) if then.get(name) != now.get(name)]
+    if changed:
+        raise UserError(f"{path}: of a run with other settings: {'; '.join(changed)}. Resume with those it had, or name another folder.")
+
+
+def _fixed(training: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in training.items() if name not in FREE}
+
+
+def _flat(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries as one, under dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        name = f"{prefix}.{name}"
+        flat |= _flat(name, value) if isinstance(value, dict) else {name: list(value) if isinstance(value, tuple) else value}
+    return flat
+
+
+def _write_config(folder: Path, model: Any, config: TrainingConfig) -> None:
+    """config.json of the run, whole or not at all."""
+    folder.mkdir(parents=True, exist_ok=True)
+    content = {
+        "command": sys.argv,
+        "model_type": model.model_type,
+        "model": model.config.to_dict(),
+        "training": config.to_dict(),
+        "versions": {name: version(name) for name in ("titans-seq", "torch", "lightning")},
+    }
+    temporary = folder / "config.json.unfinished"
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, folder / "config.json")
+
+
+@contextmanager
+def _quiet() -> Iterator[None]:
+    """Without Lightning's notices on devices and tips, and its advice on loaders that are made as they are on purpose."""
+    lightning = logging.getLogger("lightning.pytorch")
+    level = lightning.level
+    lightning.setLevel(logging.WARNING)
+    with warnings.catch_warnings():
+        warnings.filterwarnings("ignore", message=".*does not have many workers.*")
+        warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
+        warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight.*")  # norms under autocast: float32 weights
+        try:
+            yield
+        finally:
+            lightning.setLevel(level)
