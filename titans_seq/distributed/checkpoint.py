@@ -89,7 +89,7 @@ def save_sharded(
             "values": values or {},
         }
         if _rank() == 0:
-            (temporary / INDEX_NAME).write_text(json.dumps(index, indent=1) + "\n")
+            (temporary / INDEX_NAME).write_text(json.dumps(index, indent=1, allow_nan=False) + "\n")
             if also is not None:
                 also(temporary)
 
@@ -152,15 +152,21 @@ def _read_index(folder: Path) -> dict[str, Any]:
     if not (folder / INDEX_NAME).is_file():
         raise UserError(f"{folder}: no sharded checkpoint: it has no {INDEX_NAME}.")
     try:
-        index = json.loads((folder / INDEX_NAME).read_text())
+        index = json.loads((folder / INDEX_NAME).read_text(), parse_constant=_refuse)
         if index["format"] != FORMAT:
             raise UserError(f"{folder / INDEX_NAME}: its format is {index['format']!r}, this version reads {FORMAT}.")
         whole = all(isinstance(index[key], dict) for key in ("files", "settings", "values"))
-    except (json.JSONDecodeError, UnicodeDecodeError, KeyError, TypeError) as error:
+    except (ValueError, KeyError, TypeError) as error:
+        if isinstance(error, UserError):
+            raise
         raise UserError(f"{folder / INDEX_NAME}: damaged, or not written by save_sharded ({error}).") from error
     if not whole:
         raise UserError(f"{folder / INDEX_NAME}: damaged, or not written by save_sharded.")
     return index
+
+
+def _refuse(constant: str) -> None:
+    raise ValueError(f"it holds the number {constant}")
 
 
 def _check_files(folder: Path, index: dict[str, Any], rank: int = 0, ranks: int = 1) -> None:
