@@ -69,7 +69,12 @@ class DocumentStream:
         length = document_length or max(segment_length, -(-predictions // (4 * batch_size)))
         self._documents, self._pieces = documents, Pieces.cut(documents.lengths, length)
         self._length, self._seed, self._own = segment_length, seed, share
-        self._made_of = {"predictions": predictions, "pieces": len(self._pieces), "batch_size": batch_size, "segment_length": segment_length}
+        self._made_of = {
+            "predictions": predictions,
+            "pieces": len(self._pieces),
+            "batch_size": batch_size,
+            "segment_length": segment_length,
+        }
         self._rows = [(-1, 0)] * batch_size  # (piece, predictions of it that were read)
         self._epoch, self._next = 0, 0
         self._order = self._order_of(0)
@@ -270,4 +275,3 @@ def _rows_of(batch_size: int, rank: int, world_size: int) -> slice:
 def _check_same_data(given: dict[str, int], expected: dict[str, int]) -> None:
     if given != expected:
         raise UserError(f"the run was started on other data or other batches: {given} then, {expected} now. Resume it with those it had.")
-

@@ -1,9 +1,9 @@
 """A run from its first step to the model: its folder, the trainer, resuming.
 
-    FOLDER/config.json        what was trained and how: command, model, training, versions
-    FOLDER/metrics.csv        `WriteMetrics`; with tensorboard installed also FOLDER/tensorboard
-    FOLDER/checkpoints/       step-N.ckpt
-    FOLDER/model/             the trained model, as save_pretrained writes it
+FOLDER/config.json        what was trained and how: command, model, training, versions
+FOLDER/metrics.csv        `WriteMetrics`; with tensorboard installed also FOLDER/tensorboard
+FOLDER/checkpoints/       step-N.ckpt
+FOLDER/model/             the trained model, as save_pretrained writes it
 """
 
 import json
@@ -26,6 +26,8 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from titans_seq.distributed.checkpoint import read_model
+from titans_seq.distributed.strategy import make_strategy
 from titans_seq.errors import UserError
 from titans_seq.training.checkpoints import CheckpointEvery, WholeFileCheckpointIO, newest_checkpoint, read_checkpoint
 from titans_seq.training.config import TrainingConfig
@@ -102,7 +104,7 @@ def make_trainer(config: TrainingConfig, folder: Path, metric_column: str, has_v
         accelerator="gpu" if torch.cuda.is_available() else "cpu",  # rotary positions need float64, which others lack
         devices=config.devices,
         num_nodes=config.nodes,
-        strategy=config.strategy,
+        strategy=make_strategy(config.strategy),
         precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
         max_steps=config.max_steps,
         max_epochs=-1,
@@ -136,7 +138,8 @@ def _export(trainer: pl.Trainer, model: Any, folder: Path) -> Path:
     if trainer.is_global_zero:
         last = newest_checkpoint(folder / "checkpoints")
         assert last is not None
-        weights = read_checkpoint(last)["state_dict"]
+        weights = read_model(last) if last.is_dir() else read_checkpoint(last)["state_dict"]
+        model = type(model)(model.config)  # whole: the one that was trained may be sharded
         model.load_state_dict({name.removeprefix("model."): x for name, x in weights.items()})
         model.save_pretrained(folder / "model")
     trainer.strategy.barrier()

@@ -57,3 +57,21 @@ def start_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[
         return wait_for(processes, timeout)
 
     return start
+
+
+@pytest.fixture(scope="session")
+def torchrun() -> Callable[..., subprocess.Popen[str]]:
+    """Function (script of this folder, number of ranks, arguments, max_restarts): starts them as a user does. End it with `wait_for`."""
+
+    def start(script: str, ranks: int, *arguments: object, max_restarts: int = 0) -> subprocess.Popen[str]:
+        options = ["--standalone", f"--nproc-per-node={ranks}", f"--max-restarts={max_restarts}"]
+        return subprocess.Popen(
+            [sys.executable, "-m", "torch.distributed.run", *options, str(HERE / script), *map(str, arguments)],
+            env=environment(),
+            stdout=subprocess.PIPE,
+            stderr=subprocess.STDOUT,
+            text=True,
+            start_new_session=True,
+        )
+
+    return start

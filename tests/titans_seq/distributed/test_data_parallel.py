@@ -124,7 +124,10 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "index cut": (lambda f: (f / "checkpoint.json").write_text((f / "checkpoint.json").read_text()[:200]), "checkpoint.json: damaged"),
     "index of others": (lambda f: (f / "checkpoint.json").write_text("[1, 2]"), "checkpoint.json: damaged"),
     "index without parts": (lambda f: _rewrite(f / "checkpoint.json", files=3), "checkpoint.json: damaged"),
-    "a number that is none": (lambda f: _rewrite(f / "checkpoint.json", values={"lr": float("nan")}), "damaged, .* it holds the number NaN"),
+    "a number that is none": (
+        lambda f: _rewrite(f / "checkpoint.json", values={"lr": float("nan")}),
+        "damaged, .* it holds the number NaN",
+    ),
     "another format": (lambda f: _rewrite(f / "checkpoint.json", format=9), "its format is 9, this version reads 1"),
     "shard missing": (lambda f: next(f.glob("*.safetensors")).unlink(), "safetensors: missing"),
     "shard too many": (lambda f: (f / "shard-00007.safetensors").write_bytes(b""), "shard-00007.safetensors: not part of this checkpoint"),

@@ -16,7 +16,7 @@ from titans_seq.distributed.sequence_parallel import SequenceParallelGroup, sche
 VARIANTS = ("lmm", "mac", "mag", "mal")
 
 
-@pytest.mark.parametrize("ranks", [2, 3])
+@pytest.mark.parametrize("ranks", [2, pytest.param(3, marks=pytest.mark.slow)])
 def test_ranks_give_what_one_process_gives(ranks: int, start_ranks: Callable[..., list[str]], tmp_path: Path) -> None:
     """Outputs, losses and every gradient, float64: all variants, uneven shards, fewer and more micro-batches than ranks, padding,
     documents, streams of several windows, groups of one rank.

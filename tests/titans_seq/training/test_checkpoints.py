@@ -120,9 +120,7 @@ def test_a_changed_byte_is_found_or_changes_nothing(place: int, folder: Path) ->
     assert spoiled["loops"] == whole["loops"]
 
 
-def test_resuming_passes_over_what_is_damaged(
-    folder: Path, finished: Path, texts: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_resuming_passes_over_what_is_damaged(folder: Path, finished: Path, texts: Path, caplog: pytest.LogCaptureFixture) -> None:
     """The two newest are damaged: the run goes on from the one before and ends the same."""
     older, *newer = checkpoints_of(folder / "checkpoints")
     shutil.rmtree(folder / "model")
@@ -169,9 +167,7 @@ def test_a_folder_that_holds_a_run_is_not_written_over(folder: Path, texts: Path
         (MODEL, replace(CONFIG, ema_decay=None), "training.ema_decay was 0.9, is None"),
     ],
 )
-def test_resuming_with_other_settings_is_refused(
-    model: TextConfig, config: Any, message: str, folder: Path, texts: Path
-) -> None:
+def test_resuming_with_other_settings_is_refused(model: TextConfig, config: Any, message: str, folder: Path, texts: Path) -> None:
     with pytest.raises(UserError, match=message):
         train([texts], folder, model, config, resume=True, progress=False)
 

@@ -181,6 +181,7 @@ def test_compiled_blocks_train_alike(texts: Path, tmp_path: Path) -> None:
     for compiled in (False, True):
         train([texts], tmp_path / str(compiled), model, replace(config, compile=compiled), progress=False)
     plain, compiled_losses = (
-        [float(row["train_bits_per_byte"]) for row in results(tmp_path / name)[0] if row["train_bits_per_byte"]] for name in ("False", "True")
+        [float(row["train_bits_per_byte"]) for row in results(tmp_path / name)[0] if row["train_bits_per_byte"]]
+        for name in ("False", "True")
     )
     assert compiled_losses == pytest.approx(plain, rel=1e-4)

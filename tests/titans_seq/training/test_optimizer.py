@@ -105,7 +105,12 @@ def test_corners_of_the_schedules(config: TrainingConfig, step: int, factor: flo
 
 
 @given(
-    st.sampled_from(["cosine", "wsd"]), st.integers(1, 200), st.integers(0, 200), st.floats(0, 0.99), st.floats(0.01, 1), st.integers(0, 400)
+    st.sampled_from(["cosine", "wsd"]),
+    st.integers(1, 200),
+    st.integers(0, 200),
+    st.floats(0, 0.99),
+    st.floats(0.01, 1),
+    st.integers(0, 400),
 )
 def test_the_learning_rate_rises_then_never_rises_again(
     schedule: str, max_steps: int, warmup: int, minimum: float, decay: float, step: int
