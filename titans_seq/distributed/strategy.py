@@ -1,5 +1,7 @@
 """Lightning's strategies for these models: DDP, and FSDP2 with sharded checkpoints. Made by name with `make_strategy`."""
 
+import logging
+import os
 import shutil
 from datetime import timedelta
 from pathlib import Path
@@ -11,6 +13,8 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from titans_seq.distributed.checkpoint import load_sharded, save_sharded
 from titans_seq.distributed.fully_sharded import shard_model, use_every_parameter
+
+log = logging.getLogger("titans_seq")
 
 STRATEGIES = ("auto", "ddp", "fsdp")
 REST_NAME = "lightning.ckpt"
@@ -30,11 +34,18 @@ def make_strategy(name: str, timeout: timedelta = timedelta(minutes=30)) -> "Str
     """
     if name not in STRATEGIES:
         raise ValueError(f"strategy must be one of {', '.join(map(repr, STRATEGIES))}, got {name!r}")
+    _warn_of_stale_store()
     if name == "ddp":
         return DataParallelStrategy(timeout=timeout, gradient_as_bucket_view=True)
     if name == "fsdp":
         return FullyShardedStrategy(timeout=timeout)
     return "auto"
+
+
+def _warn_of_stale_store() -> None:
+    """torch 2.5 to 2.13: the store that torchrun shares with the ranks still names those of before a restart (pytorch issue 135712)."""
+    if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
+        log.warning("torchrun may fail to restart killed ranks: start it with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment.")
 
 
 class DataParallelStrategy(DDPStrategy):

@@ -33,7 +33,7 @@ def wait_for(processes: list[subprocess.Popen[str]], timeout: float) -> list[str
                 os.killpg(process.pid, signal.SIGKILL)
     printed = [process.communicate()[0] for process in processes]
     codes = [process.returncode for process in processes]
-    assert not any(codes), f"exit codes {codes}\n" + "\n".join(text[-5000:] for text in printed)
+    assert not any(codes), f"exit codes {codes}\n" + "\n".join(text[-9000:] for text in printed)
     return printed
 
 
@@ -67,7 +67,7 @@ def torchrun() -> Callable[..., subprocess.Popen[str]]:
         options = ["--standalone", f"--nproc-per-node={ranks}", f"--max-restarts={max_restarts}"]
         return subprocess.Popen(
             [sys.executable, "-m", "torch.distributed.run", *options, str(HERE / script), *map(str, arguments)],
-            env=environment(),
+            env=environment(TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1),  # docs/scaling.md
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
