@@ -3,6 +3,7 @@
 from codecs import getincrementaldecoder
 from collections.abc import Sequence
 from dataclasses import dataclass
+from itertools import chain
 from pathlib import Path
 
 import numpy as np
@@ -74,16 +75,15 @@ def _files(path: Path) -> list[Path]:
 
 
 def _check_utf8(path: Path) -> None:
-    decoder, place = getincrementaldecoder("utf-8")(), 0
+    decoder, place, waiting = getincrementaldecoder("utf-8")(), 0, 0
     try:
         with path.open("rb") as file:
-            while block := file.read(_BLOCK):
-                waiting = len(decoder.getstate()[0])
+            for block in chain(iter(lambda: file.read(_BLOCK), b""), [b""]):
+                waiting = len(decoder.getstate()[0])  # bytes of a character that the block before cut
+                decoder.decode(block, final=not block)
                 place += len(block)
-                decoder.decode(block)
-            decoder.decode(b"", final=True)
     except UnicodeDecodeError as error:
-        at = place - len(block) - (waiting if block else 0) + error.start
+        at = place - waiting + error.start
         raise UserError(f"{path}: not UTF-8 at byte {at} ({error.reason}). Convert it: iconv -f ENCODING -t UTF-8 FILE > NEW.") from error
     except OSError as error:
         raise UserError(f"{path}: cannot be read ({error.strerror}).") from error
@@ -102,6 +102,6 @@ def _bytes(path: Path, start: int, count: int) -> np.ndarray:
 
 
 def _character_start(path: Path, place: int, stop: int) -> int:
-    """`place`, or the next byte after it that begins a character."""
-    window = _bytes(path, place, min(4, stop - place))
-    return place + int(np.argmax((window & 0xC0) != 0x80)) if len(window) else place
+    """`place`, or the next byte after it that begins a character; `stop` if none does."""
+    begins = (_bytes(path, place, min(4, stop - place)) & 0xC0) != 0x80
+    return place + int(np.argmax(begins)) if begins.any() else stop

@@ -66,19 +66,17 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     try:
         with zipfile.ZipFile(path) as archive:
             damaged = archive.testzip()  # torch does not look at the checksums
-        if damaged is not None:
-            raise UserError(f"{path}: damaged (the checksum of {damaged} is wrong). {mend}")
-        checkpoint = torch.load(path, map_location="cpu", weights_only=True)
+        checkpoint = torch.load(path, map_location="cpu", weights_only=True) if damaged is None else None
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: not a checkpoint of titans_seq: it holds more than tensors and plain values, and was not loaded."
         ) from error
     except (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        if isinstance(error, UserError):
-            raise
         raise UserError(f"{path}: truncated, damaged or not a checkpoint ({error}). {mend}") from error
+    if damaged is not None:
+        raise UserError(f"{path}: damaged (the checksum of {damaged} is wrong). {mend}")
     known = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
-    if not isinstance(known, dict):
+    if checkpoint is None or not isinstance(known, dict):
         raise UserError(f"{path}: not a checkpoint of titans_seq's training. Name one of a run's folder, checkpoints/step-N.ckpt.")
     if known.get("format") != CHECKPOINT_FORMAT:
         raise UserError(
@@ -154,9 +152,8 @@ class CheckpointEvery(Checkpoint):
         trainer.save_checkpoint(self._folder / f"step-{trainer.global_step:08d}.ckpt")
         self._saved = trainer.global_step
         if trainer.is_global_zero:
-            written = [
-                path for path in checkpoints_of(self._folder) if _step_of(path) <= self._saved
-            ]  # a later one is damaged: passed over
+            # One of a later step is damaged: the run went on from before it.
+            written = [path for path in checkpoints_of(self._folder) if _step_of(path) <= self._saved]
             for path in written[: -self._config.keep_checkpoints]:
                 trainer.strategy.remove_checkpoint(path)
 

@@ -245,17 +245,21 @@ class EvaluationLoader:
 def document_loaders(
     training: Documents, validation: Documents | None, config: TrainingConfig
 ) -> tuple[Callable[[int, int], TrainingLoader], Callable[[int, int], EvaluationLoader] | None]:
-    """How loaders of documents are made on a device, from its rank and the number of devices: for training, and for validation."""
+    """How loaders of documents are made on a device, from its rank and the number of devices: for training, and for validation.
 
-    def stream(documents: Documents, seed: int | None, rank: int, world_size: int) -> DocumentStream:
-        return DocumentStream(documents, config.batch_size, config.segment_length, config.document_length, seed, rank, world_size)
+    Documents of the validation are read whole unless `document_length` is set, in no more rows than there are documents.
+    """
 
     def make_training(rank: int, world_size: int) -> TrainingLoader:
-        return TrainingLoader(stream(training, config.seed, rank, world_size), config.max_steps * config.accumulate)
+        rows, length = config.batch_size, config.document_length
+        stream = DocumentStream(training, rows, config.segment_length, length, config.seed, rank, world_size)
+        return TrainingLoader(stream, config.max_steps * config.accumulate)
 
     def make_validation(rank: int, world_size: int) -> EvaluationLoader:
         assert validation is not None
-        return EvaluationLoader(lambda: stream(validation, None, rank, world_size))
+        length = config.document_length or int(validation.lengths.max())
+        rows = -(-min(config.batch_size, len(validation.lengths)) // world_size) * world_size
+        return EvaluationLoader(lambda: DocumentStream(validation, rows, config.segment_length, length, None, rank, world_size))
 
     return make_training, None if validation is None else make_validation
 

@@ -67,8 +67,8 @@ class Trainable(Protocol):
         """Loss of a batch of the domain's loader, going on from `state` (None: every row begins a stream)."""
         ...
 
-    def initial_state(self, batch_size: int) -> State:
-        """The state before the first token of `batch_size` rows."""
+    def initial_state(self, batch_size: int) -> State | None:
+        """The state before the first token of `batch_size` rows; None if the model carries none."""
         ...
 
 
@@ -90,7 +90,8 @@ class Tally:
 
     def mean(self, reduce: Callable[[Tensor], Tensor]) -> float:
         """The mean a unit, over all devices (`reduce` sums over these)."""
-        return float(reduce(self.total) / reduce(self.units).clamp(min=1))
+        total, units = self.total.clone(), self.units.clone()  # reducing may work in place
+        return float(reduce(total) / reduce(units).clamp(min=1))
 
 
 class TrainingData(pl.LightningDataModule):
@@ -128,7 +129,7 @@ class TrainingModule(pl.LightningModule):
         super().__init__()
         self.model, self.config = model, config
         self.window, self.validation = Tally(), Tally()  # since the last row of metrics; of the validation that runs
-        self.learning_rate = self.gradient_norm = 0.0  # of the last step
+        self.learning_rate, self.gradient_norm = 0.0, torch.zeros(())  # of the last step
         self._step_units: Tensor = torch.zeros(())  # of the batches of this step so far
         self._carried: State | None = None
         self._validation_state: State | None = None
@@ -160,7 +161,7 @@ class TrainingModule(pl.LightningModule):
 
     def on_before_optimizer_step(self, optimizer: torch.optim.Optimizer) -> None:
         """Divide the gradients by the step's units."""
-        units = self.trainer.strategy.reduce(self._step_units.double(), reduce_op="mean")
+        units = self.trainer.strategy.reduce(self._step_units.to(torch.float64, copy=True), reduce_op="mean")
         factor = self._scale / units.clamp(min=1).float()
         for parameter in self.model.parameters():
             if parameter.grad is not None:
@@ -202,7 +203,7 @@ class TrainingModule(pl.LightningModule):
         if not math.isfinite(value):
             raise UserError(
                 f"the loss is {value} at step {self.trainer.global_step}: training has diverged. Lower learning_rate "
-                f"(now {self.config.learning_rate}), lengthen warmup_steps, or lower memory.max_step; then --resume from the last checkpoint."
+                f"(now {self.config.learning_rate}) or memory.max_step, or lengthen warmup_steps, and start anew."
             )
         return value
 

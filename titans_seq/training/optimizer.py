@@ -40,7 +40,7 @@ def _gate_maps(network: MemoryNetwork) -> list[nn.Module]:
 
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:
-    """Share of `config.learning_rate` at a step, 0 the first: above 0 from the first on, 1 after the warm-up, minimum_share at max_steps."""
+    """Share of `config.learning_rate` at a step, the first being 0: above 0 there, 1 after the warm-up, minimum_share at max_steps."""
     if step < config.warmup_steps:
         return (step + 1) / config.warmup_steps
     if config.schedule == "cosine":

@@ -70,8 +70,8 @@ def train(
     folder = Path(folder)
     _check_precision(config)
     first = rank_zero_only.rank == 0  # others find what the first has begun
-    if first and not resume:
-        _check_empty(folder)
+    if first:
+        _check_folder(folder, resume)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     model = make_model().train()
     checkpoint = newest_checkpoint(folder / "checkpoints") if resume else None
@@ -105,7 +105,7 @@ def make_trainer(config: TrainingConfig, folder: Path, metric_column: str, has_v
         devices=config.devices,
         num_nodes=config.nodes,
         strategy=make_strategy(config.strategy),
-        precision=PRECISIONS[config.precision],  # type: ignore[arg-type]
+        precision=PRECISIONS[config.precision],
         max_steps=config.max_steps,
         max_epochs=-1,
         accumulate_grad_batches=config.accumulate,
@@ -151,11 +151,12 @@ def _check_precision(config: TrainingConfig) -> None:
         raise UserError("precision '16' scales its gradients on CUDA devices only, and there is none here. Use 'bf16' or '32'.")
 
 
-def _check_empty(folder: Path) -> None:
+def _check_folder(folder: Path, resume: bool) -> None:
+    """Raise UserError if it is no folder, or holds a run that would be written over."""
     if folder.exists() and not folder.is_dir():
         raise UserError(f"{folder}: is a file; a run needs a folder.")
-    found = [name for name in ("config.json", "metrics.csv", "checkpoints", "model") if (folder / name).exists()]
-    if found:
+    found = [name for name in ("metrics.csv", "checkpoints", "model") if (folder / name).exists()]
+    if found and not resume:
         raise UserError(f"{folder}: already holds a run ({', '.join(found)}). Add --resume to go on with it, or name another folder.")
 
 
@@ -200,9 +201,10 @@ def _write_config(folder: Path, model: Any, config: TrainingConfig) -> None:
 @contextmanager
 def _quiet() -> Iterator[None]:
     """Without Lightning's notices on devices and tips, and its advice on loaders that are made as they are on purpose."""
-    lightning = logging.getLogger("lightning.pytorch")
-    level = lightning.level
-    lightning.setLevel(logging.WARNING)
+    loggers = [logging.getLogger(name) for name in ("lightning.pytorch", "lightning.fabric")]
+    levels = [logger.level for logger in loggers]
+    for logger in loggers:
+        logger.setLevel(logging.WARNING)
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
@@ -210,4 +212,5 @@ def _quiet() -> Iterator[None]:
         try:
             yield
         finally:
-            lightning.setLevel(level)
+            for logger, level in zip(loggers, levels, strict=True):
+                logger.setLevel(level)

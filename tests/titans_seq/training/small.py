@@ -45,23 +45,23 @@ def small_model(**changes: Any) -> TitansForCausalLM:
     return TitansForCausalLM(TextConfig(**{"titans": SMALL, **changes}))
 
 
-def command(texts: Path, output: Path, config: TrainingConfig, resume: bool = False, before: str = "") -> list[str]:
+def command(
+    texts: Path, output: Path, config: TrainingConfig, resume: bool = False, before: str = "", backbone: TitansConfig = SMALL
+) -> list[str]:
     """Command line of a process that trains; `before` is code that runs first."""
-    settings = output.parent / f"{output.name}.json"
-    settings.write_text(config.to_json())
-    code = f"""
-import sys
+    script = output.parent / f"{output.name}.py"
+    script.write_text(f"""
 {before}
 import torch
 torch.set_num_threads(1)
 from domains.text.model import TextConfig
 from domains.text.train import train
 from titans_seq.training import TrainingConfig
-model = TextConfig.from_json({TextConfig(titans=SMALL).to_json()!r})
-config = TrainingConfig.from_json(open({str(settings)!r}).read())
+model = TextConfig.from_json({TextConfig(titans=backbone).to_json()!r})
+config = TrainingConfig.from_json({config.to_json()!r})
 train([{str(texts)!r}], {str(output)!r}, model, config, resume={resume}, progress=False)
-"""
-    return [sys.executable, "-c", code]
+""")
+    return [sys.executable, str(script)]
 
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

@@ -1,6 +1,7 @@
 """What is read, in which order, and going on from anywhere."""
 
 import json
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -50,7 +51,7 @@ def test_one_pass_reads_every_prediction_once_in_order(lengths: list[int], rows:
     passes = [list(loader), list(loader)]
     starts = np.concatenate([[0], np.cumsum(lengths)])
     expected = []
-    for begin, end in zip(starts[:-1], starts[1:], strict=True):
+    for begin, end in pairwise(starts):
         pairs = [(t, t + 1) for t in range(begin, end - 1)]
         expected += [pairs[i : i + longest] for i in range(0, len(pairs), longest)]
     for batches in passes:

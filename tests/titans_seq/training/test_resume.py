@@ -1,6 +1,7 @@
 """A killed run, resumed, is the run that was never killed: same losses, same weights, bit for bit."""
 
 import random
+import shutil
 import signal
 import time
 from dataclasses import replace
@@ -11,10 +12,8 @@ import torch
 
 from domains.text.model import TextConfig
 from domains.text.train import train
-from titans_seq import UserError
-from titans_seq.training.checkpoints import checkpoints_of, newest_checkpoint
-
 from tests.titans_seq.training.small import SMALL, TINY, command, results, run, start
+from titans_seq.training.checkpoints import checkpoints_of, newest_checkpoint
 
 
 @pytest.fixture(scope="module")
@@ -96,3 +95,24 @@ def test_killed_at_random_moments_again_and_again(texts: Path, tmp_path: Path) -
     (rows, weights), (other_rows, other_weights) = results(output), results(tmp_path / "whole")
     assert rows == other_rows
     assert all(map(torch.equal, weights.values(), other_weights.values()))
+
+
+@pytest.mark.slow
+def test_two_devices_are_one_and_go_on_as_one(texts: Path, tmp_path: Path) -> None:
+    """Two processes share the batch: the losses and gradients of one, and its checkpoint resumes on one with them."""
+    backbone = replace(SMALL, dropout=0.0)
+    config = replace(TINY, batch_size=4, ema_decay=None, checkpoint_every=3, log_every=2)
+    train([texts], tmp_path / "one", TextConfig(titans=backbone), config, progress=False)
+    two = replace(config, devices=2, strategy="ddp")
+    finished = run(command(texts, tmp_path / "two", two, backbone=backbone))
+    assert finished.returncode == 0, finished.stderr
+    mixed = tmp_path / "mixed"
+    shutil.copytree(tmp_path / "two", mixed)
+    checkpoints_of(mixed / "checkpoints")[-1].unlink()
+    train([texts], mixed, TextConfig(titans=backbone), config, resume=True, progress=False)
+    expected = results(tmp_path / "one")[0]
+    for output in (tmp_path / "two", mixed):
+        rows = results(output)[0]
+        assert [row["step"] for row in rows] == [row["step"] for row in expected]
+        for row, other in zip(rows, expected, strict=True):
+            assert [float(x or 0) for x in row.values()] == pytest.approx([float(x or 0) for x in other.values()], rel=1e-4)
