@@ -43,7 +43,7 @@ def make_strategy(name: str, timeout: timedelta = timedelta(minutes=30)) -> "Str
 
 
 def _warn_of_stale_store() -> None:
-    """torch 2.5 to 2.13: the store that torchrun shares with the ranks still names those of before a restart (pytorch issue 135712)."""
+    """Seen with torch 2.13: the store that torchrun shares with the ranks still names those of before a restart (pytorch issue 135712)."""
     if os.environ.get("TORCHELASTIC_MAX_RESTARTS", "0") != "0" and os.environ.get("TORCHELASTIC_USE_AGENT_STORE") == "True":
         log.warning("torchrun may fail to restart killed ranks: start it with TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1 in the environment.")
 

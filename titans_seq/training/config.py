@@ -75,6 +75,7 @@ class TrainingConfig(Config):
         self._require("warmup_steps", 0 <= self.warmup_steps <= self.max_steps, f"between 0 and max_steps={self.max_steps}")
         self._require("document_length", self.document_length is None or self.document_length >= 1, "at least 1 or None")
         self._require("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "strictly between 0 and 1, or None")
+        self._require("ema_decay", self.ema_decay is None or self.strategy != "fsdp", "None with strategy='fsdp'")
         self._require("seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1")
 
     @property

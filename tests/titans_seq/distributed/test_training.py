@@ -1,6 +1,7 @@
 """Training out of one process, as a user starts it: torchrun, the language model, real text files, real kills."""
 
 import os
+import re
 import signal
 import subprocess
 import time
@@ -9,11 +10,13 @@ from pathlib import Path
 
 import pytest
 import torch
+import yaml
 
 from domains.text.model import TitansForCausalLM
 from domains.text.train import train
-from tests.titans_seq.distributed.conftest import wait_for
+from tests.titans_seq.distributed.conftest import ROOT, wait_for
 from tests.titans_seq.distributed.train_ranks import MODEL, TRAINING
+from titans_seq.training import TrainingConfig
 from titans_seq.training.checkpoints import checkpoints_of
 from titans_seq.training.metrics import read_metrics
 
@@ -116,6 +119,46 @@ def test_a_sharded_run_resumes_on_another_number_of_ranks(
     assert_close(output, alone)
 
 
+DOCUMENT = (ROOT / "docs" / "scaling.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """Code blocks of docs/scaling.md."""
+    return re.findall(rf"^```{language}\n(.*?)^```", DOCUMENT, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_scripts_and_manifests_of_the_document_are_sound() -> None:
+    """Shell that parses; a Job that reaches its Service; settings that training accepts."""
+    assert len(blocks("bash")) == 4
+    for script in blocks("bash"):
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=10)
+    service, job = yaml.safe_load_all(blocks("yaml")[0])
+    pod = job["spec"]["template"]["spec"]
+    command = pod["containers"][0]["command"]
+    assert service["metadata"]["name"] == pod["subdomain"]
+    assert service["spec"]["selector"]["job-name"] == job["metadata"]["name"]
+    assert f"--rdzv-endpoint={job['metadata']['name']}-0.{pod['subdomain']}:29500" in command
+    assert f"--nnodes={job['spec']['completions']}" in command
+    for settings in blocks("json"):
+        TrainingConfig.from_json(settings)
+
+
+@pytest.mark.slow
+def test_the_example_of_sequence_parallelism_runs(torchrun: Torchrun, tmp_path: Path) -> None:
+    """The same losses with one rank and two."""
+    (example,) = (block for block in blocks("python"))
+    (tmp_path / "stream.py").write_text(example)
+    one, two = (wait_for([torchrun(tmp_path / "stream.py", ranks)], timeout=120)[0] for ranks in (1, 2))
+    found = [[float(x) for x in re.findall(r"^\d (\d\.\d+)$", printed, flags=re.MULTILINE)] for printed in (one, two)]
+    assert len(found[0]) == 3
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+
+
+def test_fsdp_has_no_moving_average() -> None:
+    with pytest.raises(ValueError, match=r"TrainingConfig\.ema_decay must be None with strategy='fsdp', got 0\.9"):
+        TrainingConfig(strategy="fsdp", ema_decay=0.9)
+
+
 def test_an_unknown_strategy_is_refused() -> None:
     with pytest.raises(ValueError, match=r"TrainingConfig\.strategy must be one of 'auto', 'ddp', 'fsdp', got 'deepspeed'"):
-        type(TRAINING)(strategy="deepspeed")
+        TrainingConfig(strategy="deepspeed")
