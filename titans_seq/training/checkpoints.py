@@ -4,6 +4,7 @@ import logging
 import os
 import pickle
 import re
+import shutil
 import zipfile
 from pathlib import Path
 from typing import Any
@@ -14,6 +15,7 @@ from lightning.fabric.plugins.io.checkpoint_io import CheckpointIO
 from lightning.pytorch.callbacks import Checkpoint
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 
+from titans_seq.distributed.strategy import REST_NAME
 from titans_seq.errors import UserError
 from titans_seq.training.config import TrainingConfig
 from titans_seq.training.module import CHECKPOINT_FORMAT, CHECKPOINT_KEY
@@ -57,6 +59,7 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
         UserError: the file is missing, truncated, damaged in any byte that counts, or was not written by this package's training.
     """
     path = Path(path)
+    path = path / REST_NAME if path.is_dir() else path  # sharded: tensors are in files beside it
     if not path.is_file():
         raise UserError(f"{path}: no such file. Name a checkpoint of a run, checkpoints/step-N.ckpt.")
     mend = "Delete it and resume: the newest whole checkpoint of the folder is taken."
@@ -116,7 +119,7 @@ class CheckpointEvery(Checkpoint):
         """Remove what a kill left half written."""
         if trainer.is_global_zero:
             for path in self._folder.glob(f"*{_TEMPORARY}"):
-                path.unlink()
+                shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """What was loaded is saved."""
@@ -152,7 +155,7 @@ class CheckpointEvery(Checkpoint):
             # One of a later step is damaged: the run went on from before it.
             written = [path for path in checkpoints_of(self._folder) if _step_of(path) <= self._saved]
             for path in written[: -self._config.keep_checkpoints]:
-                path.unlink()
+                trainer.strategy.remove_checkpoint(path)
 
 
 def is_due(step: int, every: int, last: int) -> bool:

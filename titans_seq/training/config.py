@@ -5,6 +5,7 @@ from dataclasses import dataclass
 from titans_seq.config import Config
 
 SCHEDULES = ("cosine", "wsd")
+STRATEGIES = ("auto", "ddp", "fsdp")
 PRECISIONS = ("32", "bf16", "16")
 
 
@@ -26,7 +27,7 @@ class TrainingConfig(Config):
     compile: `torch.compile` each block. seed: of weights, order of the data and dropout.
     validate_every, checkpoint_every, log_every: steps between validations, checkpoints and rows of metrics.csv; the last step has the
         first two in any case. keep_checkpoints: how many, the newest.
-    devices, nodes, strategy: as of Lightning's Trainer.
+    devices, nodes: devices of a node, and nodes. strategy: "ddp" or "fsdp" (docs/scaling.md); "auto" for one device.
     """
 
     learning_rate: float = 1e-3
@@ -66,6 +67,7 @@ class TrainingConfig(Config):
         self._require("decay_share", 0 < self.decay_share <= 1, "in (0, 1]")
         self._require("gradient_clip", self.gradient_clip is None or self.gradient_clip > 0, "positive or None")
         self._require_one_of("precision", PRECISIONS)
+        self._require_one_of("strategy", STRATEGIES)
         for name in ("max_steps", "batch_size", "accumulate", "segment_length", "validate_every", "checkpoint_every", "keep_checkpoints"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("log_every", "devices", "nodes"):
@@ -73,6 +75,7 @@ class TrainingConfig(Config):
         self._require("warmup_steps", 0 <= self.warmup_steps <= self.max_steps, f"between 0 and max_steps={self.max_steps}")
         self._require("document_length", self.document_length is None or self.document_length >= 1, "at least 1 or None")
         self._require("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "strictly between 0 and 1, or None")
+        self._require("ema_decay", self.ema_decay is None or self.strategy != "fsdp", "None with strategy='fsdp'")
         self._require("seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1")
 
     @property

@@ -14,9 +14,11 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from torch import Tensor
+from torch.distributed.tensor import DTensor
 
 from titans_seq.blocks import Block
 from titans_seq.config import Config
+from titans_seq.distributed.fully_sharded import use_every_parameter
 from titans_seq.errors import UserError
 from titans_seq.state import State, _flatten, _unflatten
 from titans_seq.training.config import TrainingConfig
@@ -132,6 +134,7 @@ class TrainingModule(pl.LightningModule):
         self._carried: State | None = None
         self._validation_state: State | None = None
         self._restored: dict[str, Any] | None = None
+        use_every_parameter(model)
         if config.compile:
             for module in model.modules():
                 if isinstance(module, Block):
@@ -146,7 +149,7 @@ class TrainingModule(pl.LightningModule):
         """Sum of the losses over a batch's units, scaled by a constant; `on_before_optimizer_step` makes the step's sum a mean."""
         result = self.model.loss(batch, self._carried if self.config.carry_state else None)
         if self.config.carry_state and result.state is not None:
-            self._carried = result.state.detach()
+            self._carried = result.state.detach().clone()  # it may hold views of first states, which the optimizer changes
         self.window.add(result.loss, result.units)
         self._step_units = self._step_units.to(result.loss.device) + result.units.detach()
         return result.loss * (result.units * (self.config.accumulate / self._scale))  # Lightning divides by accumulate
@@ -169,7 +172,8 @@ class TrainingModule(pl.LightningModule):
     def configure_gradient_clipping(self, optimizer: torch.optim.Optimizer, *args: Any, **kwargs: Any) -> None:
         """Clip the norm of the gradient over all parameters, and remember it."""
         largest = self.config.gradient_clip or math.inf
-        self.gradient_norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), largest)
+        norm = torch.nn.utils.clip_grad_norm_(self.model.parameters(), largest)
+        self.gradient_norm = norm.full_tensor() if isinstance(norm, DTensor) else norm
 
     def on_train_batch_end(self, outputs: Any, batch: Batch, batch_idx: int) -> None:
         """Ask for the end after the last step: Lightning then validates first."""

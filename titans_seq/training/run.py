@@ -26,6 +26,8 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from titans_seq.distributed.checkpoint import read_model
+from titans_seq.distributed.strategy import make_strategy
 from titans_seq.errors import UserError
 from titans_seq.training.checkpoints import CheckpointEvery, WholeFileCheckpointIO, newest_checkpoint, read_checkpoint
 from titans_seq.training.config import TrainingConfig
@@ -102,7 +104,7 @@ def make_trainer(config: TrainingConfig, folder: Path, metric_column: str, has_v
         accelerator="gpu" if torch.cuda.is_available() else "cpu",  # rotary positions need float64, which others lack
         devices=config.devices,
         num_nodes=config.nodes,
-        strategy=_strategy(config),
+        strategy=make_strategy(config.strategy),
         precision=PRECISIONS[config.precision],
         max_steps=config.max_steps,
         max_epochs=-1,
@@ -121,12 +123,6 @@ def make_trainer(config: TrainingConfig, folder: Path, metric_column: str, has_v
     )
 
 
-def _strategy(config: TrainingConfig) -> str:
-    """Lightning's name of a strategy. The memory's first state takes part only in segments that begin a document: DDP has to look."""
-    data_parallel = config.strategy == "ddp" or (config.strategy == "auto" and config.devices * config.nodes > 1)
-    return "ddp_find_unused_parameters_true" if data_parallel else config.strategy
-
-
 def _fit(trainer: pl.Trainer, module: TrainingModule, data: TrainingData, checkpoint: Path | None) -> None:
     """Lightning's fit; an interrupted one ends the process, with a word on how to go on."""
     try:
@@ -142,7 +138,8 @@ def _export(trainer: pl.Trainer, model: Any, folder: Path) -> Path:
     if trainer.is_global_zero:
         last = newest_checkpoint(folder / "checkpoints")
         assert last is not None
-        weights = read_checkpoint(last)["state_dict"]
+        weights = read_model(last) if last.is_dir() else read_checkpoint(last)["state_dict"]
+        model = type(model)(model.config)  # whole: the one that was trained may be sharded
         model.load_state_dict({name.removeprefix("model."): x for name, x in weights.items()})
         model.save_pretrained(folder / "model")
     trainer.strategy.barrier()
@@ -211,7 +208,6 @@ def _quiet() -> Iterator[None]:
     with warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         warnings.filterwarnings("ignore", message=".*`isinstance\\(treespec, LeafSpec\\)`.*")
-        warnings.filterwarnings("ignore", message="find_unused_parameters=True was specified.*")
         warnings.filterwarnings("ignore", message="Mismatch dtype between input and weight.*")  # norms under autocast: float32 weights
         try:
             yield

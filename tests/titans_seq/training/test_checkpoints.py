@@ -162,10 +162,9 @@ def test_a_folder_that_holds_a_run_is_not_written_over(folder: Path, texts: Path
 
 
 def test_a_run_that_never_began_is_no_run(texts: Path, tmp_path: Path) -> None:
-    """What failed before its first step may be tried again."""
-    with pytest.raises(ValueError, match="invalid strategy name: `strategy='ddpp'`"):
-        train([texts], tmp_path / "run", MODEL, replace(CONFIG, strategy="ddpp"), progress=False)
-    assert (tmp_path / "run" / "config.json").exists()
+    """What failed before its first step, and left no more than its settings, may be tried again."""
+    (tmp_path / "run").mkdir()
+    (tmp_path / "run" / "config.json").write_text("{}")
     train([texts], tmp_path / "run", MODEL, CONFIG, progress=False)
 
 
@@ -198,10 +197,10 @@ def test_resuming_nothing_starts(texts: Path, tmp_path: Path, finished: Path, ca
 
 def test_a_job_that_is_asked_to_end_saves_first(texts: Path, tmp_path: Path) -> None:
     """SIGTERM, as SLURM and Kubernetes send it before they kill; the exit status says that the run is not done."""
-    config = replace(TINY, accumulate=1, max_steps=60, checkpoint_every=1000, validate_every=1000)
+    config = replace(TINY, accumulate=1, max_steps=150, checkpoint_every=1000, validate_every=1000)
     output = tmp_path / "run"
     process = start(command(texts, output, config))
-    while process.poll() is None and not ((output / "metrics.csv").exists() and len(read_metrics(output / "metrics.csv")) > 2):
+    while process.poll() is None and not ((output / "metrics.csv").exists() and len(read_metrics(output / "metrics.csv")) > 5):
         time.sleep(0.02)
     process.send_signal(signal.SIGTERM)
     assert process.wait(60) == 128 + signal.SIGTERM

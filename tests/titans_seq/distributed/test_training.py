@@ -1,0 +1,164 @@
+"""Training out of one process, as a user starts it: torchrun, the language model, real text files, real kills."""
+
+import os
+import re
+import signal
+import subprocess
+import time
+from collections.abc import Callable
+from pathlib import Path
+
+import pytest
+import torch
+import yaml
+
+from domains.text.model import TitansForCausalLM
+from domains.text.train import train
+from tests.titans_seq.distributed.conftest import ROOT, wait_for
+from tests.titans_seq.distributed.train_ranks import MODEL, TRAINING
+from titans_seq.training import TrainingConfig
+from titans_seq.training.checkpoints import checkpoints_of
+from titans_seq.training.metrics import read_metrics
+
+Torchrun = Callable[..., subprocess.Popen[str]]
+
+
+@pytest.fixture(scope="module")
+def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """Texts of unequal length: rows end, and batches are filled unevenly, at different times on each rank."""
+    folder = tmp_path_factory.mktemp("texts")
+    for i in range(5):
+        (folder / f"{i}.txt").write_text(" ".join(f"{word}{i}" for word in ("ship", "sea", "wind", "land") * (2 + 5 * i)))
+    return folder
+
+
+@pytest.fixture(scope="module")
+def alone(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """The run of one process."""
+    output = tmp_path_factory.mktemp("runs") / "alone"
+    train([texts], output, MODEL, TRAINING, progress=False)
+    return output
+
+
+def losses(output: Path) -> list[tuple[str, float, str]]:
+    """(step, loss, which) of each row of metrics."""
+    found = []
+    for row in read_metrics(output / "metrics.csv"):
+        for name in ("train_bits_per_byte", "validation_bits_per_byte"):
+            found += [(row["step"], float(row[name]), name)] if row[name] else []
+    assert len(found) == 12
+    return found
+
+
+def weights(output: Path) -> dict[str, torch.Tensor]:
+    return TitansForCausalLM.from_pretrained(output / "model").state_dict()
+
+
+def assert_close(output: Path, expected: Path) -> None:
+    """To float32 rounding, ten steps on."""
+    for (step, loss, name), (expected_step, expected_loss, expected_name) in zip(losses(output), losses(expected), strict=True):
+        assert (step, name) == (expected_step, expected_name)
+        assert loss == pytest.approx(expected_loss, abs=1e-5), f"{name} of step {step}"
+    torch.testing.assert_close(weights(output), weights(expected), rtol=0, atol=1e-3)
+
+
+def assert_same(output: Path, expected: Path) -> None:
+    """To the last bit."""
+    assert losses(output) == losses(expected)
+    assert all(map(torch.equal, weights(output).values(), weights(expected).values()))
+
+
+def test_two_ranks_train_as_one_process(torchrun: Torchrun, texts: Path, tmp_path: Path, alone: Path) -> None:
+    """DDP, the same global batch: the same losses."""
+    wait_for([torchrun("train_ranks.py", 2, texts, tmp_path / "run", "ddp", 2)], timeout=120)
+    assert_close(tmp_path / "run", alone)
+
+
+def kill_last_rank(process: subprocess.Popen[str], output: Path, ranks: int) -> None:
+    """From outside, once there are two checkpoints: in mid-run."""
+    deadline = time.monotonic() + 90
+    while len(checkpoints_of(output / "checkpoints")) < 2 and process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.02)
+    os.kill(int((output / f"pid-0-{ranks - 1}").read_text()), signal.SIGKILL)
+    assert not (output / "model").exists()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("strategy", ["ddp", "fsdp"])
+def test_a_killed_rank_is_recovered_from(torchrun: Torchrun, texts: Path, tmp_path: Path, alone: Path, strategy: str) -> None:
+    """One of two ranks is killed: torchrun starts both anew, they go on from the last checkpoint and end as if nothing had been."""
+    killed, whole = tmp_path / "killed", tmp_path / "whole"
+    process = torchrun("train_ranks.py", 2, texts, killed, strategy, 2, max_restarts=1)
+    try:
+        kill_last_rank(process, killed, 2)
+    finally:
+        wait_for([process], timeout=120)
+    assert (killed / "pid-1-1").is_file()  # it was started again
+    assert not [path.name for path in killed.rglob("*") if "unfinished" in path.name or "replaced" in path.name]
+    wait_for([torchrun("train_ranks.py", 2, texts, whole, strategy, 2)], timeout=120)
+    assert_same(killed, whole)
+    assert_close(killed, alone)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(("before", "after"), [(2, 1), (1, 2)])
+def test_a_sharded_run_resumes_on_another_number_of_ranks(
+    torchrun: Torchrun, texts: Path, tmp_path: Path, alone: Path, before: int, after: int
+) -> None:
+    """FSDP2, the carried state included."""
+    output = tmp_path / "run"
+    process = torchrun("train_ranks.py", before, texts, output, "fsdp", before)
+    try:
+        kill_last_rank(process, output, before)
+    finally:
+        with pytest.raises(AssertionError, match="exit codes"):
+            wait_for([process], timeout=120)
+    saved = checkpoints_of(output / "checkpoints")[-1]
+    assert len(list(saved.glob("*.safetensors"))) == before
+    wait_for([torchrun("train_ranks.py", after, texts, output, "fsdp", after)], timeout=120)
+    assert_close(output, alone)
+
+
+DOCUMENT = (ROOT / "docs" / "scaling.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    """Code blocks of docs/scaling.md."""
+    return re.findall(rf"^```{language}\n(.*?)^```", DOCUMENT, flags=re.MULTILINE | re.DOTALL)
+
+
+def test_scripts_and_manifests_of_the_document_are_sound() -> None:
+    """Shell that parses; a Job that reaches its Service; settings that training accepts."""
+    assert len(blocks("bash")) == 4
+    for script in blocks("bash"):
+        subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=10)
+    service, job = yaml.safe_load_all(blocks("yaml")[0])
+    pod = job["spec"]["template"]["spec"]
+    command = pod["containers"][0]["command"]
+    assert service["metadata"]["name"] == pod["subdomain"]
+    assert service["spec"]["selector"]["job-name"] == job["metadata"]["name"]
+    assert f"--rdzv-endpoint={job['metadata']['name']}-0.{pod['subdomain']}:29500" in command
+    assert f"--nnodes={job['spec']['completions']}" in command
+    for settings in blocks("json"):
+        TrainingConfig.from_json(settings)
+
+
+@pytest.mark.slow
+def test_the_example_of_sequence_parallelism_runs(torchrun: Torchrun, tmp_path: Path) -> None:
+    """The same losses with one rank and two."""
+    (example,) = (block for block in blocks("python"))
+    (tmp_path / "stream.py").write_text(example)
+    one, two = (wait_for([torchrun(tmp_path / "stream.py", ranks)], timeout=120)[0] for ranks in (1, 2))
+    found = [[float(x) for x in re.findall(r"^\d (\d\.\d+)$", printed, flags=re.MULTILINE)] for printed in (one, two)]
+    assert len(found[0]) == 3
+    assert found[1] == pytest.approx(found[0], abs=1e-5)
+
+
+def test_fsdp_has_no_moving_average() -> None:
+    with pytest.raises(ValueError, match=r"TrainingConfig\.ema_decay must be None with strategy='fsdp', got 0\.9"):
+        TrainingConfig(strategy="fsdp", ema_decay=0.9)
+
+
+def test_an_unknown_strategy_is_refused() -> None:
+    with pytest.raises(ValueError, match=r"TrainingConfig\.strategy must be one of 'auto', 'ddp', 'fsdp', got 'deepspeed'"):
+        TrainingConfig(strategy="deepspeed")
