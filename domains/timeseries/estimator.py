@@ -14,7 +14,7 @@ from gluonts.dataset.field_names import FieldName
 from gluonts.dataset.loader import as_stacked_batches
 from gluonts.itertools import Cached, Cyclic
 from gluonts.time_feature import time_features_from_frequency_str
-from gluonts.torch.distributions import LaplaceOutput, NormalOutput, Output, QuantileOutput, StudentTOutput
+from gluonts.torch.distributions import Output, QuantileOutput
 from gluonts.torch.model.estimator import PyTorchLightningEstimator, TrainOutput
 from gluonts.torch.model.predictor import PyTorchPredictor
 from gluonts.transform import (
@@ -32,24 +32,12 @@ from gluonts.transform import (
 )
 from torch import Tensor
 
-from domains.timeseries.metrics import QUANTILES
-from domains.timeseries.model import ForecasterConfig, TitansForecaster
-from titans_seq import AttentionConfig, MemoryConfig, TitansConfig
+from domains.timeseries.config import QUANTILES, ForecasterConfig
+from domains.timeseries.model import TitansForecaster, describe_output
+from domains.timeseries.presets import default_backbone
+from titans_seq import TitansConfig
 
 SERIES_SPREAD = "series_spread"
-OUTPUTS = (QuantileOutput, NormalOutput, StudentTOutput, LaplaceOutput)
-
-
-def default_backbone() -> TitansConfig:
-    """A small backbone that trains in about a minute on two CPU cores."""
-    return TitansConfig(
-        dim=32,
-        num_layers=2,
-        variant="mag",
-        dropout=0.1,
-        memory=MemoryConfig(num_heads=2, expansion=2),
-        attention=AttentionConfig(num_heads=2, sliding_window=16),
-    )
 
 
 class AddSeriesSpread(MapTransformation):
@@ -75,9 +63,9 @@ class ForecasterModule(pl.LightningModule):
     """Training of a `TitansForecaster`: AdamW with a one-cycle learning rate."""
 
     @validated()
-    def __init__(self, config: dict, distr_output: Output, lr: float, weight_decay: float) -> None:
+    def __init__(self, config: dict, lr: float, weight_decay: float) -> None:
         super().__init__()
-        self.model = TitansForecaster(config=config, distr_output=distr_output)
+        self.model = TitansForecaster(ForecasterConfig.from_dict(config))
         self.lr, self.weight_decay = lr, weight_decay
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -164,6 +152,7 @@ class TitansEstimator(PyTorchLightningEstimator):
         self.prediction_length = prediction_length
         self.num_channels = num_channels
         self.time_features = time_features_from_frequency_str(freq)
+        self.distr_output = distr_output or QuantileOutput(list(QUANTILES))
         context_length = 4 * prediction_length if context_length is None else context_length
         backbone = default_backbone() if titans is None else TitansConfig.from_dict(titans)
         self.config = ForecasterConfig(
@@ -173,12 +162,8 @@ class TitansEstimator(PyTorchLightningEstimator):
             num_time_features=len(self.time_features),
             patch_length=max(1, round(context_length / 16)) if patch_length is None else patch_length,
             titans=backbone,
+            output=describe_output(self.distr_output),
         )
-        self.distr_output = distr_output or QuantileOutput(list(QUANTILES))
-        if not isinstance(self.distr_output, OUTPUTS):
-            raise ValueError(  # noqa: TRY004 - a value that this model cannot serve
-                f"distr_output must be one of {', '.join(kind.__name__ for kind in OUTPUTS)}, got {type(distr_output).__name__}"
-            )
         self.lr, self.weight_decay = lr, weight_decay
         self.batch_size, self.num_batches_per_epoch, self.max_epochs = batch_size, num_batches_per_epoch, max_epochs
         self.validation_windows, self.patience = validation_windows, patience
@@ -209,7 +194,6 @@ class TitansEstimator(PyTorchLightningEstimator):
         torch.manual_seed(self.seed)
         return ForecasterModule(
             config=self.config.to_dict(),
-            distr_output=self.distr_output,
             lr=self.lr,
             weight_decay=self.weight_decay,
         )
