@@ -216,7 +216,7 @@ class MemoryConfig(Config):
         for name in ("initial_forgetting", "initial_momentum"):
             self._require(name, 0 < getattr(self, name) < 1, "strictly between 0 and 1")
         if self.gradient == "token" and (self.depth > 1 or self.norm):
-            raise ValueError("MemoryConfig.gradient='token' needs depth=1 and norm=False")
+            raise ConfigError(type(self).__name__, ("gradient",), "='token' needs depth=1 and norm=False")
 
     def with_chunk_sizes(self, chunk_size: int | None = None, local: tuple[int, ...] | None = None) -> Self:
         """This memory at other chunk sizes, None for those of now: no parameter's shape depends on them, so a state dict fits both.

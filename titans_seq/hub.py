@@ -61,7 +61,7 @@ def locate(
 
 
 def upload(
-    folder: Path, name: str, *, private: bool, message: str, token: str | bool | None, endpoint: str | None, files: Sequence[str]
+    folder: Path, name: str, files: Sequence[str], *, private: bool, message: str, token: str | bool | None, endpoint: str | None
 ) -> str:
     """Make the model "owner/name" on the hub if it is not there, put `files` of `folder` into it in one commit, and give its address.
 

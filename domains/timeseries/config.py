@@ -40,6 +40,7 @@ class ForecasterConfig(Config):
         context_length: steps seen.
         titans: the backbone.
         num_channels: series that are forecast together.
+        freq: pandas frequency of the series that it was trained on ("h", "D", ..); None if unknown.
         num_time_features: calendar features a step, each in [-0.5, 0.5] as GluonTS makes them.
         patch_length: steps a token.
         horizon_dim: features of each step ahead in the head.
@@ -50,6 +51,7 @@ class ForecasterConfig(Config):
     context_length: int
     titans: TitansConfig
     num_channels: int = 1
+    freq: str | None = None
     num_time_features: int = 0
     patch_length: int = 8
     horizon_dim: int = 16

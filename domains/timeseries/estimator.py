@@ -159,6 +159,7 @@ class TitansEstimator(PyTorchLightningEstimator):
             prediction_length=prediction_length,
             context_length=context_length,
             num_channels=1 if num_channels is None else num_channels,
+            freq=freq,
             num_time_features=len(self.time_features),
             patch_length=max(1, round(context_length / 16)) if patch_length is None else patch_length,
             titans=backbone,

@@ -8,7 +8,7 @@ from titans_seq.config import AttentionConfig, MemoryConfig, TitansConfig, Varia
 def debug(variant: Variant = "mag") -> ForecasterConfig:
     """Three steps ahead of two channels with a backbone of width 16: for tests and for a first look."""
     return ForecasterConfig(
-        prediction_length=3, context_length=10, num_channels=2, patch_length=4, horizon_dim=4, titans=presets.debug(variant)
+        prediction_length=3, context_length=10, num_channels=2, freq="D", patch_length=4, horizon_dim=4, titans=presets.debug(variant)
     )
 
 

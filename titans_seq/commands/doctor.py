@@ -4,6 +4,7 @@ import os
 import platform
 import sys
 import tempfile
+import warnings
 from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
@@ -118,7 +119,8 @@ def _domains() -> tuple[dict[str, str], list[str]]:
         broken = [plugin.problem] if plugin.problem else []
         for path in (*plugin.domain.commands.values(), *plugin.domain.models.values()):
             try:
-                import_object(path)
+                with warnings.catch_warnings(action="ignore"):
+                    import_object(path)
             except Exception as error:  # noqa: BLE001 - whatever a third party's module raises
                 broken.append(f"{path}: {type(error).__name__}: {error}")
         offers = ", ".join((*plugin.domain.commands, *plugin.domain.models))
