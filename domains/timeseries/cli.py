@@ -2,6 +2,8 @@
 
 import logging
 import os
+import shlex
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
@@ -22,6 +24,8 @@ if TYPE_CHECKING:  # these take seconds to import; `titans-seq --help` is to be 
     import polars as pl
 
     from domains.timeseries.data import SeriesTable
+    from domains.timeseries.model import TitansForecaster
+    from titans_seq.card import Card
 
 
 Missing = Literal["error", "mask"]
@@ -51,8 +55,9 @@ class Picture:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run found: scores with a column `forecaster`, the last held-out window, and the forecast beyond the end of the file."""
+    """What a run made: the model, scores with a column `forecaster`, the last held-out window, the forecast beyond the end of the file."""
 
+    model: "TitansForecaster"
     scores: "pl.DataFrame"
     held_out: Picture
     beyond: Picture
@@ -88,7 +93,9 @@ def forecast(
 ) -> None:
     """Train a forecaster on a table, score it beside the seasonal naive on held-out windows, and forecast on."""
     _silence_third_parties()
-    _check_output(output)
+    _check_folder("--output", output)
+    if save_model is not None:
+        _check_folder("--save-model", save_model)
     table = _read(file, target, timestamp, item_id, freq, missing)
     lengths = _lengths(table, prediction_length, context_length, season_length, windows)
     if not quiet:
@@ -99,6 +106,9 @@ def forecast(
         _print_scores(result.scores)
     for path in _write(table, result, output, file_format):
         print(path)
+    if save_model is not None:
+        result.model.save_pretrained(save_model, card=_card(file, table, lengths, result.scores))
+        print(save_model)
 
 
 def _silence_third_parties() -> None:
@@ -117,12 +127,12 @@ def _use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _check_output(output: Path) -> None:
-    existing = _existing_parent(output)
+def _check_folder(flag: str, folder: Path) -> None:
+    existing = _existing_parent(folder)
     if not existing.is_dir():
-        raise UserError(f"--output {output}: {existing} is a file, not a folder. Name another folder.")
+        raise UserError(f"{flag} {folder}: {existing} is a file, not a folder. Name another folder.")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"--output {output}: no permission to write into {existing}. Name another folder.")
+        raise UserError(f"{flag} {folder}: no permission to write into {existing}. Name another folder.")
 
 
 def _existing_parent(path: Path) -> Path:
@@ -197,6 +207,7 @@ def _run(table: "SeriesTable", lengths: Lengths, backbone: TitansConfig, epochs:
     scores = pl.concat([scored("titans", forecasts), scored("seasonal_naive", naive)])
     naive_beyond = seasonal_naive(entries, lengths.prediction, lengths.season)
     return Result(
+        predictor.prediction_net.model,
         scores,
         held_out=Picture(last(test.input), last(forecasts), last(naive), last(test.label)),
         beyond=Picture(entries, list(predictor.predict(entries)), naive_beyond, None),
@@ -215,6 +226,29 @@ def _print_split(table: "SeriesTable", lengths: Lengths) -> None:
         f"Trained on all before the last {held_out} steps (up to {_short(first[-held_out - 1])}). Scored on those: "
         f"{lengths.windows} windows of {lengths.prediction}, context {lengths.context}, season {lengths.season}."
     )
+
+
+def _card(file: Path | None, table: "SeriesTable", lengths: Lengths, scores: "pl.DataFrame") -> "Card":
+    """What the model's README.md says of this run; the scores are the means over channels."""
+    from domains.timeseries.metrics import METRICS
+    from titans_seq.card import Card
+
+    stamps, name = table.frame["timestamp"], file.name if file else "the Seattle weather that ships with titans_seq"
+    means = [rows[-1] for rows in _by_forecaster(scores)]
+    return Card(
+        title=f"Titans forecaster: {lengths.prediction} steps of {table.step} ahead",
+        description=f"Forecasts {', '.join(table.targets)} from the last {lengths.context} steps, with quantiles.",
+        data=f"`{name}`: {table.frame['item_id'].n_unique()} series from {stamps.min()!s} to {stamps.max()!s}, of which the last "
+        f"{lengths.windows * lengths.prediction} steps were held out.",
+        metrics={f"{metric}, {row['forecaster']}": _plain(row[metric]) for row in means for metric in METRICS},
+        evaluation=f"{lengths.windows} held-out windows of {lengths.prediction} steps, mean over channels, season {lengths.season}.",
+        command=shlex.join(["titans-seq", *sys.argv[1:]]),
+        tags=("time-series-forecasting",),
+    )
+
+
+def _plain(score: float | None) -> float | str:
+    return "undefined" if score is None else score
 
 
 def _short(moment: datetime) -> str:

@@ -3,7 +3,8 @@
 import tempfile
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, Unpack
 
 import lightning.pytorch as pl
 import numpy as np
@@ -36,6 +37,8 @@ from domains.timeseries.config import QUANTILES, ForecasterConfig
 from domains.timeseries.model import TitansForecaster, describe_output
 from domains.timeseries.presets import default_backbone
 from titans_seq import TitansConfig
+from titans_seq.errors import UserError
+from titans_seq.hub import HubOptions
 
 SERIES_SPREAD = "series_spread"
 
@@ -306,6 +309,38 @@ class TitansEstimator(PyTorchLightningEstimator):
             prediction_length=self.prediction_length,
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
+
+
+def load_predictor(
+    name_or_folder: str | Path, univariate: bool = False, batch_size: int = 32, **hub: Unpack[HubOptions]
+) -> PyTorchPredictor:
+    """The predictor of a saved `TitansForecaster`, ready to forecast series of its frequency and channels.
+
+    Args:
+        name_or_folder, hub: as of `TitansForecaster.from_pretrained`.
+        univariate: take targets (T,) and give forecasts without a dimension of channels, as `TitansEstimator` with num_channels=None.
+        batch_size: series that are forecast at once.
+
+    Raises:
+        UserError: as of `from_pretrained`, or the model does not say its frequency.
+    """
+    model = TitansForecaster.from_pretrained(name_or_folder, **hub)
+    c = model.config
+    if c.freq is None:
+        raise UserError(f"{name_or_folder}: its config.json names no freq, so its calendar features cannot be made.")
+    estimator = TitansEstimator(
+        prediction_length=c.prediction_length,
+        freq=c.freq,
+        num_channels=None if univariate else c.num_channels,
+        context_length=c.context_length,
+        patch_length=c.patch_length,
+        titans=c.titans.to_dict(),
+        distr_output=model.distr_output,
+        batch_size=batch_size,
+    )
+    module = ForecasterModule(c.to_dict(), lr=estimator.lr, weight_decay=estimator.weight_decay)
+    module.model = model
+    return estimator.create_predictor(estimator.create_transformation(), module.eval())
 
 
 def _accelerator() -> str:
