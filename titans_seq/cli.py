@@ -13,7 +13,7 @@ from titans_seq.commands.doctor import doctor
 from titans_seq.commands.info import info
 from titans_seq.domain import Plugin, find_plugins, import_object
 from titans_seq.errors import UserError
-from titans_seq.options import read_config_file, refuse_fractions
+from titans_seq.options import read_config_file, refuse_misfits
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
@@ -31,7 +31,7 @@ def build_app() -> cyclopts.App:
         help="Sequence models with a memory that keeps learning while they read.",
         help_epilogue="Exit status: 0 done, 1 the run failed, 2 bad usage or input. TITANS_SEQ_DEBUG=1 shows tracebacks.",
         version=_version,
-        config=(read_config_file, refuse_fractions),
+        config=(read_config_file, refuse_misfits),
         default_parameter=cyclopts.Parameter(negative_iterable=(), consume_multiple=True),
         error_formatter=_usage_error,
         suppress_keyboard_interrupt=False,

@@ -32,16 +32,25 @@ def read_config_file(app: cyclopts.App, commands: tuple[str, ...], arguments: cy
                 raise UserError(f"--config {path}: the name must end in {', '.join(_FORMATS)}.")
             if not path.is_file():
                 raise UserError(f"--config {path}: no such file.")
-            _FORMATS[path.suffix.lower()](path, use_commands_as_keys=False, search_parents=False)(app, commands, arguments)
+            source = _FORMATS[path.suffix.lower()](path, use_commands_as_keys=False, search_parents=False)
+            try:
+                source.config  # noqa: B018 - reads it
+            except cyclopts.CycloptsError as error:
+                raise UserError(f"--config {path}: {_one_line(str(error))}") from error
+            source(app, commands, arguments)
 
 
-def refuse_fractions(app: cyclopts.App, commands: tuple[str, ...], arguments: cyclopts.ArgumentCollection) -> None:
-    """A fraction for an integer is an error; cyclopts would round it."""
+def refuse_misfits(app: cyclopts.App, commands: tuple[str, ...], arguments: cyclopts.ArgumentCollection) -> None:
+    """Refuse what cyclopts would bend: a fraction for an integer, which it rounds, and one value for a whole configuration."""
     for argument in arguments:
         kinds = {argument.hint, *typing.get_args(argument.hint)}
         for token in argument.tokens:
             if int in kinds and "." in token.value:
                 raise cyclopts.CoercionError(argument=argument, token=token, target_type=int)
+            if argument.children:
+                raise UserError(
+                    f"{argument.name} takes no value itself, got {token.value!r}: name a field, as in {argument.children[0].name}"
+                )
 
 
 def configured(**bases: Callable[[], Config]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
