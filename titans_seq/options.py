@@ -9,7 +9,7 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import cyclopts
-from cyclopts.config import Json, Toml, Yaml
+from cyclopts.config import Dict, Json, Toml, Yaml
 from docstring_parser import parse
 
 from titans_seq.config import Config, ConfigError, config_part
@@ -32,12 +32,18 @@ def read_config_file(app: cyclopts.App, commands: tuple[str, ...], arguments: cy
                 raise UserError(f"--config {path}: the name must end in {', '.join(_FORMATS)}.")
             if not path.is_file():
                 raise UserError(f"--config {path}: no such file.")
-            source = _FORMATS[path.suffix.lower()](path, use_commands_as_keys=False, search_parents=False)
             try:
-                source.config  # noqa: B018 - reads it
+                values = _FORMATS[path.suffix.lower()](path).config
             except cyclopts.CycloptsError as error:
                 raise UserError(f"--config {path}: {_one_line(str(error))}") from error
-            source(app, commands, arguments)
+            Dict(_none_as_word(values), use_commands_as_keys=False, source=str(path))(app, commands, arguments)
+
+
+def _none_as_word(value: Any) -> Any:
+    """A null of JSON or YAML as one types it: cyclopts would take it for an option that was not given."""
+    if isinstance(value, dict):
+        return {name: _none_as_word(item) for name, item in value.items()}
+    return "none" if value is None else value
 
 
 def refuse_misfits(app: cyclopts.App, commands: tuple[str, ...], arguments: cyclopts.ArgumentCollection) -> None:
@@ -47,10 +53,8 @@ def refuse_misfits(app: cyclopts.App, commands: tuple[str, ...], arguments: cycl
         for token in argument.tokens:
             if int in kinds and "." in token.value:
                 raise cyclopts.CoercionError(argument=argument, token=token, target_type=int)
-            if argument.children:
-                raise UserError(
-                    f"{argument.name} takes no value itself, got {token.value!r}: name a field, as in {argument.children[0].name}"
-                )
+            if argument.children and not (token.value == "none" and Literal["none"] in kinds):
+                raise UserError(f"{argument.name} takes no value itself, got {token.value!r}; name a field: {argument.children[0].name}")
 
 
 def configured(**bases: Callable[[], Config]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -101,7 +105,8 @@ def _flags_class(base: Config, path: str, name: str) -> type:
         if part is not None:
             default = value if value is not None else part()  # an optional part begins from its defaults
             nested = _flags_class(default, f"{path}.{f.name}", f.name)
-            fields.append((f.name, nested | None, dataclasses.field(default=None)))
+            kind = nested | Literal["none"] if _optional(hints[f.name]) else nested | None
+            fields.append((f.name, kind, dataclasses.field(default=None)))
             continue
         shown = cyclopts.Parameter(help=_one_line(help_texts.get(f.name)), show_default=_text(value), group=group)
         fields.append((f.name, Annotated[_flag_type(hints[f.name]) | None, shown], dataclasses.field(default=None)))
@@ -133,11 +138,16 @@ def _merged(config_class: type[Config], values: dict[str, Any], given: Any) -> d
         value, part = getattr(given, name, None), config_part(hint)
         if value is None:
             continue
-        if part is not None:
-            merged[name] = _merged(part, merged.get(name) or {}, value)
+        if _optional(hint) and (value == "none" or (part is not None and _empty(value))):
+            merged[name] = None
         else:
-            merged[name] = None if value == "none" and _optional(hint) else value
+            merged[name] = value if part is None else _merged(part, merged.get(name) or {}, value)
     return merged
+
+
+def _empty(given: Any) -> bool:
+    """Whether no field is set: what cyclopts makes of the word "none" for a part (where nothing was typed there is no instance at all)."""
+    return all(getattr(given, f.name) is None for f in dataclasses.fields(given))
 
 
 def _optional(hint: Any) -> bool:

@@ -43,7 +43,7 @@ def flags(prefix: str, config: Any) -> list[str]:
             tokens.append(flag if value else f"{prefix}.no-{f.name.replace('_', '-')}")
         elif isinstance(value, tuple):
             tokens += [flag, *map(str, value)]
-        elif value is not None or f.name != "local":
+        else:
             tokens += [flag, str(value).lower() if value is None else str(value)]
     return tokens
 
@@ -81,12 +81,30 @@ def test_every_configuration_can_be_typed(config: TitansConfig) -> None:
 @settings(max_examples=25, deadline=None)
 def test_every_configuration_can_be_read_from_a_file(config: TitansConfig, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("config") / "run.json"
-    path.write_text(json.dumps({"epochs": 4, "backbone": without_none(config.to_dict())}))
+    path.write_text(json.dumps({"epochs": 4, "backbone": config.to_dict()}))
     assert parse("--config", path) == (config, 4)
 
 
-def without_none(values: dict[str, Any]) -> dict[str, Any]:
-    return {name: without_none(x) if isinstance(x, dict) else "none" if x is None else x for name, x in values.items()}
+def two_levels() -> TitansConfig:
+    return TitansConfig(dim=64, num_layers=2, memory=MemoryConfig(local=LocalMemoryConfig()))
+
+
+@configured(backbone=two_levels)
+def train_two_levels(*, backbone: TitansConfig, config: ConfigFile = None) -> TitansConfig:
+    """Train a thing."""
+    return backbone
+
+
+@pytest.mark.parametrize("way", ["flags", "file"])
+def test_an_optional_part_can_be_left_out(way: str, tmp_path: Path) -> None:
+    app = build_app()
+    app.command(train_two_levels, name="train")
+    (tmp_path / "run.json").write_text('{"backbone": {"memory": {"local": null, "surprise_clip": null}}}')
+    typed = ["--backbone.memory.local", "none", "--backbone.memory.surprise-clip", "none"]
+    tokens = typed if way == "flags" else ["--config", str(tmp_path / "run.json")]
+    assert app(["train"], exit_on_error=False) == two_levels()
+    found = app(["train", *tokens], exit_on_error=False)
+    assert found == TitansConfig(dim=64, num_layers=2, memory=MemoryConfig(surprise_clip=None))
 
 
 def test_nothing_given_is_the_base() -> None:
@@ -121,7 +139,7 @@ def test_flags_come_before_the_file_and_the_file_before_the_base(suffix: str, tm
         (["--backbone.memory.local.chunk-sizes", "8", "0"], "--backbone.memory.local.chunk-sizes must be at least one chunk size"),
         (["--backbone.dim", "9"], "--backbone: dim=9 must be a multiple of MemoryConfig.num_heads=4"),
         (["--backbone.memory.gradient", "token"], "--backbone.memory.gradient='token' needs depth=1 and norm=False"),
-        (["--backbone", "64"], "--backbone takes no value itself, got '64': name a field, as in --backbone.dim"),
+        (["--backbone", "64"], "--backbone takes no value itself, got '64'; name a field: --backbone.dim"),
         (["--backbone.dropout", "nan"], "--backbone.dropout must be finite, got nan"),
     ],
 )
