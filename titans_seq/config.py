@@ -25,7 +25,10 @@ class ConfigError(ValueError):
 
     def __init__(self, owner: str, path: tuple[str, ...], problem: str) -> None:
         super().__init__(f"{'.'.join((owner, *path))}{problem}")
-        self.path, self.problem = path, problem
+        self.owner, self.path, self.problem = owner, path, problem
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.owner, self.path, self.problem)  # another process gets it whole
 
 
 @dataclass(frozen=True, kw_only=True)

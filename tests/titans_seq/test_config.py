@@ -1,6 +1,7 @@
 """Configurations: JSON both ways, and nothing unknown or out of range gets in."""
 
 import dataclasses
+import pickle
 from typing import Any
 
 import docstring_parser
@@ -228,6 +229,7 @@ def test_an_error_gives_the_path_to_the_field(changes: dict, path: tuple, messag
         TitansConfig.from_dict({"dim": 16, "num_layers": 1, "memory": changes})
     assert message in str(caught.value)
     assert caught.value.path == path
+    assert str(pickle.loads(pickle.dumps(caught.value))) == str(caught.value)  # from a worker process
 
 
 @pytest.mark.parametrize("config_class", [TitansConfig, MemoryConfig, AttentionConfig, LocalMemoryConfig])

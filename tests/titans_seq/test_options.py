@@ -1,6 +1,7 @@
 """Configurations on the command line: flags, files and Python mean the same, and what is refused is named by its flag."""
 
 import dataclasses
+import io
 import json
 import re
 from collections.abc import Callable
@@ -12,6 +13,7 @@ import pytest
 import yaml
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from titans_seq import AttentionConfig, LocalMemoryConfig, MemoryConfig, TitansConfig, UserError, presets
 from titans_seq.cli import build_app
@@ -188,3 +190,33 @@ def test_a_file_that_cannot_be_read_is_named(name: str, content: str | None, mes
     with pytest.raises((UserError, cyclopts.CycloptsError)) as caught:
         parse("--config", tmp_path / name)
     assert message in str(caught.value)
+
+
+DOCS = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
+
+
+def test_the_documents_command_works() -> None:
+    (code,) = (block for block in re.findall(r"```python\n(.*?)```", DOCS, flags=re.DOTALL) if "configured" in block)
+    names: dict[str, Any] = {}
+    exec(code, names)
+    app = build_app()
+    app.command(names["train"])
+    _, bound, _ = app.parse_args(["train", "data.csv", "--epochs", "2", "--backbone.memory.chunk-size", "8"], exit_on_error=False)
+    assert bound.arguments["file"] == Path("data.csv")
+    assert bound.arguments["epochs"] == 2
+    assert bound.arguments["backbone"].memory.chunk_size == 8
+    screen = io.StringIO()
+    app.help_print(["train"], console=Console(file=screen, width=80))
+    assert "passes over it. [default: 1]" in screen.getvalue()
+
+
+def test_the_documents_file_is_one_of_forecast(tmp_path: Path) -> None:
+    (text,) = (block for block in re.findall(r"```toml\n(.*?)```", DOCS, flags=re.DOTALL) if "run.toml" in block)
+    (tmp_path / "run.toml").write_text(text)
+    _, bound, _ = build_app().parse_args(
+        ["forecast", "sales.csv", "--config", str(tmp_path / "run.toml"), "--epochs", "3"], exit_on_error=False
+    )
+    assert bound.arguments["epochs"] == 3
+    assert bound.arguments["prediction_length"] == 28
+    given = bound.arguments["backbone"]
+    assert (given.dim, given.variant, given.memory.chunk_size, given.memory.surprise_clip) == (64, "mac", 8, "none")
