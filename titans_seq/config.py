@@ -6,6 +6,7 @@ import json
 import math
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
@@ -113,15 +114,25 @@ class Config:
                 self._require(f.name, math.isfinite(value), "finite")
 
     def _check_tuple(self, name: str, value: Any, kind: type) -> None:
-        """Integers, or finite numbers that become floats."""
-        whole = kind is int
-        fits = isinstance(value, tuple) and all(_is_int(x) or (not whole and isinstance(x, float) and math.isfinite(x)) for x in value)
-        self._require(name, fits, "a tuple of integers" if whole else "a tuple of finite numbers")
+        """Integers, texts, or finite numbers that become floats."""
+        expected, fits = _ELEMENTS[kind]
+        self._require(name, isinstance(value, tuple) and all(map(fits, value)), f"a tuple of {expected}")
         object.__setattr__(self, name, tuple(map(kind, value)))
 
 
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return (_is_int(value) and abs(value) < 2**1023) or (isinstance(value, float) and math.isfinite(value))
+
+
+_ELEMENTS: dict[type, tuple[str, Callable[[Any], bool]]] = {
+    int: ("integers", _is_int),
+    float: ("finite numbers", _is_finite),
+    str: ("texts", lambda value: isinstance(value, str)),
+}
 
 
 def _head_width(part: "MemoryConfig | AttentionConfig", dim: int, multiple: int) -> int:

@@ -72,15 +72,13 @@ def configured(**bases: Callable[[], Config]) -> Callable[[Callable[..., Any]], 
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
-        makers = dict(bases)
-
         @functools.wraps(command)
         def run(*args: Any, **kwargs: Any) -> Any:
-            made = {name: _merge(name, base(), kwargs.get(name)) for name, base in makers.items()}
+            made = {name: _merge(name, base(), kwargs.get(name)) for name, base in bases.items()}
             return command(*args, **{**kwargs, **made})
 
-        signature = inspect.signature(command)
-        parameters = [_with_flags(p, makers[p.name]()) if p.name in makers else p for p in signature.parameters.values()]
+        signature = inspect.signature(command, eval_str=True)
+        parameters = [_with_flags(p, bases[p.name]()) if p.name in bases else p for p in signature.parameters.values()]
         run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         return run
