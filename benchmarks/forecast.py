@@ -44,9 +44,10 @@ from rich.table import Table
 
 from benchmarks.machine import cpu_model, positive, revision
 from domains.timeseries.data import EXAMPLES, SeriesTable, check_length, load_example, quiet_pandas, read_table, split
-from domains.timeseries.estimator import TitansEstimator, default_backbone
+from domains.timeseries.estimator import TitansEstimator
 from domains.timeseries.metrics import QUANTILES, default_season_length, evaluate, seasonal_naive
 from domains.timeseries.model import fourier_features
+from domains.timeseries.presets import default_backbone
 from titans_seq.errors import UserError
 
 VARIANTS = ("lmm", "mac", "mag", "mal")

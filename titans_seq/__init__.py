@@ -1,10 +1,15 @@
 """titans_seq: sequence modelling with Titans, networks with a memory that keeps learning while they read."""
 
-from titans_seq.backbone import Titans, TitansState
-from titans_seq.config import AttentionConfig, LocalMemoryConfig, MemoryConfig, TitansConfig
-from titans_seq.errors import UserError
-from titans_seq.memory import NeuralMemory
-from titans_seq.packing import cu_seqlens_to_reset, document_ids_to_reset
+import importlib
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    from titans_seq.backbone import Titans, TitansState
+    from titans_seq.checkpoint import load_model
+    from titans_seq.config import AttentionConfig, LocalMemoryConfig, MemoryConfig, TitansConfig
+    from titans_seq.errors import UserError
+    from titans_seq.memory import NeuralMemory
+    from titans_seq.packing import cu_seqlens_to_reset, document_ids_to_reset
 
 __all__ = [
     "AttentionConfig",
@@ -17,4 +22,28 @@ __all__ = [
     "UserError",
     "cu_seqlens_to_reset",
     "document_ids_to_reset",
+    "load_model",
 ]
+
+_MODULES = {
+    "backbone": ("Titans", "TitansState"),
+    "checkpoint": ("load_model",),
+    "config": ("AttentionConfig", "LocalMemoryConfig", "MemoryConfig", "TitansConfig"),
+    "errors": ("UserError",),
+    "memory": ("NeuralMemory",),
+    "packing": ("cu_seqlens_to_reset", "document_ids_to_reset"),
+}
+
+
+def __getattr__(name: str) -> Any:
+    """Names of the package, imported when they are asked for: the command line must not wait for torch."""
+    for module, names in _MODULES.items():
+        if name in names:
+            return getattr(importlib.import_module(f"titans_seq.{module}"), name)
+        if name == module:
+            return importlib.import_module(f"titans_seq.{module}")
+    raise AttributeError(f"module 'titans_seq' has no attribute {name!r}")
+
+
+def __dir__() -> list[str]:
+    return sorted([*globals(), *__all__, *_MODULES])

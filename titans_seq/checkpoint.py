@@ -1,32 +1,64 @@
-"""Models on disk: a folder with config.json and model.safetensors. Nothing is ever unpickled."""
+"""Models on disk and on the hub: config.json, model.safetensors and README.md. Nothing is ever unpickled."""
 
 import json
 import os
 import tempfile
+from dataclasses import dataclass
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any, ClassVar, Self
+from typing import Any, ClassVar, Self, Unpack
 
 import torch
-from torch import nn
+from torch import Tensor, nn
 
+from titans_seq.card import Card, render_card
 from titans_seq.config import Config
+from titans_seq.domain import find_plugins, import_object
 from titans_seq.errors import UserError
 from titans_seq.files import read_safetensors, write_safetensors
+from titans_seq.hub import HubOptions, locate, upload
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
+CARD_NAME = "README.md"
+FILES = (WEIGHTS_NAME, CONFIG_NAME, CARD_NAME)
+
+FORMAT = 1
+"""Version of the files' layout. A change that older code would misread raises it."""
+
+_SHARED_KEY = "titans_seq_shared"
+
+
+@dataclass(frozen=True)
+class Header:
+    """What config.json says: the type of model, the version of titans_seq that wrote it (None if unsaid), and the configuration."""
+
+    path: Path
+    model_type: str
+    version: str | None
+    config: Any
 
 
 class Pretrained(nn.Module):
-    """Base of models that are made from one `config` and saved as a folder."""
+    """Base of models that are made from one `config`, and saved as a folder.
+
+    A sub-class names its `model_type` and `config_class`, is made by `cls(config)`, and can then be found by `load_model`.
+    """
 
     model_type: ClassVar[str]
     config_class: ClassVar[type[Config]]
     config: Any
+    _classes: ClassVar[dict[str, type["Pretrained"]]] = {}
 
-    def save_pretrained(self, folder: str | Path) -> None:
-        """Write config.json and model.safetensors into `folder` (made if it is not there). Each file appears whole or not at all.
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        super().__init_subclass__(**kwargs)
+        if "model_type" in cls.__dict__:
+            Pretrained._classes[cls.model_type] = cls
+
+    def save_pretrained(self, folder: str | Path, *, card: Card | None = None) -> None:
+        """Write config.json, model.safetensors and README.md into `folder`, made if it is not there. Each file appears whole or not at all.
+
+        Tensors that modules share are written once. `card` tells README.md about the run; the file is written anew each time.
 
         Raises:
             UserError: `folder` is a file.
@@ -35,44 +67,175 @@ class Pretrained(nn.Module):
         if folder.exists() and not folder.is_dir():
             raise UserError(f"{folder}: is a file; save_pretrained needs the path of a folder.")
         folder.mkdir(parents=True, exist_ok=True)
-        header = {"model_type": self.model_type, "titans_seq_version": version("titans-seq")}
-        text = json.dumps(header | {"config": self.config.to_dict()}, indent=2)
-        tensors = {name: x.detach().contiguous() for name, x in self.state_dict().items()}
+        ours = version("titans-seq")
+        header = {"model_type": self.model_type, "titans_seq_version": ours, "format": FORMAT, "config": self.config.to_dict()}
+        parameters = sum(parameter.numel() for parameter in self.parameters())
+        text = render_card(card or Card(), model_type=self.model_type, version=ours, parameters=parameters)
+        tensors, shared = _distinct(self.state_dict(keep_vars=True))
         with tempfile.TemporaryDirectory(dir=folder, prefix=".titans-seq-") as temporary:
-            write_safetensors(Path(temporary) / WEIGHTS_NAME, tensors)
-            (Path(temporary) / CONFIG_NAME).write_text(text + "\n")
-            for name in (WEIGHTS_NAME, CONFIG_NAME):
+            write_safetensors(Path(temporary) / WEIGHTS_NAME, tensors, {"format": "pt", _SHARED_KEY: json.dumps(shared)})
+            (Path(temporary) / CONFIG_NAME).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
+            (Path(temporary) / CARD_NAME).write_text(text, encoding="utf-8")
+            for name in FILES:
                 os.replace(Path(temporary) / name, folder / name)
 
-    @classmethod
-    def from_pretrained(cls, folder: str | Path, device: str | torch.device = "cpu") -> Self:
-        """Read what `save_pretrained` wrote, in the dtype that it was saved in; the model is in evaluation mode.
+    def push_to_hub(
+        self,
+        name: str,
+        *,
+        card: Card | None = None,
+        private: bool = False,
+        message: str = "Upload model",
+        token: str | bool | None = None,
+        endpoint: str | None = None,
+    ) -> str:
+        """Upload what `save_pretrained` writes as the model "owner/name" (made if it is not there) in one commit, and give its address.
 
         Raises:
-            UserError: a file is missing, damaged, of another kind of model, or does not fit the configuration.
+            UserError: not a name, no right to write (see `hf auth login`), or no connection.
         """
-        folder = Path(folder)
-        for name in (CONFIG_NAME, WEIGHTS_NAME):
-            if not (folder / name).is_file():
-                raise UserError(f"{folder / name}: no such file. {cls.__name__}.from_pretrained needs a folder that save_pretrained wrote.")
-        model = cls(cls._read_config(folder / CONFIG_NAME))
-        tensors, _ = read_safetensors(folder / WEIGHTS_NAME, device)
-        try:
-            model.load_state_dict(tensors, assign=True)  # dtype and device as read
-        except RuntimeError as error:
-            raise UserError(f"{folder / WEIGHTS_NAME} does not fit {folder / CONFIG_NAME}: {error}") from error
+        with tempfile.TemporaryDirectory(prefix="titans-seq-") as folder:
+            self.save_pretrained(folder, card=card)
+            return upload(Path(folder), name, FILES, private=private, message=message, token=token, endpoint=endpoint)
+
+    @classmethod
+    def from_pretrained(cls, name_or_folder: str | Path, device: str | torch.device = "cpu", **hub: Unpack[HubOptions]) -> Self:
+        """Read what `save_pretrained` wrote, in the dtype that it was saved in; the model is in evaluation mode.
+
+        Args:
+            name_or_folder: a folder, or "owner/name" of a model on the Hugging Face hub, of which the three files are downloaded and kept.
+            device: to put the tensors on; "meta" gives a model of shapes and dtypes, without values.
+            hub: revision, token, cache_dir, endpoint, local_files_only, see `titans_seq.hub.HubOptions`.
+
+        Raises:
+            UserError: no such model, a file is missing, damaged, of another kind of model, or does not fit the configuration.
+        """
+        folder = locate(name_or_folder, FILES, **hub)
+        header = read_header(folder)
+        if header.model_type != cls.model_type:
+            raise UserError(f"{header.path}: model_type is {header.model_type!r}, {cls.__name__} needs {cls.model_type!r}.")
+        tensors, metadata = read_safetensors(folder / WEIGHTS_NAME, device)
+        shared = _read_shared(folder / WEIGHTS_NAME, metadata, tensors)
+        model = cls._fill(header, tensors | {name: tensors[kept] for name, kept in shared.items()}, folder / WEIGHTS_NAME)
+        for name, kept in shared.items():
+            _share(model, name, kept)
         return model.eval()
 
     @classmethod
-    def _read_config(cls, path: Path) -> Config:
+    def _fill(cls, header: Header, tensors: dict[str, Tensor], path: Path) -> Self:
+        """The model with `tensors` as its parameters and buffers: made without memory or random numbers where that leaves nothing unset."""
         try:
-            values = json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
-            raise UserError(f"{path}: not a JSON file ({error}).") from error
-        kind = values.get("model_type") if isinstance(values, dict) else None
-        if kind != cls.model_type:
-            raise UserError(f"{path}: model_type is {kind!r}, {cls.__name__} needs {cls.model_type!r}.")
-        try:
-            return cls.config_class.from_dict(values.get("config"))
+            config = cls.config_class.from_dict(header.config)
+            with torch.device("meta"):
+                model = cls(config)
         except ValueError as error:
-            raise UserError(f"{path}: {error}") from error
+            raise UserError(f"{header.path}: {error}") from error
+        try:
+            model.load_state_dict(tensors, assign=True)  # dtype and device as read
+        except RuntimeError as error:
+            raise UserError(f"{path} does not fit {header.path}: {error}") from error
+        tensors_read = not any(x.is_meta for x in tensors.values())
+        if tensors_read and any(x.is_meta for x in (*model.parameters(), *model.buffers())):  # a buffer that is not saved
+            model = cls(config)
+            model.load_state_dict(tensors, assign=True)
+        return model
+
+
+def load_model(name_or_folder: str | Path, device: str | torch.device = "cpu", **hub: Unpack[HubOptions]) -> Pretrained:
+    """Read a saved model of whatever type its config.json names: the backbone's, an imported domain's, or an installed one's.
+
+    Arguments and errors are those of `Pretrained.from_pretrained`; an unknown type is a UserError as well.
+    """
+    folder = locate(name_or_folder, FILES, **hub)
+    return model_class(read_header(folder)).from_pretrained(folder, device)
+
+
+def read_header(folder: Path) -> Header:
+    """What config.json in `folder` says, not yet checked against a class.
+
+    Raises:
+        UserError: a file of the model is missing, or config.json is damaged, not ours, or in a newer format than this version reads.
+    """
+    for name in (CONFIG_NAME, WEIGHTS_NAME):
+        if not (folder / name).is_file():
+            raise UserError(
+                f"{folder / name}: no such file. Give a folder that save_pretrained wrote, or the name of a model on the hub, owner/name."
+            )
+    path = folder / CONFIG_NAME
+    try:
+        values = json.loads(path.read_text(encoding="utf-8"))
+    except (ValueError, RecursionError) as error:  # no JSON, or no text
+        raise UserError(f"{path}: not a JSON file ({error}).") from error
+    if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
+        kind = values.get("model_type") if isinstance(values, dict) else None
+        raise UserError(f"{path}: not a model of titans_seq: model_type is {kind!r}, expected a name.")
+    wrote = values.get("titans_seq_version")
+    given = values.get("format", 1)
+    if type(given) is not int or given < 1:
+        raise UserError(f"{path}: format must be a whole number from 1, got {given!r}.")
+    if given > FORMAT:
+        raise UserError(
+            f"{path}: format {given}, written by titans_seq {wrote}; this is {version('titans-seq')}, which reads formats up to {FORMAT}. "
+            "Upgrade: pip install --upgrade titans-seq."
+        )
+    return Header(path, values["model_type"], wrote if isinstance(wrote, str) else None, values.get("config"))
+
+
+def model_class(header: Header) -> type[Pretrained]:
+    """The class of a saved model, imported from its domain where that has not happened yet.
+
+    Raises:
+        UserError: no installed package has such a model, or its module cannot be imported.
+    """
+    import titans_seq.backbone  # noqa: F401 - registers itself
+
+    kind = header.model_type
+    if kind in Pretrained._classes:
+        return Pretrained._classes[kind]
+    paths = {name: path for plugin in find_plugins() for name, path in plugin.domain.models.items()}
+    if kind not in paths:
+        broken = "".join(f" Package {plugin.package} could not be asked: {plugin.problem}." for plugin in find_plugins() if plugin.problem)
+        known = ", ".join(sorted({*paths, *Pretrained._classes}))
+        raise UserError(f"{header.path}: no installed package has the model_type {kind!r}; known: {known}.{broken}")
+    try:
+        found = import_object(paths[kind])
+    except ImportError as error:
+        raise UserError(f"{header.path}: model_type {kind!r} is {paths[kind]}, which cannot be imported ({error}).") from error
+    if not (isinstance(found, type) and issubclass(found, Pretrained)):
+        raise UserError(f"{header.path}: model_type {kind!r} is {paths[kind]}, which is no sub-class of Pretrained.")
+    return found
+
+
+def _distinct(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, str]]:
+    """Each tensor once, in storage of its own; and for the other names of a tensor the one that it is kept under."""
+    tensors: dict[str, Tensor] = {}
+    names: dict[int, str] = {}
+    shared: dict[str, str] = {}
+    storages: set[int] = set()
+    for name, x in state.items():
+        if id(x) in names:
+            shared[name] = names[id(x)]
+            continue
+        names[id(x)] = name
+        tensor = x.detach().contiguous()
+        storage = tensor.untyped_storage().data_ptr()
+        tensors[name] = tensor.clone() if storage in storages else tensor  # a view of another one
+        storages.add(storage)
+    return tensors, shared
+
+
+def _read_shared(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> dict[str, str]:
+    try:
+        shared = json.loads(metadata.get(_SHARED_KEY, "{}"))
+    except (ValueError, RecursionError) as error:
+        raise UserError(f"{path}: damaged: the names of shared tensors are no JSON ({error}).") from error
+    if not isinstance(shared, dict) or not all(isinstance(kept, str) and kept in tensors for kept in shared.values()):
+        raise UserError(f"{path}: damaged: it shares tensors that it does not hold.")
+    return shared
+
+
+def _share(model: nn.Module, name: str, kept: str) -> None:
+    """Make the tensor `name` of a model that of the name `kept`, one object."""
+    source, _, kept_name = kept.rpartition(".")
+    target, _, own_name = name.rpartition(".")
+    setattr(model.get_submodule(target), own_name, getattr(model.get_submodule(source), kept_name))

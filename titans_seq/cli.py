@@ -1,49 +1,99 @@
-"""`titans-seq`: one command whose sub-commands come from the domains through the entry-point group `titans_seq.domains`."""
+"""`titans-seq`: one command. Domains add their sub-commands through the entry-point group `titans_seq.domains`."""
 
 import os
 import sys
-from importlib.metadata import entry_points
-from typing import Annotated
+import traceback
 
-import typer
+import cyclopts
+from rich.console import Console
+from rich.markup import escape
 
+from titans_seq.commands.completion import completion
+from titans_seq.commands.doctor import doctor
+from titans_seq.commands.info import info
+from titans_seq.domain import Plugin, find_plugins, import_object
 from titans_seq.errors import UserError
+from titans_seq.options import read_config_file, refuse_misfits
 
-app = typer.Typer(
-    name="titans-seq",
-    help="Sequence models with a memory that keeps learning while they read.",
-    no_args_is_help=True,
-    pretty_exceptions_show_locals=False,
-    add_completion=False,
-)
+DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
-def _print_version(wanted: bool) -> None:
-    if wanted:
-        from importlib.metadata import version
+def _version() -> str:
+    from importlib.metadata import version
 
-        typer.echo(f"titans-seq {version('titans-seq')}")
-        raise typer.Exit
+    return f"titans-seq {version('titans-seq')}"
 
 
-@app.callback()
-def _options(
-    version: Annotated[bool, typer.Option("--version", callback=_print_version, is_eager=True, help="Print the version and stop.")] = False,
-) -> None:
-    """Sequence models with a memory that keeps learning while they read."""
+def build_app() -> cyclopts.App:
+    """The command with everything that is installed. A domain that cannot be had is left out with a warning that names its package."""
+    app = cyclopts.App(
+        name="titans-seq",
+        help="Sequence models with a memory that keeps learning while they read.",
+        help_epilogue="Exit status: 0 done, 1 the run failed, 2 bad usage or input. TITANS_SEQ_DEBUG=1 shows tracebacks.",
+        version=_version,
+        config=(read_config_file, refuse_misfits),
+        default_parameter=cyclopts.Parameter(negative_iterable=(), consume_multiple=True),
+        error_formatter=_usage_error,
+        suppress_keyboard_interrupt=False,
+        result_action="return_value",
+    )
+    tools = cyclopts.Group("Tools", sort_key=1)
+    for command in (info, doctor, completion):
+        app.command(command, group=tools)
+    for plugin in find_plugins():
+        _add_commands(app, plugin)
+    app["--help"].group = app["--version"].group = cyclopts.Group("Options", sort_key=2)
+    return app
+
+
+def _usage_error(error: cyclopts.CycloptsError) -> str:
+    command = " ".join(("titans-seq", *(error.command_chain or ())))
+    return f"[red]Error: {escape(str(error))}[/] ({command} --help says what there is)"
+
+
+def _add_commands(app: cyclopts.App, plugin: Plugin) -> None:
+    if plugin.problem:
+        _warn(plugin, plugin.problem)
+    for name, path in plugin.domain.commands.items():
+        if name in app:
+            _warn(plugin, f"its command {name!r} exists already")
+            continue
+        try:
+            app.command(import_object(path), name=name)
+        except Exception as error:  # noqa: BLE001 - whatever a third party's module raises
+            _warn(plugin, f"its command {name!r}: {type(error).__name__}: {error}")
+
+
+def _warn(plugin: Plugin, problem: str) -> None:
+    _say(f"Warning: domain {plugin.name!r} of package {plugin.package} is left out: {problem}", "yellow")
+
+
+def _say(text: str, colour: str) -> None:
+    """Print to standard error, in one piece and as it is."""
+    Console(stderr=True).print(text, style=colour, markup=False, highlight=False, soft_wrap=True)
 
 
 def main() -> None:
-    """Run the command line. A `UserError` is printed in one piece, without a traceback, and the exit status is 2.
+    """Run the command line: exit status 0 when done, 1 where a run failed, 2 for bad usage or input (a `UserError`), 130 after Ctrl-C.
 
-    `TITANS_SEQ_DEBUG=1` shows the traceback as well.
+    Errors are printed in one piece, without a traceback; `TITANS_SEQ_DEBUG=1` shows the traceback as well.
     """
-    for plugin in sorted(entry_points(group="titans_seq.domains"), key=lambda entry: entry.name):
-        plugin.load()(app)
     try:
-        app()
+        build_app()()
+        sys.stdout.flush()
+    except KeyboardInterrupt:
+        sys.exit(INTERRUPTED)
+    except BrokenPipeError:  # as in `titans-seq doctor | head`: nobody reads on
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
+        sys.exit(FAILED)
     except UserError as error:
-        if os.environ.get("TITANS_SEQ_DEBUG"):
-            raise
-        typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
-        sys.exit(2)
+        _stop(error, str(error), BAD_USAGE)
+    except Exception as error:  # noqa: BLE001 - the last resort: no user wants a traceback
+        _stop(error, f"{type(error).__name__}: {error} (TITANS_SEQ_DEBUG=1 shows where)", FAILED)
+
+
+def _stop(error: Exception, message: str, status: int) -> None:
+    if os.environ.get("TITANS_SEQ_DEBUG"):
+        traceback.print_exception(error)
+    _say(f"Error: {message}", "red")
+    sys.exit(status)

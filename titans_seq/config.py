@@ -6,13 +6,30 @@ import json
 import math
 import types
 import typing
+from collections.abc import Callable
 from dataclasses import dataclass, field
-from typing import Any, Self
+from typing import Any, Literal, Self
 
-VARIANTS = ("lmm", "mac", "mag", "mal")
-FORGETTING = ("head", "channel", "none")
-ACTIVATIONS = ("gelu", "silu")
-GRADIENTS = ("chunk", "token")
+Variant = Literal["lmm", "mac", "mag", "mal"]
+Forgetting = Literal["head", "channel", "none"]
+Activation = Literal["gelu", "silu"]
+Gradient = Literal["chunk", "token"]
+
+VARIANTS: tuple[Variant, ...] = typing.get_args(Variant)
+FORGETTING: tuple[Forgetting, ...] = typing.get_args(Forgetting)
+ACTIVATIONS: tuple[Activation, ...] = typing.get_args(Activation)
+GRADIENTS: tuple[Gradient, ...] = typing.get_args(Gradient)
+
+
+class ConfigError(ValueError):
+    """A value that a configuration refuses: `path` leads from the outermost configuration to the field, `problem` says what is wrong."""
+
+    def __init__(self, owner: str, path: tuple[str, ...], problem: str) -> None:
+        super().__init__(f"{'.'.join((owner, *path))}{problem}")
+        self.owner, self.path, self.problem = owner, path, problem
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return type(self), (self.owner, self.path, self.problem)  # another process gets it whole
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -26,7 +43,7 @@ class Config:
         return {
             name: value.to_dict() if isinstance(value, Config) else value
             for name, value in values.items()
-            if value is not None or _part(hints[name]) is None
+            if value is not None or config_part(hints[name]) is None
         }
 
     def to_json(self) -> str:
@@ -41,18 +58,29 @@ class Config:
             ValueError: an unknown key (named, with the closest known one), a value of the wrong type or out of range.
         """
         if not isinstance(values, dict):
-            raise ValueError(f"{cls.__name__}: expected a dictionary, got {type(values).__name__}")  # noqa: TRY004 - a bad value of a file
+            raise ConfigError(cls.__name__, (), f": expected a dictionary, got {type(values).__name__}")
         hints = typing.get_type_hints(cls)
         known = {f.name for f in dataclasses.fields(cls)}
         for name in values:
             if name not in known:
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(sorted(known))}"
-                raise ValueError(f"{cls.__name__}: unknown key {name!r}{hint}")
+                raise ConfigError(cls.__name__, (), f": unknown key {name!r}{hint}")
         for f in dataclasses.fields(cls):
             if f.default is f.default_factory is dataclasses.MISSING and f.name not in values:
-                raise ValueError(f"{cls.__name__}: key {f.name!r} is missing")
-        return cls(**{name: _restore(hints[name], value) for name, value in values.items()})
+                raise ConfigError(cls.__name__, (), f": key {f.name!r} is missing")
+        return cls(**{name: cls._restore(name, hints[name], value) for name, value in values.items()})
+
+    @classmethod
+    def _restore(cls, name: str, hint: Any, value: Any) -> Any:
+        """A nested dictionary becomes the configuration that the field is annotated with; JSON's lists become tuples."""
+        part = config_part(hint)
+        if part is None or not isinstance(value, dict):
+            return tuple(value) if isinstance(value, list) and typing.get_origin(hint) is tuple else value
+        try:
+            return part.from_dict(value)
+        except ConfigError as error:
+            raise ConfigError(cls.__name__, (name, *error.path), error.problem) from error
 
     @classmethod
     def from_json(cls, text: str) -> Self:
@@ -61,28 +89,50 @@ class Config:
 
     def _require(self, name: str, condition: bool, expected: str) -> None:
         if not condition:
-            raise ValueError(f"{type(self).__name__}.{name} must be {expected}, got {getattr(self, name)!r}")
-
-    def _require_one_of(self, name: str, allowed: tuple[str, ...]) -> None:
-        self._require(name, getattr(self, name) in allowed, f"one of {', '.join(map(repr, allowed))}")
+            raise ConfigError(type(self).__name__, (name,), f" must be {expected}, got {getattr(self, name)!r}")
 
     def __post_init__(self) -> None:
         """Check the type of every field; sub-classes add their ranges."""
         hints = typing.get_type_hints(type(self))
         for f in dataclasses.fields(self):
             value, hint = getattr(self, f.name), hints[f.name]
-            if hint == tuple[int, ...]:
-                whole = isinstance(value, tuple) and all(isinstance(x, int) and not isinstance(x, bool) for x in value)
-                self._require(f.name, whole, "a tuple of integers")
+            if typing.get_origin(hint) is tuple:
+                self._check_tuple(f.name, value, typing.get_args(hint)[0])
+                continue
+            if typing.get_origin(hint) is Literal:
+                allowed = typing.get_args(hint)
+                self._require(f.name, isinstance(value, str) and value in allowed, f"one of {', '.join(map(repr, allowed))}")
                 continue
             accepted = tuple(option for option in _options(hint) if isinstance(option, type))
-            if float in accepted and isinstance(value, int) and not isinstance(value, bool):
+            if float in accepted and _is_int(value):
+                self._require(f.name, abs(value) < 2**1023, "finite")
                 object.__setattr__(self, f.name, float(value))
             elif not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
                 names = " or ".join("None" if option is type(None) else option.__name__ for option in accepted)
                 self._require(f.name, False, f"of type {names}")
             elif isinstance(value, float):
                 self._require(f.name, math.isfinite(value), "finite")
+
+    def _check_tuple(self, name: str, value: Any, kind: type) -> None:
+        """Integers, texts, or finite numbers that become floats."""
+        expected, fits = _ELEMENTS[kind]
+        self._require(name, isinstance(value, tuple) and all(map(fits, value)), f"a tuple of {expected}")
+        object.__setattr__(self, name, tuple(map(kind, value)))
+
+
+def _is_int(value: Any) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool)
+
+
+def _is_finite(value: Any) -> bool:
+    return (_is_int(value) and abs(value) < 2**1023) or (isinstance(value, float) and math.isfinite(value))
+
+
+_ELEMENTS: dict[type, tuple[str, Callable[[Any], bool]]] = {
+    int: ("integers", _is_int),
+    float: ("finite numbers", _is_finite),
+    str: ("texts", lambda value: isinstance(value, str)),
+}
 
 
 def _head_width(part: "MemoryConfig | AttentionConfig", dim: int, multiple: int) -> int:
@@ -94,19 +144,11 @@ def _head_width(part: "MemoryConfig | AttentionConfig", dim: int, multiple: int)
     return dim // part.num_heads
 
 
-def _restore(hint: Any, value: Any) -> Any:
-    """A nested dictionary becomes the configuration that the field is annotated with; JSON's lists become tuples."""
-    part = _part(hint)
-    if part is not None and isinstance(value, dict):
-        return part.from_dict(value)
-    return tuple(value) if isinstance(value, list) and typing.get_origin(hint) is tuple else value
-
-
 def _options(hint: Any) -> tuple[Any, ...]:
     return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
 
 
-def _part(hint: Any) -> type[Config] | None:
+def config_part(hint: Any) -> type[Config] | None:
     """The configuration that a field is annotated with, alone or as an option."""
     return next((option for option in _options(hint) if isinstance(option, type) and issubclass(option, Config)), None)
 
@@ -115,9 +157,10 @@ def _part(hint: Any) -> type[Config] | None:
 class LocalMemoryConfig(Config):
     """The local memories beside a global one (TNT, arXiv 2511.07343); networks and gates as the MemoryConfig that this is part of.
 
-    chunk_sizes: tokens whose gradients are taken at one point, one entry for each local memory.
-    shard_length: tokens after which the local memories begin anew; the shards of a sequence run in parallel.
-    query_projection: read them with the query as the keys of the shard span it.
+    Attributes:
+        chunk_sizes: tokens whose gradients are taken at one point, one entry for each local memory.
+        shard_length: tokens after which the local memories begin anew; the shards of a sequence run in parallel.
+        query_projection: read them with the query as the keys of the shard span it.
     """
 
     chunk_sizes: tuple[int, ...] = (16,)
@@ -134,20 +177,28 @@ class LocalMemoryConfig(Config):
 class MemoryConfig(Config):
     """The neural long-term memory of a block (arXiv 2501.00663, section 3).
 
-    num_heads: memories side by side; head_dim: width of each, None for dim / num_heads.
-    depth: layers of the memory network, 1 is the linear memory; expansion: hidden width over head_dim.
-    chunk_size: tokens whose gradients are taken at one point; the same in training and evaluation.
-    activation: "gelu" or "silu"; residual, norm: M(x) = x + LN(..) as a whole or in part.
-    gradient: "chunk" (the paper) or "token" (freshest state; linear memory without norm only).
-    momentum: False sets eta to 0. forgetting: alpha per "head", per input "channel" of each memory layer, or "none".
-    gate_rank: rank of the projection to per-channel gates (forgetting="channel" only).
-    convolution_width: of the causal depthwise convolution on q, k, v; 1 is none.
-    max_step: upper bound of theta, the step on the sum of squares over head_dim.
-    surprise_clip: largest norm of one token's gradient, per head and memory layer; None for none. The default is several times what is
-        usual, and bounds the memory whatever it reads. gradient="token" has no clip: with unit keys and
-        without momentum its steps contract by themselves.
-    initial_forgetting, initial_momentum: alpha and eta at the start of training; theta starts at a tenth of max_step.
-    local: local memories with small chunks beside this one, which is then the global memory and takes a large chunk_size; None for none.
+    Attributes:
+        num_heads: memories side by side.
+        head_dim: width of each memory; None for dim / num_heads.
+        depth: layers of the memory network; 1 is the linear memory.
+        expansion: hidden width of the memory network over head_dim.
+        chunk_size: tokens whose gradients are taken at one point; the same in training and evaluation.
+        activation: of the memory network.
+        residual: M(x) = x + .., not .. alone.
+        norm: a layer norm on the memory network's output, before the residual.
+        gradient: "chunk" (the paper) or "token" (freshest state; linear memory without norm only).
+        momentum: False sets eta to 0.
+        forgetting: alpha per "head", per input "channel" of each memory layer, or "none".
+        gate_rank: rank of the projection to per-channel gates (forgetting="channel" only).
+        convolution_width: of the causal depthwise convolution on q, k, v; 1 is none.
+        max_step: upper bound of theta, the step on the sum of squares over head_dim; theta starts at a tenth of it.
+        surprise_clip: largest norm of one token's gradient, per head and memory layer; None for none. The default is several times what
+            is usual, and bounds the memory whatever it reads. gradient="token" has no clip: with unit keys and without momentum its
+            steps contract by themselves.
+        initial_forgetting: alpha at the start of training.
+        initial_momentum: eta at the start of training.
+        local: local memories with small chunks beside this one, which is then the global memory and takes a large chunk_size; None for
+            none.
     """
 
     num_heads: int = 4
@@ -155,12 +206,12 @@ class MemoryConfig(Config):
     depth: int = 2
     expansion: int = 4
     chunk_size: int = 16
-    activation: str = "gelu"
+    activation: Activation = "gelu"
     residual: bool = True
     norm: bool = True
-    gradient: str = "chunk"
+    gradient: Gradient = "chunk"
     momentum: bool = True
-    forgetting: str = "head"
+    forgetting: Forgetting = "head"
     gate_rank: int = 32
     convolution_width: int = 4
     max_step: float = 0.02
@@ -174,15 +225,12 @@ class MemoryConfig(Config):
         for name in ("num_heads", "depth", "expansion", "chunk_size", "gate_rank", "convolution_width"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         self._require("head_dim", self.head_dim is None or self.head_dim >= 1, "at least 1 or None")
-        self._require_one_of("activation", ACTIVATIONS)
-        self._require_one_of("gradient", GRADIENTS)
-        self._require_one_of("forgetting", FORGETTING)
         self._require("max_step", 0 < self.max_step <= 1, "in (0, 1]")
         self._require("surprise_clip", self.surprise_clip is None or self.surprise_clip > 0, "positive or None")
         for name in ("initial_forgetting", "initial_momentum"):
             self._require(name, 0 < getattr(self, name) < 1, "strictly between 0 and 1")
         if self.gradient == "token" and (self.depth > 1 or self.norm):
-            raise ValueError("MemoryConfig.gradient='token' needs depth=1 and norm=False")
+            raise ConfigError(type(self).__name__, ("gradient",), "='token' needs depth=1 and norm=False")
 
     def with_chunk_sizes(self, chunk_size: int | None = None, local: tuple[int, ...] | None = None) -> Self:
         """This memory at other chunk sizes, None for those of now: no parameter's shape depends on them, so a state dict fits both.
@@ -207,11 +255,14 @@ class MemoryConfig(Config):
 class AttentionConfig(Config):
     """The short-term memory of a block: attention over a window or a segment, with persistent memory.
 
-    num_heads, head_dim: as in MemoryConfig; head_dim must be a multiple of 4 (half of it is rotated).
-    sliding_window: tokens that a token sees, itself included (MAG, MAL). segment_length: of MAC's segments.
-    persistent_tokens: learned keys and values that every row sees; 0 switches persistent memory off.
-    memory_tokens: MAC reads this many learned queries from the memory before each segment; 0 reads one row per token instead.
-    rope_base: base of the rotary frequencies.
+    Attributes:
+        num_heads: attention heads side by side.
+        head_dim: width of each head, a multiple of 4 (half of it is rotated); None for dim / num_heads.
+        sliding_window: tokens that a token sees, itself included (MAG, MAL).
+        segment_length: tokens of a segment (MAC).
+        persistent_tokens: learned keys and values that every row sees; 0 switches persistent memory off.
+        memory_tokens: MAC reads this many learned queries from the memory before each segment; 0 reads one row per token instead.
+        rope_base: base of the rotary frequencies.
     """
 
     num_heads: int = 4
@@ -240,14 +291,20 @@ class AttentionConfig(Config):
 class TitansConfig(Config):
     """The backbone: `num_layers` blocks of one variant over vectors of width `dim`.
 
-    variant: "lmm" (memory alone), "mac" (memory as context), "mag" (memory as gate), "mal" (memory as layer).
-    hidden_dim: of the SwiGLU feed-forward layer; None for 8/3 dim rounded up to a multiple of 8, as in Llama.
-    dropout: on every residual branch, in [0, 1). norm_eps: of the RMS norms.
+    Attributes:
+        dim: width of the model.
+        num_layers: blocks, one after the other.
+        variant: "lmm" (memory alone), "mac" (memory as context), "mag" (memory as gate) or "mal" (memory as layer).
+        hidden_dim: of the SwiGLU feed-forward layer; None for 8/3 dim rounded up to a multiple of 8, as in Llama.
+        dropout: on every residual branch, in [0, 1).
+        norm_eps: of the RMS norms.
+        memory: the long-term memory of each block.
+        attention: the short-term memory of each block.
     """
 
     dim: int
     num_layers: int
-    variant: str = "mac"
+    variant: Variant = "mac"
     hidden_dim: int | None = None
     dropout: float = 0.0
     norm_eps: float = 1e-6
@@ -258,7 +315,6 @@ class TitansConfig(Config):
         super().__post_init__()
         self._require("dim", self.dim >= 1, "at least 1")
         self._require("num_layers", self.num_layers >= 1, "at least 1")
-        self._require_one_of("variant", VARIANTS)
         self._require("hidden_dim", self.hidden_dim is None or self.hidden_dim >= 1, "at least 1 or None")
         self._require("dropout", 0 <= self.dropout < 1, "in [0, 1)")
         self._require("norm_eps", self.norm_eps > 0, "positive")

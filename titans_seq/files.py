@@ -3,6 +3,7 @@
 import os
 import tempfile
 from pathlib import Path
+from typing import Any
 
 import torch
 from safetensors import SafetensorError, safe_open
@@ -25,7 +26,7 @@ def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: di
 
 
 def read_safetensors(path: str | Path, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
-    """Tensors by name and the metadata of a file.
+    """Tensors by name and the metadata of a file; device="meta" reads shapes and dtypes without the values.
 
     Raises:
         UserError: the file is missing or not a whole safetensors file.
@@ -33,7 +34,16 @@ def read_safetensors(path: str | Path, device: str | torch.device = "cpu") -> tu
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file.")
     try:
-        with safe_open(str(path), framework="pt", device=str(device)) as file:
-            return {name: file.get_tensor(name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - safe_open cannot be iterated
+        meta = torch.device(device).type == "meta"
+        with safe_open(str(path), framework="pt", device="cpu" if meta else str(device)) as file:
+            read = _outline if meta else type(file).get_tensor
+            return {name: read(file, name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - safe_open cannot be iterated
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged or not a safetensors file ({error}).") from error
+
+
+def _outline(file: Any, name: str) -> Tensor:
+    """Shape and dtype of one tensor in an open file."""
+    part = file.get_slice(name)
+    shape = part.get_shape()
+    return torch.empty(shape, dtype=(part[:0] if shape else file.get_tensor(name)).dtype, device="meta")

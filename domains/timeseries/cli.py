@@ -2,37 +2,35 @@
 
 import logging
 import os
+import shlex
+import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from datetime import datetime, time
-from enum import StrEnum
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import TYPE_CHECKING, Annotated, Any, Literal
 
-import typer
+from cyclopts import Parameter
+from cyclopts.validators import Number
 
+from domains.timeseries.presets import default_backbone
+from titans_seq.config import TitansConfig
 from titans_seq.errors import UserError
+from titans_seq.options import ConfigFile, configured
 
 if TYPE_CHECKING:  # these take seconds to import; `titans-seq --help` is to be instant
     import polars as pl
 
     from domains.timeseries.data import SeriesTable
+    from domains.timeseries.model import TitansForecaster
+    from titans_seq.card import Card
 
 
-class Missing(StrEnum):
-    """What to do about missing values and time steps."""
-
-    error = "error"
-    mask = "mask"
-
-
-class Format(StrEnum):
-    """The kind of file that the forecast is written to."""
-
-    csv = "csv"
-    parquet = "parquet"
+Missing = Literal["error", "mask"]
+Format = Literal["csv", "parquet"]
+AtLeastOne = Number(gte=1)
 
 
 @dataclass(frozen=True)
@@ -57,55 +55,60 @@ class Picture:
 
 @dataclass(frozen=True)
 class Result:
-    """What a run found: scores with a column `forecaster`, the last held-out window, and the forecast beyond the end of the file."""
+    """What a run made: the model, scores with a column `forecaster`, the last held-out window, the forecast beyond the end of the file."""
 
+    model: "TitansForecaster"
     scores: "pl.DataFrame"
     held_out: Picture
     beyond: Picture
 
 
-def register(app: typer.Typer) -> None:
-    """Add the commands of this domain to `titans-seq`."""
-    app.command()(forecast)
-
-
+@configured(backbone=default_backbone)
 def forecast(
-    file: Annotated[
-        Path | None, typer.Argument(help="CSV, TSV or Parquet. Default: the Seattle weather that ships.", show_default=False)
+    file: Annotated[Path | None, Parameter(help="CSV, TSV or Parquet. Default: the Seattle weather that ships.")] = None,
+    /,
+    *,
+    target: Annotated[str | None, Parameter(help="Columns to forecast, a,b,c. Default: every numeric one.")] = None,
+    timestamp: Annotated[str | None, Parameter(help="Column of the time steps. Default: the only one.")] = None,
+    item_id: Annotated[str | None, Parameter(help="Column that tells series apart. Default: one series.")] = None,
+    freq: Annotated[str | None, Parameter(help="Step, such as 15min, h, D, W, M. Default: inferred.")] = None,
+    prediction_length: Annotated[
+        int | None, Parameter(help="Steps to forecast. Default: two seasons, at most 48.", validator=AtLeastOne)
     ] = None,
-    target: Annotated[str | None, typer.Option(help="Columns to forecast, a,b,c. Default: every numeric one.")] = None,
-    timestamp: Annotated[str | None, typer.Option(help="Column of the time steps. Default: the only one.")] = None,
-    item_id: Annotated[str | None, typer.Option(help="Column that tells series apart. Default: one series.")] = None,
-    freq: Annotated[str | None, typer.Option(help="Step, such as 15min, h, D, W, M. Default: inferred.")] = None,
-    prediction_length: Annotated[int | None, typer.Option(min=1, help="Steps to forecast. Default: two seasons, at most 48.")] = None,
     context_length: Annotated[
-        int | None, typer.Option(min=1, help="Steps the model sees. Default: 4 x prediction length, less if data is short.")
+        int | None, Parameter(help="Steps the model sees. Default: 4 x prediction length, less if data is short.", validator=AtLeastOne)
     ] = None,
-    season_length: Annotated[int | None, typer.Option(min=1, help="Steps in a season. Default: by frequency.")] = None,
-    missing: Annotated[
-        Missing, typer.Option(help="Refuse missing values and steps, or mask them out. Nothing is imputed.")
-    ] = Missing.error,
-    windows: Annotated[int, typer.Option(min=1, help="Held-out windows at the end of the file to score on.")] = 4,
-    epochs: Annotated[int | None, typer.Option(min=1, help="Passes of training. Default: the estimator's.")] = None,
-    seed: Annotated[int, typer.Option(min=0, max=2**32 - 1, help="Seed of weights and sampling.")] = 0,
-    threads: Annotated[int, typer.Option(min=1, help="CPU threads. A model this small is fastest with one.")] = 1,
-    output: Annotated[Path, typer.Option(help="Folder for the forecast, metrics.csv and two plots.")] = Path("forecast"),
-    file_format: Annotated[Format, typer.Option("--format", help="Kind of the forecast file.")] = Format.csv,
-    quiet: Annotated[bool, typer.Option("--quiet", help="Print nothing but the paths of the files written.")] = False,
+    season_length: Annotated[int | None, Parameter(help="Steps in a season. Default: by frequency.", validator=AtLeastOne)] = None,
+    missing: Annotated[Missing, Parameter(help="Refuse missing values and steps, or mask them out. Nothing is imputed.")] = "error",
+    windows: Annotated[int, Parameter(help="Held-out windows at the end of the file to score on.", validator=AtLeastOne)] = 4,
+    epochs: Annotated[int | None, Parameter(help="Passes of training. Default: the estimator's.", validator=AtLeastOne)] = None,
+    seed: Annotated[int, Parameter(help="Seed of weights and sampling.", validator=Number(gte=0, lt=2**32))] = 0,
+    threads: Annotated[int, Parameter(help="CPU threads. A model this small is fastest with one.", validator=AtLeastOne)] = 1,
+    output: Annotated[Path, Parameter(help="Folder for the forecast, metrics.csv and two plots.")] = Path("forecast"),
+    file_format: Annotated[Format, Parameter(name="--format", help="Kind of the forecast file.")] = "csv",
+    save_model: Annotated[Path | None, Parameter(help="Folder to save the trained model in. Default: it is not kept.")] = None,
+    quiet: Annotated[bool, Parameter(help="Print nothing but the paths of the files written.", negative="")] = False,
+    backbone: TitansConfig,
+    config: ConfigFile = None,
 ) -> None:
     """Train a forecaster on a table, score it beside the seasonal naive on held-out windows, and forecast on."""
     _silence_third_parties()
-    _check_output(output)
+    _check_folder("--output", output)
+    if save_model is not None:
+        _check_folder("--save-model", save_model)
     table = _read(file, target, timestamp, item_id, freq, missing)
     lengths = _lengths(table, prediction_length, context_length, season_length, windows)
     if not quiet:
         _print_split(table, lengths)
     _use_threads(threads)
-    result = _run(table, lengths, epochs, seed, progress=not quiet)
+    result = _run(table, lengths, backbone, epochs, seed, progress=not quiet)
     if not quiet:
         _print_scores(result.scores)
     for path in _write(table, result, output, file_format):
-        typer.echo(path)
+        print(path)
+    if save_model is not None:
+        result.model.save_pretrained(save_model, card=_card(file, table, lengths, result.scores))
+        print(save_model)
 
 
 def _silence_third_parties() -> None:
@@ -124,12 +127,12 @@ def _use_threads(threads: int) -> None:
     torch.set_num_threads(threads)
 
 
-def _check_output(output: Path) -> None:
-    existing = _existing_parent(output)
+def _check_folder(flag: str, folder: Path) -> None:
+    existing = _existing_parent(folder)
     if not existing.is_dir():
-        raise UserError(f"--output {output}: {existing} is a file, not a folder. Name another folder.")
+        raise UserError(f"{flag} {folder}: {existing} is a file, not a folder. Name another folder.")
     if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"--output {output}: no permission to write into {existing}. Name another folder.")
+        raise UserError(f"{flag} {folder}: no permission to write into {existing}. Name another folder.")
 
 
 def _existing_parent(path: Path) -> Path:
@@ -150,7 +153,7 @@ def _read(
     targets = [name.strip() for name in target.split(",") if name.strip()] if target else None
     if targets == []:
         raise UserError(f"--target {target!r} names no column. Give names with commas between them, or leave it out for all.")
-    return read_table(file, target=targets, timestamp=timestamp, item_id=item_id, freq=freq, missing=missing.value)
+    return read_table(file, target=targets, timestamp=timestamp, item_id=item_id, freq=freq, missing=missing)
 
 
 def _lengths(table: "SeriesTable", prediction: int | None, context: int | None, season: int | None, windows: int) -> Lengths:
@@ -169,7 +172,7 @@ def _lengths(table: "SeriesTable", prediction: int | None, context: int | None, 
     return Lengths(prediction, context, season, windows)
 
 
-def _run(table: "SeriesTable", lengths: Lengths, epochs: int | None, seed: int, progress: bool) -> Result:
+def _run(table: "SeriesTable", lengths: Lengths, backbone: TitansConfig, epochs: int | None, seed: int, progress: bool) -> Result:
     """Train on all but the held-out windows, score on them, then forecast from the end of the file."""
     import polars as pl
 
@@ -185,6 +188,7 @@ def _run(table: "SeriesTable", lengths: Lengths, epochs: int | None, seed: int, 
         freq=table.freq,
         num_channels=len(table.targets),
         context_length=lengths.context,
+        titans=backbone.to_dict(),
         seed=seed,
         progress=progress,
         **settings,
@@ -203,6 +207,7 @@ def _run(table: "SeriesTable", lengths: Lengths, epochs: int | None, seed: int, 
     scores = pl.concat([scored("titans", forecasts), scored("seasonal_naive", naive)])
     naive_beyond = seasonal_naive(entries, lengths.prediction, lengths.season)
     return Result(
+        predictor.prediction_net.model,
         scores,
         held_out=Picture(last(test.input), last(forecasts), last(naive), last(test.label)),
         beyond=Picture(entries, list(predictor.predict(entries)), naive_beyond, None),
@@ -214,13 +219,36 @@ def _print_split(table: "SeriesTable", lengths: Lengths) -> None:
     series = table.frame.partition_by("item_id", maintain_order=True)
     first = series[0]["timestamp"]
     many = f"{len(series)} series; the first runs" if len(series) > 1 else "One series"
-    typer.echo(f"{many} from {_short(first[0])} to {_short(first[-1])}, {len(first)} steps of {table.step}.")
+    print(f"{many} from {_short(first[0])} to {_short(first[-1])}, {len(first)} steps of {table.step}.")
     ignored = f" Left out: {', '.join(table.ignored)}." if table.ignored else ""
-    typer.echo(f"Channels: {', '.join(table.targets)}.{ignored}")
-    typer.echo(
+    print(f"Channels: {', '.join(table.targets)}.{ignored}")
+    print(
         f"Trained on all before the last {held_out} steps (up to {_short(first[-held_out - 1])}). Scored on those: "
         f"{lengths.windows} windows of {lengths.prediction}, context {lengths.context}, season {lengths.season}."
     )
+
+
+def _card(file: Path | None, table: "SeriesTable", lengths: Lengths, scores: "pl.DataFrame") -> "Card":
+    """What the model's README.md says of this run; the scores are the means over channels."""
+    from domains.timeseries.metrics import METRICS
+    from titans_seq.card import Card
+
+    stamps, name = table.frame["timestamp"], file.name if file else "the Seattle weather that ships with titans_seq"
+    means = [rows[-1] for rows in _by_forecaster(scores)]
+    return Card(
+        title=f"Titans forecaster: {lengths.prediction} steps of {table.step} ahead",
+        description=f"Forecasts {', '.join(table.targets)} from the last {lengths.context} steps, with quantiles.",
+        data=f"`{name}`: {table.frame['item_id'].n_unique()} series from {stamps.min()!s} to {stamps.max()!s}, of which the last "
+        f"{lengths.windows * lengths.prediction} steps were held out.",
+        metrics={f"{metric}, {row['forecaster']}": _plain(row[metric]) for row in means for metric in METRICS},
+        evaluation=f"{lengths.windows} held-out windows of {lengths.prediction} steps, mean over channels, season {lengths.season}.",
+        command=shlex.join(["titans-seq", *sys.argv[1:]]),
+        tags=("time-series-forecasting",),
+    )
+
+
+def _plain(score: float | None) -> float | str:
+    return "undefined" if score is None else score
 
 
 def _short(moment: datetime) -> str:
@@ -245,7 +273,7 @@ def _print_scores(scores: "pl.DataFrame") -> None:
             name = row["forecaster"].replace("_", " ")
             view.add_row("" if i else escape(row["channel"]), name, *cells, end_section=bool(i))
     Console().print(view)
-    typer.echo(_verdict(scores))
+    print(_verdict(scores))
 
 
 def _by_forecaster(scores: "pl.DataFrame") -> list[list[dict[str, Any]]]:
@@ -286,7 +314,7 @@ def _write(table: "SeriesTable", result: Result, output: Path, file_format: Form
     with tempfile.TemporaryDirectory(dir=_existing_parent(output), prefix=".titans-seq-") as folder:
         made = [Path(folder) / name for name in (f"forecast.{file_format}", "metrics.csv", "forecast.png", "held_out.png")]
         rows = forecast_table(result.beyond.forecasts, table.targets, table=table)
-        if file_format is Format.csv:
+        if file_format == "csv":
             days = (rows["timestamp"].dt.time() == time()).all()
             rows.write_csv(made[0], datetime_format="%Y-%m-%d" if days else "%Y-%m-%d %H:%M:%S")
         else:

@@ -3,7 +3,8 @@
 import tempfile
 import warnings
 from collections.abc import Iterable
-from typing import Any
+from pathlib import Path
+from typing import Any, Unpack
 
 import lightning.pytorch as pl
 import numpy as np
@@ -14,7 +15,7 @@ from gluonts.dataset.field_names import FieldName
 from gluonts.dataset.loader import as_stacked_batches
 from gluonts.itertools import Cached, Cyclic
 from gluonts.time_feature import time_features_from_frequency_str
-from gluonts.torch.distributions import LaplaceOutput, NormalOutput, Output, QuantileOutput, StudentTOutput
+from gluonts.torch.distributions import Output, QuantileOutput
 from gluonts.torch.model.estimator import PyTorchLightningEstimator, TrainOutput
 from gluonts.torch.model.predictor import PyTorchPredictor
 from gluonts.transform import (
@@ -32,24 +33,14 @@ from gluonts.transform import (
 )
 from torch import Tensor
 
-from domains.timeseries.metrics import QUANTILES
-from domains.timeseries.model import ForecasterConfig, TitansForecaster
-from titans_seq import AttentionConfig, MemoryConfig, TitansConfig
+from domains.timeseries.config import QUANTILES, ForecasterConfig
+from domains.timeseries.model import TitansForecaster, describe_output
+from domains.timeseries.presets import default_backbone
+from titans_seq import TitansConfig
+from titans_seq.errors import UserError
+from titans_seq.hub import HubOptions
 
 SERIES_SPREAD = "series_spread"
-OUTPUTS = (QuantileOutput, NormalOutput, StudentTOutput, LaplaceOutput)
-
-
-def default_backbone() -> TitansConfig:
-    """A small backbone that trains in about a minute on two CPU cores."""
-    return TitansConfig(
-        dim=32,
-        num_layers=2,
-        variant="mag",
-        dropout=0.1,
-        memory=MemoryConfig(num_heads=2, expansion=2),
-        attention=AttentionConfig(num_heads=2, sliding_window=16),
-    )
 
 
 class AddSeriesSpread(MapTransformation):
@@ -75,9 +66,9 @@ class ForecasterModule(pl.LightningModule):
     """Training of a `TitansForecaster`: AdamW with a one-cycle learning rate."""
 
     @validated()
-    def __init__(self, config: dict, distr_output: Output, lr: float, weight_decay: float) -> None:
+    def __init__(self, config: dict, lr: float, weight_decay: float) -> None:
         super().__init__()
-        self.model = TitansForecaster(config=config, distr_output=distr_output)
+        self.model = TitansForecaster(ForecasterConfig.from_dict(config))
         self.lr, self.weight_decay = lr, weight_decay
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
@@ -164,21 +155,19 @@ class TitansEstimator(PyTorchLightningEstimator):
         self.prediction_length = prediction_length
         self.num_channels = num_channels
         self.time_features = time_features_from_frequency_str(freq)
+        self.distr_output = distr_output or QuantileOutput(list(QUANTILES))
         context_length = 4 * prediction_length if context_length is None else context_length
         backbone = default_backbone() if titans is None else TitansConfig.from_dict(titans)
         self.config = ForecasterConfig(
             prediction_length=prediction_length,
             context_length=context_length,
             num_channels=1 if num_channels is None else num_channels,
+            freq=freq,
             num_time_features=len(self.time_features),
             patch_length=max(1, round(context_length / 16)) if patch_length is None else patch_length,
             titans=backbone,
+            output=describe_output(self.distr_output),
         )
-        self.distr_output = distr_output or QuantileOutput(list(QUANTILES))
-        if not isinstance(self.distr_output, OUTPUTS):
-            raise ValueError(  # noqa: TRY004 - a value that this model cannot serve
-                f"distr_output must be one of {', '.join(kind.__name__ for kind in OUTPUTS)}, got {type(distr_output).__name__}"
-            )
         self.lr, self.weight_decay = lr, weight_decay
         self.batch_size, self.num_batches_per_epoch, self.max_epochs = batch_size, num_batches_per_epoch, max_epochs
         self.validation_windows, self.patience = validation_windows, patience
@@ -209,7 +198,6 @@ class TitansEstimator(PyTorchLightningEstimator):
         torch.manual_seed(self.seed)
         return ForecasterModule(
             config=self.config.to_dict(),
-            distr_output=self.distr_output,
             lr=self.lr,
             weight_decay=self.weight_decay,
         )
@@ -321,6 +309,38 @@ class TitansEstimator(PyTorchLightningEstimator):
             prediction_length=self.prediction_length,
             device="cuda" if torch.cuda.is_available() else "cpu",
         )
+
+
+def load_predictor(
+    name_or_folder: str | Path, univariate: bool = False, batch_size: int = 32, **hub: Unpack[HubOptions]
+) -> PyTorchPredictor:
+    """The predictor of a saved `TitansForecaster`, ready to forecast series of its frequency and channels.
+
+    Args:
+        name_or_folder, hub: as of `TitansForecaster.from_pretrained`.
+        univariate: take targets (T,) and give forecasts without a dimension of channels, as `TitansEstimator` with num_channels=None.
+        batch_size: series that are forecast at once.
+
+    Raises:
+        UserError: as of `from_pretrained`, or the model does not say its frequency.
+    """
+    model = TitansForecaster.from_pretrained(name_or_folder, **hub)
+    c = model.config
+    if c.freq is None:
+        raise UserError(f"{name_or_folder}: its config.json names no freq, so its calendar features cannot be made.")
+    estimator = TitansEstimator(
+        prediction_length=c.prediction_length,
+        freq=c.freq,
+        num_channels=None if univariate else c.num_channels,
+        context_length=c.context_length,
+        patch_length=c.patch_length,
+        titans=c.titans.to_dict(),
+        distr_output=model.distr_output,
+        batch_size=batch_size,
+    )
+    module = ForecasterModule(c.to_dict(), lr=estimator.lr, weight_decay=estimator.weight_decay)
+    module.model = model
+    return estimator.create_predictor(estimator.create_transformation(), module.eval())
 
 
 def _accelerator() -> str:

@@ -17,10 +17,10 @@ from gluonts.model.forecast import Forecast, QuantileForecast
 from gluonts.model.seasonal_naive import SeasonalNaivePredictor
 from gluonts.time_feature.seasonality import DEFAULT_SEASONALITIES, get_seasonality
 
+from domains.timeseries.config import QUANTILES
 from domains.timeseries.data import SeriesTable, quiet_pandas
 from titans_seq.errors import UserError
 
-QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 METRICS = ("CRPS", "MASE", "MAE", "RMSE", "coverage_80")
 
 

@@ -4,43 +4,45 @@ Shape suffixes: B batch, L context length, H prediction length, C channels, F ti
 """
 
 import math
-from dataclasses import dataclass
 
 import torch
-from gluonts.core.component import validated
-from gluonts.torch.distributions import Output, QuantileOutput
+from gluonts.torch.distributions import LaplaceOutput, NormalOutput, Output, QuantileOutput, StudentTOutput
 from torch import Tensor, nn
 
-from titans_seq import Titans, TitansConfig
-from titans_seq.config import Config
+from domains.timeseries.config import ForecasterConfig, OutputConfig
+from titans_seq import Titans
+from titans_seq.checkpoint import Pretrained
 
 HARMONICS = 2
 FLAT_CONTEXT = 0.1
 """A context with less than this share of its series' spread has less weight in training."""
 
 
-@dataclass(frozen=True, kw_only=True)
-class ForecasterConfig(Config):
-    """Architecture of the forecaster.
+OUTPUTS: dict[str, type[Output]] = {
+    "quantile": QuantileOutput,
+    "normal": NormalOutput,
+    "student_t": StudentTOutput,
+    "laplace": LaplaceOutput,
+}
 
-    prediction_length, context_length: steps ahead and steps seen. num_channels: series that are forecast together.
-    num_time_features: calendar features a step, each in [-0.5, 0.5] as GluonTS makes them. patch_length: steps a token.
-    horizon_dim: features of each step ahead in the head. titans: the backbone.
+
+def make_output(config: OutputConfig) -> Output:
+    """The GluonTS output that `config` describes."""
+    return QuantileOutput(list(config.quantiles)) if config.kind == "quantile" else OUTPUTS[config.kind](beta=config.beta)
+
+
+def describe_output(output: Output) -> OutputConfig:
+    """Inverse of `make_output`.
+
+    Raises:
+        ValueError: an output that the forecaster cannot serve.
     """
-
-    prediction_length: int
-    context_length: int
-    titans: TitansConfig
-    num_channels: int = 1
-    num_time_features: int = 0
-    patch_length: int = 8
-    horizon_dim: int = 16
-
-    def __post_init__(self) -> None:
-        super().__post_init__()
-        for name in ("prediction_length", "context_length", "num_channels", "patch_length", "horizon_dim"):
-            self._require(name, getattr(self, name) >= 1, "at least 1")
-        self._require("num_time_features", self.num_time_features >= 0, "at least 0")
+    for kind, output_class in OUTPUTS.items():
+        if type(output) is output_class:
+            levels = {"quantiles": tuple(map(float, output.quantiles))} if isinstance(output, QuantileOutput) else {"beta": output.beta}
+            return OutputConfig.from_dict({"kind": kind, **levels})
+    names = ", ".join(output_class.__name__ for output_class in OUTPUTS.values())
+    raise ValueError(f"distr_output must be one of {names}, got {type(output).__name__}")
 
 
 def instance_scale(x_BLC: Tensor, observed_BLC: Tensor) -> tuple[Tensor, Tensor]:
@@ -61,20 +63,21 @@ def fourier_features(time_features: Tensor) -> Tensor:
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
 
 
-class TitansForecaster(nn.Module):
+class TitansForecaster(Pretrained):
     """Probabilistic forecasts of C channels, each read by the same backbone with an embedding that tells it apart.
 
     The context is normalised per channel and cut into patches of values, observed flags and calendar; the backbone reads them in order,
     and what it knows after the last one, with the normalised context itself (a linear map, as in DLinear) and the calendar of each step
-    ahead, gives the parameters of `distr_output` for every step and channel.
+    ahead, gives the parameters of `distr_output`, a GluonTS output, for every step and channel.
     """
 
-    @validated()
-    def __init__(self, config: dict, distr_output: Output) -> None:
+    model_type = "titans_forecaster"
+    config_class = ForecasterConfig
+
+    def __init__(self, config: ForecasterConfig) -> None:
         super().__init__()
-        self.config = ForecasterConfig.from_dict(config)
-        self.distr_output = distr_output
-        c = self.config
+        self.config = c = config
+        self.distr_output = make_output(c.output)
         width = c.titans.dim
         self.num_patches = -(-c.context_length // c.patch_length)
         self.calendar_dim = 2 * HARMONICS * c.num_time_features
@@ -84,7 +87,7 @@ class TitansForecaster(nn.Module):
         self.to_horizon = nn.Linear(width, c.prediction_length * c.horizon_dim)
         self.linear = nn.Linear(c.context_length, c.prediction_length)
         self.calendar = nn.Linear(self.calendar_dim + width, c.horizon_dim) if self.calendar_dim else None
-        self.args_proj = distr_output.get_args_proj(c.horizon_dim + 1)
+        self.args_proj = self.distr_output.get_args_proj(c.horizon_dim + 1)
         nn.init.constant_(self.linear.weight, 0.0)
         nn.init.constant_(self.linear.bias, 0.0)
 

@@ -1,10 +1,14 @@
-"""What `import titans_seq` and `titans-seq --help` load: torch and little else."""
+"""What `import titans_seq` and `titans-seq --help` load: as little as they can."""
 
 import json
 import subprocess
 import sys
 from importlib.metadata import entry_points
 from pathlib import Path
+
+import pytest
+
+import titans_seq
 
 HEAVY = ("gluonts", "Bio", "polars", "pandas", "lightning", "torchmetrics", "matplotlib", "sklearn", "tokenizers", "transformers")
 
@@ -19,15 +23,23 @@ def modules_after(code: str) -> set[str]:
 
 
 def test_importing_the_package_loads_no_domain_library() -> None:
-    loaded = modules_after("import titans_seq")
+    loaded = modules_after("import titans_seq; titans_seq.Titans")
     assert "torch" in loaded
-    assert not loaded & {*HEAVY, "domains"}
+    assert not loaded & {*HEAVY, "domains", "huggingface_hub", "cyclopts"}
 
 
-def test_help_loads_no_domain_library() -> None:
-    loaded = modules_after("import sys; sys.argv = ['titans-seq', '--help']; from titans_seq.cli import main; main()")
-    assert "typer" in loaded
-    assert not loaded & set(HEAVY)
+def test_every_name_of_the_package_is_there() -> None:
+    """They are imported when they are asked for, and no other name is."""
+    assert all(getattr(titans_seq, name) is not None for name in titans_seq.__all__)
+    assert set(titans_seq.__all__) <= set(dir(titans_seq))
+    with pytest.raises(AttributeError, match="module 'titans_seq' has no attribute 'Titan'"):
+        titans_seq.Titan  # noqa: B018
+
+
+def test_help_loads_neither_torch_nor_a_domain_library() -> None:
+    loaded = modules_after("import sys; sys.argv = ['titans-seq', 'forecast', '--help']; from titans_seq.cli import main; main()")
+    assert {"cyclopts", "domains"} <= loaded
+    assert not loaded & {*HEAVY, "torch", "numpy", "huggingface_hub", "safetensors"}
 
 
 def test_the_command_is_installed() -> None:

@@ -10,6 +10,10 @@ import numpy as np
 import polars as pl
 import pytest
 
+from domains.timeseries.data import read_table
+from domains.timeseries.estimator import load_predictor
+from domains.timeseries.model import TitansForecaster
+
 COMMAND = [str(Path(sys.executable).parent / "titans-seq"), "forecast"]
 
 
@@ -94,6 +98,37 @@ def test_bad_input_is_one_clear_error(tmp_path: Path, text: str, arguments: tupl
     assert message in done.stderr
     assert "Traceback" not in done.stderr
     assert [path.name for path in tmp_path.iterdir()] == ["bad.csv"]  # nothing left behind
+
+
+def test_a_config_file_flags_and_a_saved_model(tmp_path: Path) -> None:
+    """Flags change what the file says; the saved model is the one that was asked for, and forecasts as the command did."""
+    write_table(tmp_path / "mine.csv")
+    (tmp_path / "run.toml").write_text(
+        "prediction-length = 7\ncontext-length = 14\nwindows = 2\nepochs = 9\n"
+        '[backbone]\ndim = 24\nvariant = "lmm"\n[backbone.memory]\nchunk-size = 8\nnum-heads = 4\n'
+    )
+    flags = ("--config", "run.toml", "--epochs", 1, "--backbone.memory.num-heads", 2, "--save-model", "model", "--quiet")
+    done = run("mine.csv", *flags, cwd=tmp_path)
+    assert done.returncode == 0, done.stderr
+    assert done.stdout.split()[-1] == "model"
+    config = TitansForecaster.from_pretrained(tmp_path / "model").config
+    assert (config.prediction_length, config.context_length, config.num_channels, config.freq) == (7, 14, 2, "D")
+    assert (config.titans.dim, config.titans.variant, config.titans.dropout) == (24, "lmm", 0.1)
+    assert (config.titans.memory.chunk_size, config.titans.memory.num_heads) == (8, 2)
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "titans-seq forecast mine.csv --config run.toml --epochs 1" in card
+    assert "| CRPS, titans |" in card
+
+    entries = read_table(tmp_path / "mine.csv").to_gluonts()
+    (forecast,) = load_predictor(tmp_path / "model").predict(entries)
+    printed = pl.read_csv(tmp_path / "forecast" / "forecast.csv").filter(pl.col("channel") == "load")["q0.5"]
+    np.testing.assert_allclose(forecast.quantile(0.5)[:, 0], printed, rtol=1e-5)
+
+
+def test_a_refused_backbone_names_its_flag(tmp_path: Path) -> None:
+    done = run("--backbone.memory.chunk-size", 0, cwd=tmp_path)
+    assert done.returncode == 2
+    assert done.stderr == "Error: --backbone.memory.chunk-size must be at least 1, got 0\n"
 
 
 def test_missing_values_are_masked_on_request(tmp_path: Path) -> None:

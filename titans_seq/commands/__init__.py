@@ -1,0 +1,1 @@
+"""The sub-commands of `titans-seq` that belong to no domain."""

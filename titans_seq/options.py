@@ -1,0 +1,171 @@
+"""Configurations on the command line: every field of a `Config` is a flag, a file can set what flags do not, and errors name the flag."""
+
+import dataclasses
+import functools
+import inspect
+import typing
+from collections.abc import Callable
+from pathlib import Path
+from typing import Annotated, Any, Literal
+
+import cyclopts
+from cyclopts.config import Dict, Json, Toml, Yaml
+from docstring_parser import parse
+
+from titans_seq.config import Config, ConfigError, config_part
+from titans_seq.errors import UserError
+
+_FORMATS: dict[str, Callable[..., Any]] = {".toml": Toml, ".json": Json, ".yaml": Yaml, ".yml": Yaml}
+
+ConfigFile = Annotated[
+    Path | None, cyclopts.Parameter(name="--config", help="TOML, JSON or YAML file with options of this command; flags come first.")
+]
+"""Type of a command's parameter `config: ConfigFile = None`: the command line reads the file, the command itself need not look at it."""
+
+
+def read_config_file(app: cyclopts.App, commands: tuple[str, ...], arguments: cyclopts.ArgumentCollection) -> None:
+    """Set the options that flags left out from the file that `--config` names, where a command has a `ConfigFile`."""
+    for argument in arguments:
+        if "--config" in argument.names and argument.tokens:
+            path = Path(argument.tokens[-1].value)
+            if path.suffix.lower() not in _FORMATS:
+                raise UserError(f"--config {path}: the name must end in {', '.join(_FORMATS)}.")
+            if not path.is_file():
+                raise UserError(f"--config {path}: no such file.")
+            try:
+                values = _FORMATS[path.suffix.lower()](path).config
+            except cyclopts.CycloptsError as error:
+                raise UserError(f"--config {path}: {_one_line(str(error))}") from error
+            Dict(_none_as_word(values), use_commands_as_keys=False, source=str(path))(app, commands, arguments)
+
+
+def _none_as_word(value: Any) -> Any:
+    """A null of JSON or YAML as one types it: cyclopts would take it for an option that was not given."""
+    if isinstance(value, dict):
+        return {name: _none_as_word(item) for name, item in value.items()}
+    return "none" if value is None else value
+
+
+def refuse_misfits(app: cyclopts.App, commands: tuple[str, ...], arguments: cyclopts.ArgumentCollection) -> None:
+    """Refuse what cyclopts would bend: a fraction for an integer, which it rounds, and one value for a whole configuration."""
+    for argument in arguments:
+        kinds = {argument.hint, *typing.get_args(argument.hint)}
+        for token in argument.tokens:
+            if int in kinds and "." in token.value:
+                raise cyclopts.CoercionError(argument=argument, token=token, target_type=int)
+            if argument.children and not (token.value == "none" and Literal["none"] in kinds):
+                raise UserError(f"{argument.name} takes no value itself, got {token.value!r}; name a field: {argument.children[0].name}")
+
+
+def configured(**bases: Callable[[], Config]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+    """Decorator of a command: a flag for every field of its parameters that are `Config`s, nested ones included.
+
+    A parameter gets what `bases[parameter]()` gives, changed by the file that `--config` names, changed by flags. The flags of a parameter
+    `backbone` are `--backbone.dim`, `--backbone.memory.chunk-size` ..; their help is the field's line under "Attributes:" in the docstring
+    of its class, their default that of the base. "none" stands for None.
+
+    >>> @configured(backbone=presets.tiny)
+    ... def train(file: Path, *, backbone: TitansConfig, epochs: int = 1, config: ConfigFile = None) -> None: ...
+
+    Raises (when the command runs):
+        UserError: a value that the configuration refuses, with its flag.
+    """
+
+    def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        @functools.wraps(command)
+        def run(*args: Any, **kwargs: Any) -> Any:
+            made = {name: _merge(name, base(), kwargs.get(name)) for name, base in bases.items()}
+            return command(*args, **{**kwargs, **made})
+
+        signature = inspect.signature(command, eval_str=True)
+        parameters = [_with_flags(p, bases[p.name]()) if p.name in bases else p for p in signature.parameters.values()]
+        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__annotations__ = {p.name: p.annotation for p in parameters}
+        return run
+
+    return decorate
+
+
+def _with_flags(parameter: inspect.Parameter, base: Config) -> inspect.Parameter:
+    flags = _flags_class(base, parameter.name, parameter.name)
+    return parameter.replace(annotation=Annotated[flags | None, cyclopts.Parameter(name=f"--{_flag(parameter.name)}")], default=None)
+
+
+def _flags_class(base: Config, path: str, name: str) -> type:
+    """A dataclass with the fields of `base`, each None until it is given; nested configurations are nested likewise."""
+    config_class = type(base)
+    group = cyclopts.Group(path, help=_summary(config_class), sort_key=path)
+    help_texts = {entry.arg_name: entry.description for entry in parse(config_class.__doc__ or "").params}
+    hints = typing.get_type_hints(config_class)
+    fields: list[tuple[str, Any, Any]] = []
+    for f in dataclasses.fields(config_class):
+        value, part = getattr(base, f.name), config_part(hints[f.name])
+        if part is not None:
+            default = value if value is not None else part()  # an optional part begins from its defaults
+            nested = _flags_class(default, f"{path}.{f.name}", f.name)
+            kind = nested | Literal["none"] if _optional(hints[f.name]) else nested | None
+            fields.append((f.name, kind, dataclasses.field(default=None)))
+            continue
+        shown = cyclopts.Parameter(help=_one_line(help_texts.get(f.name)), show_default=_text(value), group=group)
+        fields.append((f.name, Annotated[_flag_type(hints[f.name]) | None, shown], dataclasses.field(default=None)))
+    return dataclasses.make_dataclass(name.capitalize(), fields, kw_only=True, frozen=True, namespace={"__module__": __name__})
+
+
+def _flag_type(hint: Any) -> Any:
+    """What a flag takes: an optional field also the word "none", for None itself means that the flag was not given."""
+    if not _optional(hint):
+        return hint
+    (option,) = (option for option in typing.get_args(hint) if option is not type(None))
+    return option | Literal["none"]
+
+
+def _merge(parameter: str, base: Config, given: Any) -> Config:
+    """`base` with the flags that were `given` (an instance of its flags class, or None)."""
+    try:
+        return type(base).from_dict(_merged(type(base), base.to_dict(), given))
+    except ConfigError as error:
+        flag = "--" + ".".join(map(_flag, (parameter, *error.path)))
+        raise UserError(f"{flag}{error.problem}") from error
+    except ValueError as error:
+        raise UserError(f"--{_flag(parameter)}: {error}") from error
+
+
+def _merged(config_class: type[Config], values: dict[str, Any], given: Any) -> dict[str, Any]:
+    merged = dict(values)
+    for name, hint in typing.get_type_hints(config_class).items():
+        value, part = getattr(given, name, None), config_part(hint)
+        if value is None:
+            continue
+        if _optional(hint) and (value == "none" or (part is not None and _empty(value))):
+            merged[name] = None
+        else:
+            merged[name] = value if part is None else _merged(part, merged.get(name) or {}, value)
+    return merged
+
+
+def _empty(given: Any) -> bool:
+    """Whether no field is set: what cyclopts makes of the word "none" for a part (where nothing was typed there is no instance at all)."""
+    return all(getattr(given, f.name) is None for f in dataclasses.fields(given))
+
+
+def _optional(hint: Any) -> bool:
+    return type(None) in typing.get_args(hint)
+
+
+def _flag(name: str) -> str:
+    return name.replace("_", "-")
+
+
+def _summary(config_class: type) -> str:
+    return _one_line(parse(config_class.__doc__ or "").short_description)
+
+
+def _one_line(text: str | None) -> str:
+    return " ".join((text or "").split())
+
+
+def _text(value: Any) -> str:
+    """A default as one would type it."""
+    if isinstance(value, tuple):
+        return " ".join(map(str, value))
+    return str(value).lower() if value is None or isinstance(value, bool) else str(value)
