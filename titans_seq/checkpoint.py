@@ -10,9 +10,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import nn
 
+from titans_seq import strict_json
 from titans_seq.config import Config
 from titans_seq.errors import UserError
-from titans_seq.files import read_safetensors, write_safetensors
+from titans_seq.files import REAL, read_safetensors, write_safetensors
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
@@ -55,8 +56,17 @@ class Pretrained(nn.Module):
         for name in (CONFIG_NAME, WEIGHTS_NAME):
             if not (folder / name).is_file():
                 raise UserError(f"{folder / name}: no such file. {cls.__name__}.from_pretrained needs a folder that save_pretrained wrote.")
-        model = cls(cls._read_config(folder / CONFIG_NAME))
+        config = cls._read_config(folder / CONFIG_NAME)
+        try:
+            with torch.device("meta"):  # without memory: the file may claim any size
+                model = cls(config)
+        except (RuntimeError, OverflowError, TypeError) as error:
+            raise UserError(f"{folder / CONFIG_NAME}: a model of these sizes cannot be made ({error}).") from error
         tensors, _ = read_safetensors(folder / WEIGHTS_NAME, device)
+        dtypes = {x.dtype for x in tensors.values()}
+        if len(dtypes) > 1 or not dtypes <= {*REAL}:
+            found, allowed = (", ".join(map(str, some)) for some in (sorted(dtypes, key=str), REAL))
+            raise UserError(f"{folder / WEIGHTS_NAME}: holds tensors of {found}; all must be of one dtype of {allowed}.")
         try:
             model.load_state_dict(tensors, assign=True)  # dtype and device as read
         except RuntimeError as error:
@@ -66,8 +76,8 @@ class Pretrained(nn.Module):
     @classmethod
     def _read_config(cls, path: Path) -> Config:
         try:
-            values = json.loads(path.read_text())
-        except (json.JSONDecodeError, UnicodeDecodeError) as error:
+            values = strict_json.loads(path.read_text("utf-8"))
+        except ValueError as error:
             raise UserError(f"{path}: not a JSON file ({error}).") from error
         kind = values.get("model_type") if isinstance(values, dict) else None
         if kind != cls.model_type:

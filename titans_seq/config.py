@@ -9,10 +9,14 @@ import typing
 from dataclasses import dataclass, field
 from typing import Any, Self
 
+from titans_seq import strict_json
+
 VARIANTS = ("lmm", "mac", "mag", "mal")
 FORGETTING = ("head", "channel", "none")
 ACTIVATIONS = ("gelu", "silu")
 GRADIENTS = ("chunk", "token")
+LARGEST = 2**63 - 1
+"""Of all integers: what a tensor's size can be."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -46,9 +50,9 @@ class Config:
         known = {f.name for f in dataclasses.fields(cls)}
         for name in values:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
+                close = difflib.get_close_matches(str(name), known, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(sorted(known))}"
-                raise ValueError(f"{cls.__name__}: unknown key {name!r}{hint}")
+                raise ValueError(f"{cls.__name__}: unknown key {_short(name)}{hint}")
         for f in dataclasses.fields(cls):
             if f.default is f.default_factory is dataclasses.MISSING and f.name not in values:
                 raise ValueError(f"{cls.__name__}: key {f.name!r} is missing")
@@ -56,12 +60,12 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Inverse of `to_json`; raises ValueError as `from_dict`, also for text that is not a JSON object."""
-        return cls.from_dict(json.loads(text))
+        """Inverse of `to_json`; raises ValueError as `from_dict`, also for text that is not a JSON object or has a key twice."""
+        return cls.from_dict(strict_json.loads(text))
 
     def _require(self, name: str, condition: bool, expected: str) -> None:
         if not condition:
-            raise ValueError(f"{type(self).__name__}.{name} must be {expected}, got {getattr(self, name)!r}")
+            raise ValueError(f"{type(self).__name__}.{name} must be {expected}, got {_short(getattr(self, name))}")
 
     def _require_one_of(self, name: str, allowed: tuple[str, ...]) -> None:
         self._require(name, getattr(self, name) in allowed, f"one of {', '.join(map(repr, allowed))}")
@@ -74,15 +78,25 @@ class Config:
             if hint == tuple[int, ...]:
                 whole = isinstance(value, tuple) and all(isinstance(x, int) and not isinstance(x, bool) for x in value)
                 self._require(f.name, whole, "a tuple of integers")
+                self._require(f.name, all(abs(x) <= LARGEST for x in value), f"at most {LARGEST}")
                 continue
             accepted = tuple(option for option in _options(hint) if isinstance(option, type))
             if float in accepted and isinstance(value, int) and not isinstance(value, bool):
+                self._require(f.name, abs(value) <= 2**53, "a number that a float holds exactly")
                 object.__setattr__(self, f.name, float(value))
             elif not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
                 names = " or ".join("None" if option is type(None) else option.__name__ for option in accepted)
                 self._require(f.name, False, f"of type {names}")
             elif isinstance(value, float):
                 self._require(f.name, math.isfinite(value), "finite")
+            elif isinstance(value, int):
+                self._require(f.name, abs(value) <= LARGEST, f"at most {LARGEST}")
+
+
+def _short(value: Any) -> str:
+    """`repr`, cut off where a message would be unreadable."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}.."
 
 
 def _head_width(part: "MemoryConfig | AttentionConfig", dim: int, multiple: int) -> int:
@@ -127,6 +141,7 @@ class LocalMemoryConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require("chunk_sizes", bool(self.chunk_sizes) and min(self.chunk_sizes) >= 1, "at least one chunk size, each at least 1")
+        self._require("chunk_sizes", len(self.chunk_sizes) <= 16, "at most 16 chunk sizes")
         self._require("shard_length", self.shard_length >= max(self.chunk_sizes), f"at least the largest of chunk_sizes={self.chunk_sizes}")
 
 
@@ -173,6 +188,7 @@ class MemoryConfig(Config):
         super().__post_init__()
         for name in ("num_heads", "depth", "expansion", "chunk_size", "gate_rank", "convolution_width"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("depth", self.depth <= 64, "at most 64")
         self._require("head_dim", self.head_dim is None or self.head_dim >= 1, "at least 1 or None")
         self._require_one_of("activation", ACTIVATIONS)
         self._require_one_of("gradient", GRADIENTS)
@@ -258,6 +274,7 @@ class TitansConfig(Config):
         super().__post_init__()
         self._require("dim", self.dim >= 1, "at least 1")
         self._require("num_layers", self.num_layers >= 1, "at least 1")
+        self._require("num_layers", self.num_layers <= 1024, "at most 1024")
         self._require_one_of("variant", VARIANTS)
         self._require("hidden_dim", self.hidden_dim is None or self.hidden_dim >= 1, "at least 1 or None")
         self._require("dropout", 0 <= self.dropout < 1, "in [0, 1)")

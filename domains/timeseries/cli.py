@@ -125,7 +125,10 @@ def _use_threads(threads: int) -> None:
 
 
 def _check_output(output: Path) -> None:
-    existing = _existing_parent(output)
+    try:
+        existing = _existing_parent(output)
+    except OSError as error:  # too long a name
+        raise UserError(f"--output {output}: is no usable path ({error.strerror}). Name another folder.") from None
     if not existing.is_dir():
         raise UserError(f"--output {output}: {existing} is a file, not a folder. Name another folder.")
     if not os.access(existing, os.W_OK | os.X_OK):
