@@ -65,13 +65,13 @@ def arguments(batch: int = 2, heads: int = 2, length: int = 5, width: int = 4, d
 
 
 CHANGES = {
-    "cut": lambda x: x[..., :-1],
-    "one row": lambda x: x[:1],
-    "no row": lambda x: x[:0],
+    "cut": lambda x: x[..., :-1] if x.dim() else x,
+    "one row": lambda x: x[:1] if x.dim() else x,
+    "no row": lambda x: x[:0] if x.dim() else x,
     "flat": lambda x: x.flatten(),
     "more": lambda x: x[None],
     "scalar": lambda x: x.new_zeros(()),
-    "transposed": lambda x: x.transpose(0, -1),
+    "transposed": lambda x: x.transpose(0, -1) if x.dim() else x,
     "huge": lambda x: x if x.dtype == torch.bool else x * 1e20,
     "zero": lambda x: x * 0,
     "none": lambda x: None,
