@@ -1,12 +1,13 @@
 # make demo   set up, train a forecaster on the series that ships, print metrics, write forecast.csv and forecast.png
 # make test   set up and run the tests
+# make fuzz   ten thousand hostile inputs for every reader of files: about an hour
 # make bench  speed and memory beside attention and other implementations: about forty minutes on two free cores
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/seattle
 
-.PHONY: demo test slow check bench clean
+.PHONY: demo test slow fuzz check bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -21,6 +22,9 @@ slow: $(VENV)/.installed
 
 test: $(VENV)/.installed
 	$(BIN)/python -m pytest
+
+fuzz: $(VENV)/.installed
+	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=fuzz --durations=0
 
 check: $(VENV)/.installed
 	$(BIN)/ruff check .

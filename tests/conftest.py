@@ -5,6 +5,13 @@ from pathlib import Path
 
 import pytest
 import torch
+from hypothesis import HealthCheck, settings
+
+# `fuzz`, ten thousand new cases a test, is chosen by `pytest tests/fuzz --hypothesis-profile=fuzz` (make fuzz).
+_quick = [HealthCheck.too_slow, HealthCheck.data_too_large, HealthCheck.filter_too_much, HealthCheck.function_scoped_fixture]
+settings.register_profile("suite", max_examples=100, derandomize=True, database=None, deadline=20_000, suppress_health_check=_quick)
+settings.register_profile("fuzz", settings.get_profile("suite"), max_examples=10_000, derandomize=False, print_blob=True)
+settings.load_profile("suite")
 
 torch.set_num_threads(1)  # small operations: more threads only wait for one another where cores are shared
 

@@ -11,11 +11,12 @@ from typing import Any, ClassVar, Self, Unpack
 import torch
 from torch import Tensor, nn
 
+from titans_seq import strict_json
 from titans_seq.card import Card, render_card
 from titans_seq.config import Config
 from titans_seq.domain import find_plugins, import_object
 from titans_seq.errors import UserError
-from titans_seq.files import read_safetensors, write_safetensors
+from titans_seq.files import REAL, read_safetensors, write_safetensors
 from titans_seq.hub import HubOptions, locate, upload
 
 CONFIG_NAME = "config.json"
@@ -115,6 +116,10 @@ class Pretrained(nn.Module):
         if header.model_type != cls.model_type:
             raise UserError(f"{header.path}: model_type is {header.model_type!r}, {cls.__name__} needs {cls.model_type!r}.")
         tensors, metadata = read_safetensors(folder / WEIGHTS_NAME, device)
+        dtypes = {x.dtype for x in tensors.values()}
+        if len(dtypes) > 1 or not dtypes <= {*REAL}:
+            found, allowed = (", ".join(map(str, some)) for some in (sorted(dtypes, key=str), REAL))
+            raise UserError(f"{folder / WEIGHTS_NAME}: holds tensors of {found}; all must be of one dtype of {allowed}.")
         shared = _read_shared(folder / WEIGHTS_NAME, metadata, tensors)
         model = cls._fill(header, tensors | {name: tensors[kept] for name, kept in shared.items()}, folder / WEIGHTS_NAME)
         for name, kept in shared.items():
@@ -126,10 +131,12 @@ class Pretrained(nn.Module):
         """The model with `tensors` as its parameters and buffers: made without memory or random numbers where that leaves nothing unset."""
         try:
             config = cls.config_class.from_dict(header.config)
-            with torch.device("meta"):
+            with torch.device("meta"):  # without memory: the file may claim any size
                 model = cls(config)
         except ValueError as error:
             raise UserError(f"{header.path}: {error}") from error
+        except (RuntimeError, OverflowError, TypeError) as error:
+            raise UserError(f"{header.path}: a model of these sizes cannot be made ({error}).") from error
         try:
             model.load_state_dict(tensors, assign=True)  # dtype and device as read
         except RuntimeError as error:
@@ -163,8 +170,8 @@ def read_header(folder: Path) -> Header:
             )
     path = folder / CONFIG_NAME
     try:
-        values = json.loads(path.read_text(encoding="utf-8"))
-    except (ValueError, RecursionError) as error:  # no JSON, or no text
+        values = strict_json.loads(path.read_text(encoding="utf-8"))
+    except ValueError as error:  # no JSON, or no text
         raise UserError(f"{path}: not a JSON file ({error}).") from error
     if not isinstance(values, dict) or not isinstance(values.get("model_type"), str):
         kind = values.get("model_type") if isinstance(values, dict) else None

@@ -10,6 +10,8 @@ from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
+from titans_seq import strict_json
+
 Variant = Literal["lmm", "mac", "mag", "mal"]
 Forgetting = Literal["head", "channel", "none"]
 Activation = Literal["gelu", "silu"]
@@ -30,6 +32,12 @@ class ConfigError(ValueError):
 
     def __reduce__(self) -> tuple[Any, ...]:
         return type(self), (self.owner, self.path, self.problem)  # another process gets it whole
+
+
+LARGEST = 2**63 - 1
+"""Of all integers: what a tensor's size can be."""
+EXACT = 2**53
+"""Of the integers that become floats."""
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -63,9 +71,9 @@ class Config:
         known = {f.name for f in dataclasses.fields(cls)}
         for name in values:
             if name not in known:
-                close = difflib.get_close_matches(name, known, n=1)
+                close = difflib.get_close_matches(str(name), known, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else f"; known keys: {', '.join(sorted(known))}"
-                raise ConfigError(cls.__name__, (), f": unknown key {name!r}{hint}")
+                raise ConfigError(cls.__name__, (), f": unknown key {_short(name)}{hint}")
         for f in dataclasses.fields(cls):
             if f.default is f.default_factory is dataclasses.MISSING and f.name not in values:
                 raise ConfigError(cls.__name__, (), f": key {f.name!r} is missing")
@@ -84,12 +92,12 @@ class Config:
 
     @classmethod
     def from_json(cls, text: str) -> Self:
-        """Inverse of `to_json`; raises ValueError as `from_dict`, also for text that is not a JSON object."""
-        return cls.from_dict(json.loads(text))
+        """Inverse of `to_json`; raises ValueError as `from_dict`, also for text that is not a JSON object or has a key twice."""
+        return cls.from_dict(strict_json.loads(text))
 
     def _require(self, name: str, condition: bool, expected: str) -> None:
         if not condition:
-            raise ConfigError(type(self).__name__, (name,), f" must be {expected}, got {getattr(self, name)!r}")
+            raise ConfigError(type(self).__name__, (name,), f" must be {expected}, got {_short(getattr(self, name))}")
 
     def __post_init__(self) -> None:
         """Check the type of every field; sub-classes add their ranges."""
@@ -105,13 +113,15 @@ class Config:
                 continue
             accepted = tuple(option for option in _options(hint) if isinstance(option, type))
             if float in accepted and _is_int(value):
-                self._require(f.name, abs(value) < 2**1023, "finite")
+                self._require(f.name, abs(value) <= EXACT, "a number that a float holds exactly")
                 object.__setattr__(self, f.name, float(value))
             elif not isinstance(value, accepted) or (isinstance(value, bool) and bool not in accepted):
                 names = " or ".join("None" if option is type(None) else option.__name__ for option in accepted)
                 self._require(f.name, False, f"of type {names}")
             elif isinstance(value, float):
                 self._require(f.name, math.isfinite(value), "finite")
+            elif isinstance(value, int):
+                self._require(f.name, abs(value) <= LARGEST, f"at most {LARGEST}")
 
     def _check_tuple(self, name: str, value: Any, kind: type) -> None:
         """Integers, texts, or finite numbers that become floats."""
@@ -120,16 +130,22 @@ class Config:
         object.__setattr__(self, name, tuple(map(kind, value)))
 
 
+def _short(value: Any) -> str:
+    """`repr`, cut off where a message would be unreadable."""
+    text = repr(value)
+    return text if len(text) <= 200 else f"{text[:200]}.."
+
+
 def _is_int(value: Any) -> bool:
     return isinstance(value, int) and not isinstance(value, bool)
 
 
 def _is_finite(value: Any) -> bool:
-    return (_is_int(value) and abs(value) < 2**1023) or (isinstance(value, float) and math.isfinite(value))
+    return (_is_int(value) and abs(value) <= EXACT) or (isinstance(value, float) and math.isfinite(value))
 
 
 _ELEMENTS: dict[type, tuple[str, Callable[[Any], bool]]] = {
-    int: ("integers", _is_int),
+    int: (f"integers of at most {LARGEST}", lambda value: _is_int(value) and abs(value) <= LARGEST),
     float: ("finite numbers", _is_finite),
     str: ("texts", lambda value: isinstance(value, str)),
 }
@@ -170,6 +186,7 @@ class LocalMemoryConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require("chunk_sizes", bool(self.chunk_sizes) and min(self.chunk_sizes) >= 1, "at least one chunk size, each at least 1")
+        self._require("chunk_sizes", len(self.chunk_sizes) <= 16, "at most 16 chunk sizes")
         self._require("shard_length", self.shard_length >= max(self.chunk_sizes), f"at least the largest of chunk_sizes={self.chunk_sizes}")
 
 
@@ -224,6 +241,7 @@ class MemoryConfig(Config):
         super().__post_init__()
         for name in ("num_heads", "depth", "expansion", "chunk_size", "gate_rank", "convolution_width"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
+        self._require("depth", self.depth <= 64, "at most 64")
         self._require("head_dim", self.head_dim is None or self.head_dim >= 1, "at least 1 or None")
         self._require("max_step", 0 < self.max_step <= 1, "in (0, 1]")
         self._require("surprise_clip", self.surprise_clip is None or self.surprise_clip > 0, "positive or None")
@@ -315,6 +333,7 @@ class TitansConfig(Config):
         super().__post_init__()
         self._require("dim", self.dim >= 1, "at least 1")
         self._require("num_layers", self.num_layers >= 1, "at least 1")
+        self._require("num_layers", self.num_layers <= 1024, "at most 1024")
         self._require("hidden_dim", self.hidden_dim is None or self.hidden_dim >= 1, "at least 1 or None")
         self._require("dropout", 0 <= self.dropout < 1, "in [0, 1)")
         self._require("norm_eps", self.norm_eps > 0, "positive")

@@ -12,6 +12,9 @@ from torch import Tensor
 
 from titans_seq.errors import UserError
 
+REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
+"""The dtypes that models compute in."""
+
 
 def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
     """Write `tensors` to `path` through a file beside it, so that a kill leaves the old file or the new one."""
@@ -29,7 +32,8 @@ def read_safetensors(path: str | Path, device: str | torch.device = "cpu") -> tu
     """Tensors by name and the metadata of a file; device="meta" reads shapes and dtypes without the values.
 
     Raises:
-        UserError: the file is missing or not a whole safetensors file.
+        UserError: the file is missing, not a whole safetensors file, or holds NaN or an infinity, of which nothing can be computed. The
+            format has no checksum: other damage to the values passes (a download's is checked by its hash, titans_seq.download).
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file.")
@@ -37,9 +41,14 @@ def read_safetensors(path: str | Path, device: str | torch.device = "cpu") -> tu
         meta = torch.device(device).type == "meta"
         with safe_open(str(path), framework="pt", device="cpu" if meta else str(device)) as file:
             read = _outline if meta else type(file).get_tensor
-            return {name: read(file, name) for name in file.keys()}, file.metadata() or {}  # noqa: SIM118 - safe_open cannot be iterated
+            tensors = {name: read(file, name) for name in file.keys()}  # noqa: SIM118 - safe_open cannot be iterated
+            metadata = file.metadata() or {}
     except (SafetensorError, OSError) as error:
         raise UserError(f"{path}: damaged or not a safetensors file ({error}).") from error
+    for name, x in tensors.items():
+        if x.dtype in REAL and not x.is_meta and not torch.isfinite(x).all():
+            raise UserError(f"{path}: tensor {name!r} holds NaN or an infinity; the file is damaged, or its training had failed.")
+    return tensors, metadata
 
 
 def _outline(file: Any, name: str) -> Tensor:

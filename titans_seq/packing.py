@@ -24,12 +24,13 @@ def cu_seqlens_to_reset(cu_seqlens: Tensor, length: int) -> Tensor:
     Raises:
         ValueError: cu_seqlens is not such a list.
     """
-    if cu_seqlens.dim() != 1 or len(cu_seqlens) < 2 or cu_seqlens.is_floating_point():
+    if cu_seqlens.dim() != 1 or len(cu_seqlens) < 2 or not _holds_integers(cu_seqlens):
         raise ValueError(f"cu_seqlens must be (N + 1 >= 2,) integers, got {tuple(cu_seqlens.shape)} {cu_seqlens.dtype}")
+    cu_seqlens = cu_seqlens.long()  # differences of unsigned integers do not fall
     if cu_seqlens[0] != 0 or cu_seqlens[-1] != length or (cu_seqlens.diff() < 0).any():
         raise ValueError(f"cu_seqlens must go from 0 to length={length} without falling, got {cu_seqlens.tolist()}")
     starts = torch.zeros(length + 1, dtype=torch.bool, device=cu_seqlens.device)
-    starts[cu_seqlens.long()] = True
+    starts[cu_seqlens] = True
     return starts[None, :length]
 
 
@@ -45,10 +46,14 @@ def document_ids_to_reset(document_ids: Tensor) -> Tensor:
     Raises:
         ValueError: document_ids is not (B, T) integers.
     """
-    if document_ids.dim() != 2 or document_ids.is_floating_point():
+    if document_ids.dim() != 2 or not _holds_integers(document_ids):
         raise ValueError(f"document_ids must be (B, T) integers, got {tuple(document_ids.shape)} {document_ids.dtype}")
     changes = document_ids[:, 1:] != document_ids[:, :-1]
     return torch.cat([torch.ones_like(document_ids[:, :1], dtype=torch.bool), changes], dim=1)
+
+
+def _holds_integers(x: Tensor) -> bool:
+    return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
 
 
 def check_marks(x: Tensor, mask: Tensor | None, reset: Tensor | None) -> None:

@@ -5,6 +5,8 @@ first dimension is the batch, other states, tuples of these, plain integers or N
 """
 
 import json
+import types
+import typing
 from collections.abc import Callable
 from dataclasses import fields, replace
 from pathlib import Path
@@ -13,8 +15,10 @@ from typing import Any, ClassVar, Self
 import torch
 from torch import Tensor
 
+from titans_seq import strict_json
+from titans_seq.config import LARGEST
 from titans_seq.errors import UserError
-from titans_seq.files import read_safetensors, write_safetensors
+from titans_seq.files import REAL, read_safetensors, write_safetensors
 
 _METADATA_KEY = "titans_seq_state"
 
@@ -92,11 +96,18 @@ class State:
         if _METADATA_KEY not in metadata:
             raise UserError(f"{path}: a safetensors file, but not of a state; expected one that {cls.__name__}.save wrote.")
         try:
-            state = _unflatten(json.loads(metadata[_METADATA_KEY]), tensors)
-        except (KeyError, TypeError, AttributeError, json.JSONDecodeError) as error:
+            state = _unflatten(strict_json.loads(metadata[_METADATA_KEY]), tensors)
+        except (KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
             raise UserError(f"{path}: damaged, or written by another version of titans_seq ({error}).") from error
         if not isinstance(state, cls):
             raise UserError(f"{path}: holds a {type(state).__name__}, expected a {cls.__name__}.")
+        dtypes = sorted({str(x.dtype) for x in state.tensors()} - {str(dtype) for dtype in (*REAL, torch.int64)})
+        if dtypes:
+            raise UserError(f"{path}: damaged, no state holds {', '.join(dtypes)}.")
+        rows = {x.shape[0] if x.dim() else None for x in state.tensors()}
+        if tensors or len(rows) != 1 or None in rows:
+            left = f"tensors that are no part of it: {', '.join(tensors)}" if tensors else f"tensors of batches of {rows}"
+            raise UserError(f"{path}: damaged, the state has {left}.")
         return state
 
 
@@ -124,13 +135,28 @@ def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
 
 
 def _unflatten(structure: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    """Inverse of `_flatten`; takes what it uses out of `tensors`."""
     if "tensor" in structure:
-        return tensors[structure["tensor"]]
+        return tensors.pop(structure["tensor"])
     if "state" in structure:
         if structure["state"] not in State._registry:
-            raise UserError(f"unknown state {structure['state']!r}: the file was written by another version of titans_seq.")
+            raise ValueError(f"unknown state {structure['state']!r}")
+        kind = State._registry[structure["state"]]
         content = {name: _unflatten(value, tensors) for name, value in structure["fields"].items()}
-        return State._registry[structure["state"]](**content)
+        hints = typing.get_type_hints(kind)
+        for name, value in content.items():
+            if not _is_of(value, hints[name]):
+                raise ValueError(f"{kind.__name__}.{name} is not {hints[name]}")
+        return kind(**content)
     if "tuple" in structure:
         return tuple(_unflatten(item, tensors) for item in structure["tuple"])
     return structure["value"]
+
+
+def _is_of(value: Any, hint: Any) -> bool:
+    """Whether `value` is of the type that a state's field is annotated with."""
+    if typing.get_origin(hint) is tuple:
+        return isinstance(value, tuple) and all(_is_of(item, typing.get_args(hint)[0]) for item in value)
+    if isinstance(hint, types.UnionType):
+        return any(_is_of(value, option) for option in typing.get_args(hint))
+    return type(value) is int and 0 <= value <= LARGEST if hint is int else isinstance(value, hint)

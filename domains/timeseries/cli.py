@@ -128,7 +128,10 @@ def _use_threads(threads: int) -> None:
 
 
 def _check_folder(flag: str, folder: Path) -> None:
-    existing = _existing_parent(folder)
+    try:
+        existing = _existing_parent(folder)
+    except OSError as error:  # too long a name
+        raise UserError(f"{flag} {folder}: is no usable path ({error.strerror}). Name another folder.") from None
     if not existing.is_dir():
         raise UserError(f"{flag} {folder}: {existing} is a file, not a folder. Name another folder.")
     if not os.access(existing, os.W_OK | os.X_OK):

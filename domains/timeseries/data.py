@@ -10,7 +10,7 @@ from collections import Counter
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field, replace
-from datetime import datetime
+from datetime import date, datetime
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, Literal, NoReturn
@@ -37,6 +37,7 @@ _ANCHORED = {
     "Y": [f"{kind}-{month}" for kind in ("YS", "YE") for month in _MONTHS],
 }
 """A bare --freq W, M, Q or Y means the day of the week, month or year that the file's first timestamp lies on."""
+_YEARS = (1678, 2199)  # what pandas' nanoseconds hold, with room for a forecast
 _MOSTLY_GAPS = 20  # more grid steps than this for each row: the frequency is wrong, and the grid could fill the memory
 
 
@@ -243,7 +244,11 @@ class _Source:
 
 def _open(path: Path) -> _Source:
     suffix = next((s for s in _SUFFIXES if path.name.lower().endswith(s)), None)
-    if not path.exists():
+    try:
+        exists = path.exists()
+    except OSError as error:  # too long a name
+        raise UserError(f"{path}: is no usable path ({error.strerror}).") from None
+    if not exists:
         raise UserError(f"{path}: no such file. Check the path; it is looked up from {Path.cwd()}.")
     if path.is_dir():
         raise UserError(f"{path}: is a folder. Name one file in it.")
@@ -255,8 +260,10 @@ def _open(path: Path) -> _Source:
         frame = pl.read_parquet(path) if separator is None else _read_text(path, separator)
     except pl.exceptions.NoDataError:
         raise UserError(f"{path}: the file is empty. It needs a header line and one line a time step.") from None
-    except (pl.exceptions.PolarsError, OSError) as error:
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
         raise UserError(f"{path}: cannot be read as {suffix}: {_explain(error)}") from None
+    if _ROW in frame.columns:
+        raise UserError(f"{path}: a column is called '{_ROW}', a name that is used inside. Rename it.")
     source = _Source(path, frame.with_row_index(_ROW, offset=1 if unit == "row" else 2), unit)
     for column in frame.columns:
         if unit == "line" and "_duplicated_" in column and column.rpartition("_duplicated_")[0] in frame.columns:
@@ -315,6 +322,8 @@ def _as_time(values: pl.Series, bare_years: bool = False) -> pl.Series | None:
     if bare_years and values.dtype.is_integer():
         values = values.cast(pl.String)
     if values.dtype.is_temporal() and values.dtype not in (pl.Time, pl.Duration):
+        if values.dtype == pl.Date:  # of others the microseconds would overflow
+            values = values.set(~values.is_between(date.min, date.max), None)
         zone = getattr(values.dtype, "time_zone", None)
         values = values.dt.convert_time_zone("UTC").dt.replace_time_zone(None) if zone else values
         return values.cast(pl.Datetime("us"))
@@ -363,6 +372,8 @@ def _checked_rows(source: _Source, time_column: str, item_id: str | None, target
     if times is None:
         source.fail(f"column '{time_column}' holds {source.frame[time_column].dtype}, not times. {advice}.")
     _refuse_first(source, time_column, times.is_null(), "no time", f"{advice}, or drop the {source.unit}")
+    outside = ~times.is_between(datetime(_YEARS[0], 1, 1), datetime(_YEARS[1] + 1, 1, 1), closed="left")
+    _refuse_first(source, time_column, outside, f"outside the years {_YEARS[0]} to {_YEARS[1]}", f"Mend it, or drop the {source.unit}")
     name = pl.lit(source.path.name.split(".")[0])
     if item_id is not None:
         name = pl.col(item_id).cast(pl.String)
@@ -399,7 +410,11 @@ def _number_column(source: _Source, column: str) -> pl.Series:
 def _refuse_first(source: _Source, column: str, bad: pl.Series, what: str, mend: str) -> None:
     if not bad.any():
         return
-    row, value = source.frame.filter(bad).select(_ROW, column).row(0)
+    found = source.frame.filter(bad).select(_ROW, column)
+    try:
+        row, value = found.row(0)
+    except (ValueError, OverflowError, pl.exceptions.PanicException):  # polars has years that Python has not
+        row, value = found.select(_ROW, pl.col(column).to_physical()).row(0)
     shown = "an empty value" if value is None else f"'{value!s:.40}'"
     more = f" ({bad.sum()} such values in all)" if bad.sum() > 1 else ""
     source.fail(f"column '{column}', {source.unit} {row}: {shown} is {what}{more}. {mend}.")

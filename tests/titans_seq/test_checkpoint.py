@@ -138,6 +138,36 @@ def test_weights_that_do_not_fit_are_refused_by_name(folder: Path) -> None:
         path.write_bytes(kept)
 
 
+@pytest.mark.parametrize(
+    ("values", "message"),
+    [
+        (torch.tensor([float("nan"), *[1.0] * 15]), r"tensor 'norm.weight' holds NaN or an infinity"),
+        (torch.tensor([float("-inf"), *[1.0] * 15]), r"tensor 'norm.weight' holds NaN or an infinity"),
+        (torch.ones(16, dtype=torch.float64), r"holds tensors of torch.float32, torch.float64; all must be of one dtype"),
+        (torch.ones(16, dtype=torch.int64), r"holds tensors of torch.float32, torch.int64; all must be of one dtype"),
+        (torch.ones(16).to(torch.float8_e4m3fn), r"holds tensors of torch.float32, torch.float8_e4m3fn; all must be of one dtype"),
+    ],
+    ids=["nan", "infinity", "mixed", "integer", "float8"],
+)
+def test_weights_that_cannot_be_computed_with_are_refused(folder: Path, values: torch.Tensor, message: str) -> None:
+    edit_weights(folder, **{"norm.weight": values})
+    with pytest.raises(UserError, match=f"{folder / 'model.safetensors'}: {message}"):
+        Titans.from_pretrained(folder)
+
+
+@pytest.mark.parametrize(
+    ("config", "message"),
+    [
+        ({"dim": 2**22, "num_layers": 1000}, "does not fit"),  # 10^17 bytes, were they made
+        ({"dim": 2**62, "num_layers": 1}, "a model of these sizes cannot be made"),
+    ],
+)
+def test_a_config_of_any_size_takes_no_memory(folder: Path, config: dict, message: str) -> None:
+    edit_config(folder, config=config | {"variant": "lmm"})
+    with pytest.raises(UserError, match=message):
+        Titans.from_pretrained(folder)
+
+
 @pytest.mark.parametrize("failing", ["save_file", "os.replace"])
 def test_a_failed_save_leaves_the_old_files_whole(folder: Path, failing: str, monkeypatch: pytest.MonkeyPatch) -> None:
     before = {path.name: path.read_bytes() for path in folder.iterdir()}

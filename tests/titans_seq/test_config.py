@@ -104,6 +104,44 @@ def test_what_is_no_json_object_is_refused(text: str) -> None:
         TitansConfig.from_json(text)
 
 
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('{"dim": 16, "num_layers": 1, "dim": 32}', "key 'dim' comes twice"),
+        ('{"dim": 16, "num_layers": 1, "memory": {"depth": 1, "depth": 2}}', "key 'depth' comes twice"),
+        ('{"dim": 16, "num_layers": 1, "dropout": NaN}', "NaN is no JSON"),
+        ('{"dim": 16, "num_layers": 1, "dropout": -Infinity}', "-Infinity is no JSON"),
+        ('{"dim": 16, "num_layers": 1, "norm_eps": 1e400}', "the number 1e400 is too large"),
+        (f'{{"dim": 16, "num_layers": {"9" * 5000}}}', "4300 digits"),
+        ("[" * 100_000, "nested too deeply"),
+        ('{"a": ' * 100_000, "nested too deeply"),
+    ],
+    ids=["twice", "nested-twice", "nan", "infinity", "float", "digits", "lists", "dictionaries"],
+)
+def test_json_that_does_not_mean_one_thing_is_refused(text: str, message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TitansConfig.from_json(text)
+
+
+@pytest.mark.parametrize(
+    ("config_class", "values", "message"),
+    [
+        (MemoryConfig, {"max_step": 10**400}, "MemoryConfig.max_step must be a number that a float holds exactly, got 1000.*0\\.\\."),
+        (MemoryConfig, {"surprise_clip": 2**53 + 1}, "MemoryConfig.surprise_clip must be a number that a float holds exactly"),
+        (AttentionConfig, {"sliding_window": 2**63}, f"AttentionConfig.sliding_window must be at most {2**63 - 1}, got {2**63}"),
+        (LocalMemoryConfig, {"chunk_sizes": (2**63,)}, f"LocalMemoryConfig.chunk_sizes must be at most {2**63 - 1}"),
+        (LocalMemoryConfig, {"chunk_sizes": (1,) * 17}, "LocalMemoryConfig.chunk_sizes must be at most 16 chunk sizes"),
+        (MemoryConfig, {"depth": 65}, "MemoryConfig.depth must be at most 64, got 65"),
+        (TitansConfig, {"dim": 16, "num_layers": 10**9}, "TitansConfig.num_layers must be at most 1024, got 1000000000"),
+        (TitansConfig, {"dim": 16, "num_layers": 1, "variant": "x" * 10_000}, "TitansConfig.variant must be one of .*x{100}\\.\\."),
+    ],
+)
+def test_numbers_that_nothing_can_hold_are_refused(config_class: type[Config], values: dict, message: str) -> None:
+    with pytest.raises(ValueError, match=message) as caught:
+        config_class.from_dict(values)
+    assert len(str(caught.value)) < 500
+
+
 def test_a_missing_key_is_refused_by_name() -> None:
     with pytest.raises(ValueError, match="num_layers"):
         TitansConfig.from_dict({"dim": 16})

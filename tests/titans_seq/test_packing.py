@@ -260,6 +260,13 @@ def test_forms_of_packed_sequences() -> None:
     ):
         with pytest.raises(ValueError, match=message):
             cu_seqlens_to_reset(torch.tensor(wrong), 5)
+    with pytest.raises(ValueError, match=r"without falling, got \[0, 5, 3, 5\]"):  # unsigned differences do not fall
+        cu_seqlens_to_reset(torch.tensor([0, 5, 3, 5], dtype=torch.uint8), 5)
+    for dtype in (torch.bool, torch.complex64):
+        with pytest.raises(ValueError, match=f"integers, got .* {dtype}"):
+            cu_seqlens_to_reset(torch.tensor([0, 1]).to(dtype), 1)
+        with pytest.raises(ValueError, match=f"integers, got .* {dtype}"):
+            document_ids_to_reset(torch.tensor([[0, 1]]).to(dtype))
     with pytest.raises(ValueError, match=r"document_ids must be \(B, T\) integers, got \(3,\) torch.int64"):
         document_ids_to_reset(torch.tensor([0, 1, 1]))
 

@@ -203,12 +203,14 @@ def _check_weights(q: Tensor, weights: MemoryWeights, gradient: str) -> None:
         last = l + 1 == len(weights.layers)
         if W.dim() != 3 or W.shape[0] != heads or W.shape[1] != d_in or (last and W.shape[2] != width):
             raise ValueError(f"weights.layers[{l}] must be (H={heads}, {d_in}, {width if last else 'any'}), got {_shape(W)}")
+        _floating(f"weights.layers[{l}]", W)
         d_in = W.shape[2]
     if (weights.norm_scale is None) != (weights.norm_shift is None):
         raise ValueError("weights.norm_scale and weights.norm_shift: give both or neither")
     for name, x in (("norm_scale", weights.norm_scale), ("norm_shift", weights.norm_shift)):
         if x is not None:
             _same_shape(f"weights.{name}", x, (heads, width))
+            _floating(f"weights.{name}", x)
     if gradient == "token" and (len(weights.layers) > 1 or weights.norm_scale is not None):
         raise ValueError("gradient='token' is for the linear memory: one layer, no norm. Use gradient='chunk' for others")
 
@@ -223,6 +225,8 @@ def _check_gates(q: Tensor, gates: Sequence[Gates], weights: MemoryWeights) -> N
             _same_shape(f"gates[{l}].alpha", layer.alpha, (*q.shape[:3], weights.layers[l].shape[1]))
         else:
             _same_shape(f"gates[{l}].alpha", layer.alpha, q.shape[:3])
+        for name, gate in layer._asdict().items():
+            _floating(f"gates[{l}].{name}", gate)
 
 
 def _check_state(q: Tensor, state: MemoryState, weights: MemoryWeights, chunk_size: int) -> None:
@@ -231,7 +235,7 @@ def _check_state(q: Tensor, state: MemoryState, weights: MemoryWeights, chunk_si
     for name in ("weights", "momentum", "anchor"):
         _check_layers(q, getattr(state, name), weights, name)
     _same_shape("state.position", state.position, (q.shape[0],))
-    if state.position.is_floating_point():
+    if state.position.dtype != torch.int64:
         raise ValueError(f"state.position must be int64, got {state.position.dtype}")
     if torch.compiler.is_compiling():
         return
@@ -247,6 +251,8 @@ def _check_layers(q: Tensor, layers: Sequence[Tensor], weights: MemoryWeights, n
     given = [tuple(W.shape) for W in layers]
     if expected != given:
         raise ValueError(f"state holds {name} of shapes {given}, this batch and memory need {expected}")
+    for l, W in enumerate(layers):
+        _floating(f"state.{name}[{l}]", W)
 
 
 def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
@@ -257,6 +263,11 @@ def _one_of(name: str, value: str, allowed: Sequence[str]) -> None:
 def _same_shape(name: str, x: Tensor, expected: Sequence[int]) -> None:
     if tuple(x.shape) != tuple(expected):
         raise ValueError(f"{name} must have shape {tuple(expected)}, got {_shape(x)}")
+
+
+def _floating(name: str, x: Tensor) -> None:
+    if not x.is_floating_point():
+        raise ValueError(f"{name} must be floating point, got {x.dtype}")
 
 
 def _shape(x: Tensor) -> tuple[int, ...]:

@@ -1,33 +1,47 @@
 """Settings of a training run."""
 
 from dataclasses import dataclass
+from typing import Literal
 
 from titans_seq.config import Config
 
-SCHEDULES = ("cosine", "wsd")
-STRATEGIES = ("auto", "ddp", "fsdp")
-PRECISIONS = ("32", "bf16", "16")
+Schedule = Literal["cosine", "wsd"]
+Strategy = Literal["auto", "ddp", "fsdp"]
+Precision = Literal["32", "bf16", "16"]
 
 
 @dataclass(frozen=True, kw_only=True)
 class TrainingConfig(Config):
     """How a model is trained. A step is one update of the weights, of `accumulate` batches.
 
-    learning_rate: the highest one. weight_decay: of linear maps (`parameter_groups`). beta1, beta2: of AdamW.
-    max_steps: steps of the whole run. warmup_steps: steps in which the learning rate rises linearly.
-    schedule: after that "cosine" falls along half a cosine to the end; "wsd" (warm-up, stable, decay; arXiv 2405.18392) stays, and falls
-        as 1 - sqrt over the last `decay_share` of max_steps. minimum_share: where both end, as a share of learning_rate.
-    gradient_clip: largest norm of the gradient; None for none.
-    precision: "32"; "bf16" or "16" run matrix products under autocast, with float32 weights and memory state ("16" needs CUDA).
-    batch_size: rows of a batch, over all devices. accumulate: batches a step; each unit counts alike, however the batches are filled.
-    segment_length: tokens of a row in one batch; gradients reach no further (truncated back-propagation through time).
-    carry_state: hand the state on from a segment to the next of the same document, detached; else every segment starts anew.
-    document_length: longer documents are cut into pieces of this many tokens; None for pieces so long that each row has four of them.
-    ema_decay: of an exponential moving average of the weights, which is then what is validated and saved as the model; None for none.
-    compile: `torch.compile` each block. seed: of weights, order of the data and dropout.
-    validate_every, checkpoint_every, log_every: steps between validations, checkpoints and rows of metrics.csv; the last step has the
-        first two in any case. keep_checkpoints: how many, the newest.
-    devices, nodes: devices of a node, and nodes. strategy: "ddp" or "fsdp" (docs/scaling.md); "auto" for one device.
+    Attributes:
+        learning_rate: the highest one.
+        weight_decay: of linear maps (`parameter_groups`).
+        beta1: of AdamW.
+        beta2: of AdamW.
+        max_steps: steps of the whole run.
+        warmup_steps: steps in which the learning rate rises linearly.
+        schedule: after that "cosine" falls along half a cosine to the end; "wsd" (warm-up, stable, decay; arXiv 2405.18392) stays, and
+            falls as 1 - sqrt over the last decay_share of max_steps.
+        decay_share: share of max_steps in which "wsd" falls.
+        minimum_share: where the learning rate ends, as a share of the highest.
+        gradient_clip: largest norm of the gradient; None for none.
+        precision: "32"; "bf16" or "16" run matrix products under autocast, with float32 weights and memory state ("16" needs CUDA).
+        batch_size: rows of a batch, over all devices.
+        accumulate: batches a step; each unit counts alike, however the batches are filled.
+        segment_length: tokens of a row in one batch; gradients reach no further (truncated back-propagation through time).
+        carry_state: hand the state on from a segment to the next of the same document, detached; else every segment starts anew.
+        document_length: longer documents are cut into pieces of this many tokens; None for pieces so long that each row has four of them.
+        ema_decay: of an exponential moving average of the weights, which is then what is validated and saved as the model; None for none.
+        compile: `torch.compile` each block.
+        seed: of weights, order of the data and dropout.
+        validate_every: steps between validations; the last step has one in any case.
+        checkpoint_every: steps between checkpoints; the last step has one in any case.
+        keep_checkpoints: how many, the newest.
+        log_every: steps between rows of metrics.csv.
+        devices: of a node.
+        nodes: machines.
+        strategy: "ddp" or "fsdp" (docs/scaling.md); "auto" for one device.
     """
 
     learning_rate: float = 1e-3
@@ -36,11 +50,11 @@ class TrainingConfig(Config):
     beta2: float = 0.95
     max_steps: int = 1000
     warmup_steps: int = 100
-    schedule: str = "cosine"
+    schedule: Schedule = "cosine"
     decay_share: float = 0.2
     minimum_share: float = 0.1
     gradient_clip: float | None = 1.0
-    precision: str = "32"
+    precision: Precision = "32"
     batch_size: int = 8
     accumulate: int = 1
     segment_length: int = 256
@@ -55,7 +69,7 @@ class TrainingConfig(Config):
     log_every: int = 10
     devices: int = 1
     nodes: int = 1
-    strategy: str = "auto"
+    strategy: Strategy = "auto"
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -63,11 +77,8 @@ class TrainingConfig(Config):
         self._require("weight_decay", self.weight_decay >= 0, "at least 0")
         for name in ("beta1", "beta2", "minimum_share"):
             self._require(name, 0 <= getattr(self, name) < 1, "in [0, 1)")
-        self._require_one_of("schedule", SCHEDULES)
         self._require("decay_share", 0 < self.decay_share <= 1, "in (0, 1]")
         self._require("gradient_clip", self.gradient_clip is None or self.gradient_clip > 0, "positive or None")
-        self._require_one_of("precision", PRECISIONS)
-        self._require_one_of("strategy", STRATEGIES)
         for name in ("max_steps", "batch_size", "accumulate", "segment_length", "validate_every", "checkpoint_every", "keep_checkpoints"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("log_every", "devices", "nodes"):

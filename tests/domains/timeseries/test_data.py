@@ -231,6 +231,26 @@ def test_missing_step_is_named(write):
     fails(write(text), "1 time steps of 'D'", "2020-01-04", "after line 4", "--missing mask", "--freq B")
 
 
+@pytest.mark.parametrize("first", ["0001-01-01", "0000-01-01", "1677-12-31", "2200-01-01", "9999-01-01"])
+def test_times_that_pandas_cannot_hold_are_refused(write, first):
+    fails(write(f"date,a\n{first},1\n2020-01-02,2\n2020-01-03,3\n"), "line 2", first[:10], "1678 to 2199")
+
+
+def test_parquet_times_that_python_cannot_hold_are_refused(write):
+    days = pl.Series([-(10**9), 0, 1], dtype=pl.Int64).cast(pl.Int32).cast(pl.Date)
+    fails(write(pl.DataFrame({"date": days, "a": [1, 2, 3]}), "t.parquet"), "row 1: '-1000000000' is no time")
+    times = pl.Series([-(2**62), 0, 86_400_000_000]).cast(pl.Datetime("us"))
+    fails(write(pl.DataFrame({"date": times, "a": [1, 2, 3]}), "t.parquet"), f"row 1: '{-(2**62)}' is outside the years 1678 to 2199")
+
+
+def test_a_column_called_as_our_own_is_refused(write):
+    fails(write("__row__,a\n2020-01-01,1\n"), "__row__", "Rename it")
+
+
+def test_a_path_that_no_system_holds(tmp_path):
+    fails(tmp_path / ("x" * 300 + ".csv"), "no usable path")
+
+
 def test_mask_refuses_a_channel_without_values(write):
     fails(write(csv(daily(3), [1, 2, 3], ["", "", ""])), "'b'", "no number", target=["b"], missing="mask")
 
