@@ -127,6 +127,7 @@ class Config:
         """Integers, texts, or finite numbers that become floats."""
         expected, fits = _ELEMENTS[kind]
         self._require(name, isinstance(value, tuple) and all(map(fits, value)), f"a tuple of {expected}")
+        self._require(name, kind is not int or all(abs(x) <= LARGEST for x in value), f"at most {LARGEST}")
         object.__setattr__(self, name, tuple(map(kind, value)))
 
 
@@ -145,7 +146,7 @@ def _is_finite(value: Any) -> bool:
 
 
 _ELEMENTS: dict[type, tuple[str, Callable[[Any], bool]]] = {
-    int: (f"integers of at most {LARGEST}", lambda value: _is_int(value) and abs(value) <= LARGEST),
+    int: ("integers", _is_int),
     float: ("finite numbers", _is_finite),
     str: ("texts", lambda value: isinstance(value, str)),
 }

@@ -1,6 +1,7 @@
 """Configurations on the command line: flags, files and Python mean the same, and what is refused is named by its flag."""
 
 import dataclasses
+import importlib
 import io
 import json
 import re
@@ -220,3 +221,9 @@ def test_the_documents_file_is_one_of_forecast(tmp_path: Path) -> None:
     assert bound.arguments["prediction_length"] == 28
     given = bound.arguments["backbone"]
     assert (given.dim, given.variant, given.memory.chunk_size, given.memory.surprise_clip) == (64, "mac", 8, "none")
+
+
+def test_another_library_may_have_loaded_pydantic() -> None:
+    """cyclopts checks values with pydantic where that is imported, as the hub's library does."""
+    importlib.import_module("pydantic")
+    test_nothing_given_is_the_base()
