@@ -405,17 +405,17 @@ def test_configuration_round_trip_and_errors() -> None:
     assert MemoryConfig.from_dict({"local": None}) == MemoryConfig()
     assert MemoryConfig.from_dict({"local": {}}).local == LocalMemoryConfig()
     for values, message in (
-        ({"local": {"chunk_size": [4]}}, "LocalMemoryConfig: unknown key 'chunk_size'; did you mean 'chunk_sizes'"),
-        ({"local": {"chunk_sizes": 4}}, "LocalMemoryConfig.chunk_sizes must be a tuple of integers, got 4"),
-        ({"local": {"chunk_sizes": [4, "8"]}}, "LocalMemoryConfig.chunk_sizes must be a tuple of integers, got"),
-        ({"local": {"chunk_sizes": [True]}}, "LocalMemoryConfig.chunk_sizes must be a tuple of integers, got"),
-        ({"local": {"chunk_sizes": []}}, "LocalMemoryConfig.chunk_sizes must be at least one chunk size"),
-        ({"local": {"chunk_sizes": [4, 0]}}, "LocalMemoryConfig.chunk_sizes must be at least one chunk size, each at least 1"),
+        ({"local": {"chunk_size": [4]}}, r"MemoryConfig\.local: unknown key 'chunk_size'; did you mean 'chunk_sizes'"),
+        ({"local": {"chunk_sizes": 4}}, r"MemoryConfig\.local\.chunk_sizes must be a tuple of integers, got 4"),
+        ({"local": {"chunk_sizes": [4, "8"]}}, r"MemoryConfig\.local\.chunk_sizes must be a tuple of integers, got"),
+        ({"local": {"chunk_sizes": [True]}}, r"MemoryConfig\.local\.chunk_sizes must be a tuple of integers, got"),
+        ({"local": {"chunk_sizes": []}}, r"MemoryConfig\.local\.chunk_sizes must be at least one chunk size"),
+        ({"local": {"chunk_sizes": [4, 0]}}, r"MemoryConfig\.local\.chunk_sizes must be at least one chunk size, each at least 1"),
         (
             {"local": {"chunk_sizes": [4, 9], "shard_length": 8}},
             r"shard_length must be at least the largest of chunk_sizes=\(4, 9\), got 8",
         ),
-        ({"local": {"query_projection": 1}}, "LocalMemoryConfig.query_projection must be of type bool, got 1"),
+        ({"local": {"query_projection": 1}}, r"MemoryConfig\.local\.query_projection must be of type bool, got 1"),
         ({"local": 3}, "MemoryConfig.local must be of type LocalMemoryConfig or None, got 3"),
     ):
         with pytest.raises(ValueError, match=message):
