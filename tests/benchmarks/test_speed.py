@@ -248,7 +248,7 @@ def test_a_cell_whose_runs_would_not_fit_is_left() -> None:
 def test_a_subject_that_raises_is_a_reason() -> None:
     result = measure.measure(Cell("memory layer", FORWARD, 8, expansion=0, chunk_size=4), LIMITS)
     assert result.skipped is not None
-    assert result.skipped.startswith("failed: ValueError: MemoryConfig.expansion")
+    assert result.skipped.startswith("failed: ConfigError: MemoryConfig.expansion")
 
 
 # Counted operations
