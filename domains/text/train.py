@@ -1,15 +1,14 @@
 """Train a language model on text files: `python -m domains.text.train FILES -o FOLDER`."""
 
+import argparse
 import dataclasses
 import sys
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Annotated
-
-import typer
 
 from domains.text.data import read_texts
 from domains.text.model import TextConfig, TitansForCausalLM
+from titans_seq.config import ConfigError
 from titans_seq.errors import UserError
 from titans_seq.training.config import TrainingConfig
 
@@ -53,27 +52,32 @@ def train(
     return run(lambda: TitansForCausalLM(model), make_data, training, output, resume, progress)
 
 
-def _command(
-    paths: Annotated[list[Path], typer.Argument(help="Text files and folders.")],
-    output: Annotated[Path, typer.Option("--output", "-o", help="Folder of the run.")],
-    resume: Annotated[bool, typer.Option("--resume", help="Go on from the newest checkpoint in the folder.")] = False,
-    model: Annotated[Path | None, typer.Option(help="JSON file of a TextConfig.")] = None,
-    training: Annotated[Path | None, typer.Option(help="JSON file of a TrainingConfig.")] = None,
-    max_steps: Annotated[int | None, typer.Option(help="Steps, in place of the configuration's.")] = None,
-) -> None:
-    """Train a language model on bytes."""
+def _parse() -> argparse.Namespace:
+    parser = argparse.ArgumentParser(prog="python -m domains.text.train", description="Train a language model on bytes.")
+    parser.add_argument("paths", nargs="+", type=Path, help="text files and folders")
+    parser.add_argument("-o", "--output", type=Path, required=True, help="folder of the run")
+    parser.add_argument("--resume", action="store_true", help="go on from the newest checkpoint in the folder")
+    parser.add_argument("--model", type=Path, help="JSON file of a TextConfig")
+    parser.add_argument("--training", type=Path, help="JSON file of a TrainingConfig")
+    parser.add_argument("--max-steps", type=int, help="steps, in place of the configuration's")
+    return parser.parse_args()
+
+
+def main() -> None:
+    """The command: exit status 2 and one line for settings and files that cannot be used."""
+    given = _parse()
     try:
-        settings = TrainingConfig() if training is None else TrainingConfig.from_json(training.read_text())
-        if max_steps is not None:
-            warmup = min(settings.warmup_steps, max_steps)
-            settings = dataclasses.replace(settings, max_steps=max_steps, warmup_steps=warmup)
-        architecture = TextConfig() if model is None else TextConfig.from_json(model.read_text())
-        folder = train(paths, output, architecture, settings, resume=resume)
-    except (UserError, OSError) as error:
-        typer.secho(f"Error: {error}", fg=typer.colors.RED, err=True)
+        settings = TrainingConfig() if given.training is None else TrainingConfig.from_json(given.training.read_text())
+        if given.max_steps is not None:
+            warmup = min(settings.warmup_steps, given.max_steps)
+            settings = dataclasses.replace(settings, max_steps=given.max_steps, warmup_steps=warmup)
+        architecture = TextConfig() if given.model is None else TextConfig.from_json(given.model.read_text())
+        folder = train(given.paths, given.output, architecture, settings, resume=given.resume)
+    except (UserError, OSError, ConfigError) as error:
+        print(f"Error: {error}", file=sys.stderr)
         sys.exit(2)
-    typer.echo(f"The model is in {folder}.")
+    print(f"The model is in {folder}.")
 
 
 if __name__ == "__main__":
-    typer.run(_command)
+    main()

@@ -60,7 +60,7 @@ def assert_says(config: Config, given: dict[str, Any]) -> None:
             assert_says(taken, value)
         elif isinstance(taken, tuple):
             assert list(taken) == value
-            assert all(type(x) is int for x in value)
+            assert all(type(x) is type(y) or (type(x), type(y)) == (int, float) for x, y in zip(value, taken, strict=True))
         elif isinstance(taken, float):
             assert type(value) in (int, float)
             assert taken == value

@@ -41,7 +41,8 @@ def folder(finished: Path, tmp_path: Path) -> Path:
 def test_what_a_run_leaves(finished: Path) -> None:
     files = {str(path.relative_to(finished)) for path in finished.rglob("*") if path.is_file() and "tensorboard" not in str(path)}
     checkpoints = {f"checkpoints/step-{step:08d}.ckpt" for step in (4, 5, 6)}
-    assert files == {"config.json", "metrics.csv", "model/config.json", "model/model.safetensors", *checkpoints}
+    model = {f"model/{name}" for name in ("config.json", "model.safetensors", "README.md")}
+    assert files == {"config.json", "metrics.csv", *model, *checkpoints}
     config = json.loads((finished / "config.json").read_text())
     assert config["training"] == CONFIG.to_dict()
     assert config["model"] == MODEL.to_dict()
