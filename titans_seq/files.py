@@ -56,3 +56,14 @@ def _outline(file: Any, name: str) -> Tensor:
     part = file.get_slice(name)
     shape = part.get_shape()
     return torch.empty(shape, dtype=(part[:0] if shape else file.get_tensor(name)).dtype, device="meta")
+
+
+def sync_folder(folder: Path) -> None:
+    """Have the renaming itself on the disk, where folders can be synced."""
+    if os.name == "nt":
+        return
+    handle = os.open(folder, os.O_RDONLY)
+    try:
+        os.fsync(handle)
+    finally:
+        os.close(handle)

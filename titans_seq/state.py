@@ -82,7 +82,7 @@ class State:
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file, whole or not at all; the structure goes into the file's metadata as JSON."""
         tensors: dict[str, Tensor] = {}
-        structure = _flatten(self, "state", tensors)
+        structure = flatten(self, "state", tensors)
         write_safetensors(path, tensors, {_METADATA_KEY: json.dumps(structure)})
 
     @classmethod
@@ -96,7 +96,7 @@ class State:
         if _METADATA_KEY not in metadata:
             raise UserError(f"{path}: a safetensors file, but not of a state; expected one that {cls.__name__}.save wrote.")
         try:
-            state = _unflatten(strict_json.loads(metadata[_METADATA_KEY]), tensors)
+            state = unflatten(strict_json.loads(metadata[_METADATA_KEY]), tensors)
         except (KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:
             raise UserError(f"{path}: damaged, or written by another version of titans_seq ({error}).") from error
         if not isinstance(state, cls):
@@ -121,35 +121,35 @@ def _map(value: Any, function: Callable[[Tensor], Tensor]) -> Any:
     return value
 
 
-def _flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
+def flatten(value: Any, name: str, tensors: dict[str, Tensor]) -> Any:
     """Structure of `value` as JSON; its tensors go into `tensors` under dotted names."""
     if isinstance(value, Tensor):
         tensors[name] = value.detach().clone(memory_format=torch.contiguous_format)
         return {"tensor": name}
     if isinstance(value, State):
-        content = {f.name: _flatten(getattr(value, f.name), f"{name}.{f.name}", tensors) for f in fields(value)}  # type: ignore[arg-type]
+        content = {f.name: flatten(getattr(value, f.name), f"{name}.{f.name}", tensors) for f in fields(value)}  # type: ignore[arg-type]
         return {"state": type(value).__name__, "fields": content}
     if isinstance(value, tuple):
-        return {"tuple": [_flatten(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]}
+        return {"tuple": [flatten(item, f"{name}.{i}", tensors) for i, item in enumerate(value)]}
     return {"value": value}
 
 
-def _unflatten(structure: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
-    """Inverse of `_flatten`; takes what it uses out of `tensors`."""
+def unflatten(structure: dict[str, Any], tensors: dict[str, Tensor]) -> Any:
+    """Inverse of `flatten`; takes what it uses out of `tensors`."""
     if "tensor" in structure:
         return tensors.pop(structure["tensor"])
     if "state" in structure:
         if structure["state"] not in State._registry:
             raise ValueError(f"unknown state {structure['state']!r}")
         kind = State._registry[structure["state"]]
-        content = {name: _unflatten(value, tensors) for name, value in structure["fields"].items()}
+        content = {name: unflatten(value, tensors) for name, value in structure["fields"].items()}
         hints = typing.get_type_hints(kind)
         for name, value in content.items():
             if not _is_of(value, hints[name]):
                 raise ValueError(f"{kind.__name__}.{name} is not {hints[name]}")
         return kind(**content)
     if "tuple" in structure:
-        return tuple(_unflatten(item, tensors) for item in structure["tuple"])
+        return tuple(unflatten(item, tensors) for item in structure["tuple"])
     return structure["value"]
 
 

@@ -22,6 +22,7 @@ from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_
 from torch.optim import Optimizer
 
 from titans_seq.errors import UserError
+from titans_seq.files import sync_folder
 
 INDEX_NAME = "checkpoint.json"
 FORMAT = 1
@@ -50,11 +51,11 @@ def whole_folder(folder: str | Path) -> Iterator[Path]:
     yield temporary
     _barrier()
     if _rank() == 0:
-        _sync(temporary)
+        sync_folder(temporary)
         if folder.exists():
             os.rename(folder, replaced)
         os.rename(temporary, folder)
-        _sync(folder.parent)
+        sync_folder(folder.parent)
         shutil.rmtree(replaced, ignore_errors=True)
     _barrier()
 
@@ -84,7 +85,7 @@ def save_sharded(
         mine = {path.name: _checksum(path) for path in temporary.glob(f"shard-{_rank() + 1:05d}-*.safetensors")}
         index = {
             "format": FORMAT,
-            "files": {name: sum_ for files in _all_gather(mine) for name, sum_ in files.items()},
+            "files": {name: sum_ for files in all_gather(mine) for name, sum_ in files.items()},
             "settings": {name: x for name, x in content.items() if name not in tensors},
             "values": values or {},
         }
@@ -211,7 +212,7 @@ def _barrier() -> None:
         dist.barrier()
 
 
-def _all_gather(value: Any) -> list[Any]:
+def all_gather(value: Any) -> list[Any]:
     """`value` of every rank, in order."""
     if not dist.is_initialized():
         return [value]
@@ -227,15 +228,6 @@ def _on_all_ranks(check: Callable[[], None]) -> None:
         check()
     except UserError as error:
         problem = str(error)
-    for found in _all_gather(problem):
+    for found in all_gather(problem):
         if found:
             raise UserError(found)
-
-
-def _sync(folder: Path) -> None:
-    """Have a folder's entries themselves on the disk."""
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

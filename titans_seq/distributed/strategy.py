@@ -5,7 +5,7 @@ import os
 import shutil
 from datetime import timedelta
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import lightning.pytorch as pl
 from lightning.pytorch.strategies import DDPStrategy, ModelParallelStrategy, Strategy
@@ -13,10 +13,11 @@ from lightning.pytorch.trainer.states import TrainerFn
 
 from titans_seq.distributed.checkpoint import load_sharded, save_sharded
 from titans_seq.distributed.fully_sharded import shard_model, use_every_parameter
+from titans_seq.training import config
 
 log = logging.getLogger("titans_seq")
 
-STRATEGIES = ("auto", "ddp", "fsdp")
+STRATEGIES: tuple[str, ...] = get_args(config.Strategy)
 REST_NAME = "lightning.ckpt"
 _STEPS = ("training_step", "validation_step", "test_step", "predict_step")
 

@@ -17,6 +17,7 @@ from lightning.pytorch.utilities.exceptions import SIGTERMException
 
 from titans_seq.distributed.strategy import REST_NAME
 from titans_seq.errors import UserError
+from titans_seq.files import sync_folder
 from titans_seq.training.config import TrainingConfig
 from titans_seq.training.module import CHECKPOINT_FORMAT, CHECKPOINT_KEY
 
@@ -41,7 +42,7 @@ class WholeFileCheckpointIO(CheckpointIO):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, path)
-        _sync_folder(path.parent)
+        sync_folder(path.parent)
 
     def load_checkpoint(self, path: str | Path, map_location: Any = None, weights_only: bool | None = None) -> dict[str, Any]:
         """As `read_checkpoint`."""
@@ -161,14 +162,3 @@ class CheckpointEvery(Checkpoint):
 def is_due(step: int, every: int, last: int) -> bool:
     """Whether something happens after a step: every `every` steps, and after the last."""
     return step % every == 0 or step >= last
-
-
-def _sync_folder(folder: Path) -> None:
-    """Have the renaming itself on the disk, where folders can be synced."""
-    if os.name == "nt":
-        return
-    handle = os.open(folder, os.O_RDONLY)
-    try:
-        os.fsync(handle)
-    finally:
-        os.close(handle)

@@ -18,9 +18,10 @@ from torch.distributed.tensor import DTensor
 
 from titans_seq.blocks import Block
 from titans_seq.config import Config
+from titans_seq.distributed.checkpoint import all_gather
 from titans_seq.distributed.fully_sharded import use_every_parameter
 from titans_seq.errors import UserError
-from titans_seq.state import State, _flatten, _unflatten
+from titans_seq.state import State, flatten, unflatten
 from titans_seq.training.config import TrainingConfig
 from titans_seq.training.loaders import Batch, EvaluationLoader, TrainingLoader
 from titans_seq.training.optimizer import make_optimizer
@@ -215,9 +216,9 @@ class TrainingModule(pl.LightningModule):
             "model_type": self.model.model_type,
             "model": self.model.config.to_dict(),
             "training": self.config.to_dict(),
-            "random": _all_ranks(_random_state()),
-            "carried": _all_ranks(None if self._carried is None else _pack(self._carried)),
-            "window": _all_ranks((self.window.total.cpu(), self.window.units.cpu())),
+            "random": all_gather(_random_state()),
+            "carried": all_gather(None if self._carried is None else _pack(self._carried)),
+            "window": all_gather((self.window.total.cpu(), self.window.units.cpu())),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
@@ -254,12 +255,12 @@ def _rows(packed: list[Any], rank: int, world_size: int, device: torch.device) -
 def _pack(state: State) -> dict[str, Any]:
     """Plain numbers and tensors, that load without unpickling."""
     tensors: dict[str, Tensor] = {}
-    structure = _flatten(state, "state", tensors)
+    structure = flatten(state, "state", tensors)
     return {"structure": structure, "tensors": {name: x.cpu() for name, x in tensors.items()}}
 
 
 def _unpack(packed: dict[str, Any]) -> State:
-    return _unflatten(packed["structure"], packed["tensors"])
+    return unflatten(packed["structure"], packed["tensors"])
 
 
 def _random_state() -> dict[str, Any]:
@@ -280,12 +281,3 @@ def _set_random_state(state: dict[str, Any]) -> None:
     kind, keys, *rest = state["numpy"]
     np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
     random.setstate(state["python"])
-
-
-def _all_ranks(value: Any) -> list[Any]:
-    """`value` of every rank, in order."""
-    if not (torch.distributed.is_available() and torch.distributed.is_initialized()):
-        return [value]
-    gathered: list[Any] = [None] * torch.distributed.get_world_size()
-    torch.distributed.all_gather_object(gathered, value)
-    return gathered

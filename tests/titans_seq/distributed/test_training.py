@@ -24,15 +24,6 @@ Torchrun = Callable[..., subprocess.Popen[str]]
 
 
 @pytest.fixture(scope="module")
-def texts(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """Texts of unequal length: rows end, and batches are filled unevenly, at different times on each rank."""
-    folder = tmp_path_factory.mktemp("texts")
-    for i in range(5):
-        (folder / f"{i}.txt").write_text(" ".join(f"{word}{i}" for word in ("ship", "sea", "wind", "land") * (2 + 5 * i)))
-    return folder
-
-
-@pytest.fixture(scope="module")
 def alone(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
     """The run of one process."""
     output = tmp_path_factory.mktemp("runs") / "alone"
