@@ -64,15 +64,17 @@ def score(
     as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON object.", negative="")] = False,
 ) -> None:
     """Bits per event on the last tenth of the shifts, which were not trained on, beside a Markov chain fitted on the first 80 %."""
+    import numpy as np
+
     from sensor_events.data import read_events, split
-    from sensor_events.metrics import distance, evaluate, markov_renewal, trained
+    from sensor_events.metrics import evaluate, first_fault, markov_renewal, trained
     from sensor_events.model import EventModel
     from titans_seq.commands.report import show
 
     training, _, test = split(read_events(file))
     found = {
         "shifts": len(test),
-        "events_before_first_fault": distance(test),
+        "events_before_first_fault": float(np.median([at for at in map(first_fault, test) if at is not None])),
         "markov_renewal": evaluate(markov_renewal(training), test),
         "model": evaluate(trained(EventModel.from_pretrained(model)), test),
     }

@@ -1,7 +1,6 @@
 """Bits per event of the model, beside a chain that knows one event."""
 
 from collections.abc import Callable
-from typing import Any
 
 import numpy as np
 import torch
@@ -39,20 +38,17 @@ def trained(model: EventModel) -> Nats:
     return lambda shift: model.nats(shift[None, :-1], shift[None, 1:])[0][0]
 
 
+def first_fault(shift: np.ndarray) -> int | None:
+    """Where it stands in its shift."""
+    at = np.flatnonzero(np.isin(shift[:, 0], [EVENTS.index(fault) for fault in FAULTS]))
+    return int(at[0]) if at.size else None
+
+
 @torch.inference_mode()
-def evaluate(forecaster: Nats, shifts: list[np.ndarray]) -> dict[str, Any]:
+def evaluate(predict: Nats, shifts: list[np.ndarray]) -> dict[str, float]:
     """Mean bits: of all events, and of the type of each shift's first fault, which nothing but the shift's load foretells."""
-    nats, first = [], []
-    for shift in shifts:
-        nats.append(forecaster(torch.from_numpy(shift)))
-        faults = np.flatnonzero(np.isin(shift[1:, 0], [EVENTS.index(fault) for fault in FAULTS]))
-        first += [float(nats[-1][faults[0], 0])] if faults.size else []
+    nats = [predict(torch.from_numpy(shift)) for shift in shifts]
     of_type, of_gap = (torch.cat(nats).mean(0) * BITS).tolist()
-    found = {"bits_per_event": of_type + of_gap, "of_type": of_type, "of_gap": of_gap, "of_first_fault": float(np.mean(first)) * BITS}
+    faults = [float(part[at - 1, 0]) for part, at in zip(nats, map(first_fault, shifts), strict=True) if at is not None]
+    found = {"bits_per_event": of_type + of_gap, "of_type": of_type, "of_gap": of_gap, "of_first_fault": float(np.mean(faults)) * BITS}
     return {name: round(value, 3) for name, value in found.items()}
-
-
-def distance(shifts: list[np.ndarray]) -> float:
-    """Events from the load to the first fault, the median of the shifts that have one."""
-    at = [np.flatnonzero(np.isin(shift[:, 0], [EVENTS.index(fault) for fault in FAULTS])) for shift in shifts]
-    return float(np.median([faults[0] for faults in at if faults.size]))
