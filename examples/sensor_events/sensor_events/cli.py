@@ -19,7 +19,7 @@ def make(
     file: Annotated[Path, Parameter(help="CSV file to write.")],
     /,
     *,
-    shifts: Annotated[int, Parameter(help="How many.")] = 400,
+    shifts: Annotated[int, Parameter(help="How many.")] = 1000,
     seed: Annotated[int, Parameter(help="Of the random numbers.")] = 0,
 ) -> None:
     """Write the events of a made-up press."""
@@ -67,14 +67,16 @@ def score(
     import numpy as np
 
     from sensor_events.data import read_events, split
-    from sensor_events.metrics import evaluate, first_fault, markov_renewal, trained
+    from sensor_events.metrics import evaluate, late_fault, markov_renewal, trained
     from sensor_events.model import EventModel
     from titans_seq.commands.report import show
 
     training, _, test = split(read_events(file))
+    late = [at for at in map(late_fault, test) if at is not None]
     found = {
         "shifts": len(test),
-        "events_before_first_fault": float(np.median([at for at in map(first_fault, test) if at is not None])),
+        "late_faults": len(late),
+        "events_before_them": float(np.median(late or [0])),
         "markov_renewal": evaluate(markov_renewal(training), test),
         "model": evaluate(trained(EventModel.from_pretrained(model)), test),
     }

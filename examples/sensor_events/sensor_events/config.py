@@ -7,14 +7,14 @@ from titans_seq.training.config import TrainingConfig
 
 
 def small_backbone() -> TitansConfig:
-    """One layer whose mixer is the memory alone: there is no attention that could look back."""
-    return TitansConfig(dim=32, num_layers=1, variant="lmm", memory=MemoryConfig(num_heads=2, expansion=2))
+    """Two layers that mix by memory alone: there is no attention that could look back."""
+    return TitansConfig(dim=32, num_layers=2, variant="lmm", memory=MemoryConfig(num_heads=2, depth=1, max_step=0.1))
 
 
 def small_training() -> TrainingConfig:
     """About a quarter of a minute on one core."""
     return TrainingConfig(
-        learning_rate=5e-3, max_steps=400, warmup_steps=20, batch_size=16, segment_length=64, validate_every=100, checkpoint_every=50
+        learning_rate=5e-3, max_steps=200, warmup_steps=10, batch_size=16, segment_length=64, validate_every=100, checkpoint_every=50
     )
 
 

@@ -15,28 +15,27 @@ SECONDS = {"load_copper": 60, "load_paper": 40, "load_steel": 90, "feed": 2, "pr
 SECONDS |= {"overheated": 600, "torn": 200, "blunt": 900}
 EVENTS = tuple(SECONDS)
 LOADS, FAULTS = EVENTS[:3], EVENTS[-3:]
-AFTER_PRESS = {"eject": 0.7, "retry": 0.25, "alarm": 0.05}
 
 
 def make_events(shifts: int, seed: int) -> pl.DataFrame:
     """The made-up press: a table of shift, seconds since its begin, and event.
 
-    A shift begins with the load of a material. An alarm, at any time later, turns into that material's fault, in one of twenty cases into
-    any fault. After a load or a fault the press is slow, and comes up to speed again.
+    A shift begins with the load of a material. An alarm, frequent in some shifts and rare in others, turns into that material's fault, in
+    one of twenty cases into any fault. After a load or a fault the press is slow, and comes up to speed again.
     """
     random = np.random.default_rng(seed)
     rows = []
     for shift in range(shifts):
         material, seconds, slowness = random.integers(3), 0.0, 1.0
-        event = LOADS[material]
-        for _ in range(random.integers(100, 200)):
+        event, alarms = LOADS[material], 0.4 * random.uniform(0.05, 1) ** 2
+        for _ in range(random.integers(60, 120)):
             seconds += SECONDS[event] * slowness * random.lognormal(sigma=0.2)
             rows.append((shift, round(seconds, 3), event))
             slowness = 4.0 if event in (*LOADS, *FAULTS) else 1 + 0.8 * (slowness - 1)
             if event == "alarm":
                 event = FAULTS[material if random.random() < 0.95 else random.integers(3)]
             elif event == "press":
-                event = str(random.choice(list(AFTER_PRESS), p=list(AFTER_PRESS.values())))
+                event = str(random.choice(["alarm", "retry", "eject"], p=[alarms, 0.25, 0.75 - alarms]))
             else:
                 event = "press" if event in ("feed", "retry") else "feed"
     return pl.DataFrame(rows, schema=["shift", "seconds", "event"], orient="row")
@@ -65,7 +64,7 @@ def read_events(path: str | Path) -> list[np.ndarray]:
         )
     number = pl.col("event").replace_strict(EVENTS, range(len(EVENTS)), return_dtype=pl.Int64)
     table = table.select("shift", number, (pl.col("gap") * 1000).round().cast(pl.Int64))
-    return [shift.drop("shift").to_numpy() for shift in table.partition_by("shift", maintain_order=True)]
+    return [shift.drop("shift").to_numpy(writable=True) for shift in table.partition_by("shift", maintain_order=True)]
 
 
 def split(shifts: list[np.ndarray]) -> tuple[list[np.ndarray], list[np.ndarray], list[np.ndarray]]:

@@ -38,17 +38,17 @@ def trained(model: EventModel) -> Nats:
     return lambda shift: model.nats(shift[None, :-1], shift[None, 1:])[0][0]
 
 
-def first_fault(shift: np.ndarray) -> int | None:
-    """Where it stands in its shift."""
+def late_fault(shift: np.ndarray) -> int | None:
+    """Place of a shift's first fault, if it stands 30 events or more after the load."""
     at = np.flatnonzero(np.isin(shift[:, 0], [EVENTS.index(fault) for fault in FAULTS]))
-    return int(at[0]) if at.size else None
+    return int(at[0]) if at.size and at[0] >= 30 else None
 
 
 @torch.inference_mode()
 def evaluate(predict: Nats, shifts: list[np.ndarray]) -> dict[str, float]:
-    """Mean bits: of all events, and of the type of each shift's first fault, which nothing but the shift's load foretells."""
+    """Mean bits: of all events, and of the types of late faults, which nothing but the load foretells (0 where there are none)."""
     nats = [predict(torch.from_numpy(shift)) for shift in shifts]
     of_type, of_gap = (torch.cat(nats).mean(0) * BITS).tolist()
-    faults = [float(part[at - 1, 0]) for part, at in zip(nats, map(first_fault, shifts), strict=True) if at is not None]
-    found = {"bits_per_event": of_type + of_gap, "of_type": of_type, "of_gap": of_gap, "of_first_fault": float(np.mean(faults)) * BITS}
+    late = [float(part[at - 1, 0]) * BITS for part, at in zip(nats, map(late_fault, shifts), strict=True) if at is not None]
+    found = {"bits_per_event": of_type + of_gap, "of_type": of_type, "of_gap": of_gap, "of_late_fault": sum(late) / max(len(late), 1)}
     return {name: round(value, 3) for name, value in found.items()}

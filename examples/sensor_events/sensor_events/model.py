@@ -24,7 +24,8 @@ class EventModel(Pretrained):
         super().__init__()
         self.config = config
         self.event = nn.Embedding(len(EVENTS), config.titans.dim)
-        self.gap = nn.Linear(1, config.titans.dim)
+        self.gap = nn.Linear(1, config.titans.dim, bias=False)
+        nn.init.normal_(self.gap.weight, std=0.05)  # logarithms are large beside embeddings
         self.titans = Titans(config.titans)
         self.head = nn.Linear(config.titans.dim, 3 * len(EVENTS))
 
