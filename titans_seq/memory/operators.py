@@ -44,7 +44,7 @@ def define_operators(
 
     torch.library.register_autograd(f"titans_seq::{name}", differentiate, setup_context=save, lib=_library)
     torch.library.register_autograd(f"titans_seq::{name}_backward", differentiate_twice, lib=_library)
-    return tuple(getattr(torch.ops.titans_seq, which).default for which in (name, f"{name}_backward"))  # type: ignore[return-value]
+    return getattr(torch.ops.titans_seq, name).default, getattr(torch.ops.titans_seq, f"{name}_backward").default
 
 
 def _define(name: str, schema: str, implementation: Callable[..., list[Tensor]], shapes: Callable[..., list[Tensor]]) -> None:
