@@ -76,12 +76,14 @@ def test_its_commands_are_listed(site: Path, tmp_path: Path) -> None:
         assert flag in run(split("titans-seq sensor-events train --help"), site, tmp_path)
 
 
+@pytest.mark.slow
 def test_a_run_that_was_killed_ends_whole(trained: Path) -> None:
     rows = read_metrics(trained / "runs" / "press" / "metrics.csv")
     assert [row["step"] for row in rows if row["train_bits_per_event"]] == [str(step) for step in range(10, 201, 10)]
     assert float(rows[-1]["validation_bits_per_event"]) < float(rows[0]["train_bits_per_event"]) - 1
 
 
+@pytest.mark.slow
 def test_its_model_is_known_by_its_type(site: Path, trained: Path) -> None:
     found = json.loads(run([*split(INFO), "--json"], site, trained))
     assert (found["model_type"], found["class"]) == ("sensor_events", "sensor_events.model.EventModel")
@@ -89,6 +91,7 @@ def test_its_model_is_known_by_its_type(site: Path, trained: Path) -> None:
     assert run([sys.executable, "-c", code], site, trained) == "EventModel\n"
 
 
+@pytest.mark.slow
 def test_its_model_remembers_the_load(site: Path, trained: Path) -> None:
     """On held-out shifts it beats the baseline of the page, and knows better what the load decides; the page's figures are those."""
     found = json.loads(run([*split(SCORE), "--json"], site, trained))
