@@ -104,7 +104,8 @@ def _flags_class(base: Config, path: str, name: str) -> type:
             default = value if value is not None else part()  # an optional part begins from its defaults
             nested = _flags_class(default, f"{path}.{f.name}", f.name)
             kind = nested | Literal["none"] | None if _optional(hints[f.name]) else nested | None
-            fields.append((f.name, kind, dataclasses.field(default=None)))
+            shown = cyclopts.Parameter(help=_one_line(help_texts.get(f.name)), group=group)  # seen where "none" can be given
+            fields.append((f.name, Annotated[kind, shown], dataclasses.field(default=None)))
             continue
         shown = cyclopts.Parameter(help=_one_line(help_texts.get(f.name)), show_default=_text(value), group=group)
         fields.append((f.name, Annotated[_flag_type(hints[f.name]) | None, shown], dataclasses.field(default=None)))

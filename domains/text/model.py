@@ -15,7 +15,7 @@ from domains.text.metrics import BITS_PER_BYTE
 from titans_seq import Titans, TitansConfig, TitansState, presets
 from titans_seq.checkpoint import Pretrained
 from titans_seq.config import Config
-from titans_seq.training.module import LossOutput
+from titans_seq.training.trainable import LossOutput
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -21,7 +21,7 @@ SMALL = TitansConfig(
     variant="mag",
     dropout=0.1,
     memory=MemoryConfig(num_heads=1, expansion=1, chunk_size=4),
-    attention=AttentionConfig(num_heads=1, sliding_window=8, persistent_tokens=1),
+    attention=AttentionConfig(num_heads=1, sliding_window=8, segment_length=8, persistent_tokens=1),
 )
 
 TINY = TrainingConfig(
