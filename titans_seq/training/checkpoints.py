@@ -88,10 +88,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def checkpoints_of(folder: str | Path) -> list[Path]:
     """Checkpoints of a folder, the newest (highest step) last. No folder: none."""
-    return sorted((path for path in Path(folder).glob("*.ckpt") if _NAME.fullmatch(path.name)), key=_step_of)
+    return sorted((path for path in Path(folder).glob("*.ckpt") if _NAME.fullmatch(path.name)), key=step_of)
 
 
-def _step_of(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """The step after which a checkpoint was written, by its name."""
     return int(path.stem.removeprefix("step-"))
 
 
@@ -154,7 +155,7 @@ class CheckpointEvery(Checkpoint):
         self._saved = trainer.global_step
         if trainer.is_global_zero:
             # One of a later step is damaged: the run went on from before it.
-            written = [path for path in checkpoints_of(self._folder) if _step_of(path) <= self._saved]
+            written = [path for path in checkpoints_of(self._folder) if step_of(path) <= self._saved]
             for path in written[: -self._config.keep_checkpoints]:
                 trainer.strategy.remove_checkpoint(path)
 

@@ -4,6 +4,7 @@ FOLDER/config.json        what was trained and how: command, model, training, ve
 FOLDER/metrics.csv        `WriteMetrics`; with tensorboard installed also FOLDER/tensorboard
 FOLDER/checkpoints/       step-N.ckpt
 FOLDER/model/             the trained model, as save_pretrained writes it
+FOLDER/.lock              held by the process that trains; stays, unlocked
 """
 
 import json
@@ -13,25 +14,34 @@ import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from titans_seq.card import Card, command_line, versions
 from titans_seq.distributed.checkpoint import read_model
 from titans_seq.distributed.strategy import make_strategy
 from titans_seq.errors import UserError
-from titans_seq.training.checkpoints import CheckpointEvery, WholeFileCheckpointIO, newest_checkpoint, read_checkpoint
+from titans_seq.training.checkpoints import (
+    CheckpointEvery,
+    WholeFileCheckpointIO,
+    checkpoints_of,
+    newest_checkpoint,
+    read_checkpoint,
+    step_of,
+)
 from titans_seq.training.config import TrainingConfig
-from titans_seq.training.metrics import MetricsFile, WriteMetrics
+from titans_seq.training.metrics import MetricsFile, WriteMetrics, read_metrics
 from titans_seq.training.module import CHECKPOINT_KEY, TrainingData, TrainingModule
 from titans_seq.training.progress import TrainingProgress
 
@@ -64,14 +74,30 @@ def train(
         The folder of the trained model: the weights of the last checkpoint (their average with ema_decay).
 
     Raises:
-        UserError: `folder` holds a run and resume is False; the run to resume has other settings, model or data; the loss is not finite.
-        SystemExit: it was interrupted (status 1) or asked to end by SIGTERM (143, after a checkpoint); both can be resumed.
+        UserError: `folder` holds a run and resume is False, or another process trains in it; the run to resume has other settings, model,
+            data or kind of checkpoint; the processes that were started are not devices times nodes; the loss is not finite.
+        KeyboardInterrupt, SystemExit: Ctrl-C; SIGTERM (status 143, after a checkpoint). Both can be resumed.
     """
     folder = Path(folder)
     _check_precision(config)
+    _check_processes(config)
     first = rank_zero_only.rank == 0  # others find what the first has begun
-    if first:
-        _check_folder(folder, resume)
+    with _locked(folder) if first else nullcontext():
+        return _train(make_model, make_data, config, folder, resume, progress, first)
+
+
+def _train(
+    make_model: Callable[[], Any],
+    make_data: Callable[[], TrainingData],
+    config: TrainingConfig,
+    folder: Path,
+    resume: bool,
+    progress: bool,
+    first: bool,
+) -> Path:
+    """`train` in a folder that no other run has."""
+    if first and not resume:
+        _check_no_run(folder)
     pl.seed_everything(config.seed, workers=True, verbose=False)
     model = make_model().train()
     checkpoint = newest_checkpoint(folder / "checkpoints") if resume else None
@@ -85,8 +111,8 @@ def train(
     module = TrainingModule(model, config)
     with _quiet():
         trainer = make_trainer(config, folder, model.metric.column, data.has_validation, progress)
-        _fit(trainer, module, data, checkpoint)
-    return _export(trainer, model, folder)
+        _fit(trainer, module, data, checkpoint, folder)
+    return _export(trainer, model, folder, data.card)
 
 
 def make_trainer(config: TrainingConfig, folder: Path, metric_column: str, has_validation: bool, progress: bool) -> pl.Trainer:
@@ -123,17 +149,23 @@ def make_trainer(config: TrainingConfig, folder: Path, metric_column: str, has_v
     )
 
 
-def _fit(trainer: pl.Trainer, module: TrainingModule, data: TrainingData, checkpoint: Path | None) -> None:
-    """Lightning's fit; an interrupted one ends the process, with a word on how to go on."""
+def _fit(trainer: pl.Trainer, module: TrainingModule, data: TrainingData, checkpoint: Path | None, folder: Path) -> None:
+    """Lightning's fit; an interrupted one is ended with a word on how to go on."""
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as stop:
-        log.warning("Stopped at step %d. Go on from the last checkpoint with --resume.", trainer.global_step)
-        asked_to_end = isinstance(stop, SIGTERMException)
-        raise SystemExit(128 + signal.SIGTERM if asked_to_end else stop.code) from stop
+        if trainer.is_global_zero:
+            saved = checkpoints_of(folder / "checkpoints")
+            further = f"goes on from step {step_of(saved[-1])}" if saved else "starts anew: there is no checkpoint yet"
+            log.warning("Stopped at step %d. The same command with --resume %s.", trainer.global_step, further)
+        if isinstance(stop, SIGTERMException):
+            raise SystemExit(128 + signal.SIGTERM) from stop
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes an exit of it
+            raise KeyboardInterrupt from stop
+        raise
 
 
-def _export(trainer: pl.Trainer, model: Any, folder: Path) -> Path:
+def _export(trainer: pl.Trainer, model: Any, folder: Path, card: Card) -> Path:
     """Save the weights of the last checkpoint as the model: one way for a run that ends now, and for one that ended before."""
     if trainer.is_global_zero:
         last = newest_checkpoint(folder / "checkpoints")
@@ -141,9 +173,45 @@ def _export(trainer: pl.Trainer, model: Any, folder: Path) -> Path:
         weights = read_model(last) if last.is_dir() else read_checkpoint(last)["state_dict"]
         model = type(model)(model.config)  # whole: the one that was trained may be sharded
         model.load_state_dict({name.removeprefix("model."): x for name, x in weights.items()})
-        model.save_pretrained(folder / "model")
+        model.save_pretrained(folder / "model", card=_filled(card, model, folder, step_of(last)))
     trainer.strategy.barrier()
     return folder / "model"
+
+
+def _filled(card: Card, model: Any, folder: Path, step: int) -> Card:
+    """A domain's card with what the run knows; scores are those of metrics.csv, so that a resumed run has them all."""
+    rows, column = read_metrics(folder / "metrics.csv"), model.metric.column
+    metrics: dict[str, float | int] = {}
+    for kind, name in (("validation", "validation"), ("train", "training")):
+        scores = [row[f"{kind}_{column}"] for row in rows if row[f"{kind}_{column}"]]
+        metrics |= {f"{model.metric.name}, {name}": float(scores[-1])} if scores else {}
+    tokens = [int(row["tokens"]) for row in rows if row["tokens"]]
+    return replace(
+        card,
+        metrics={**card.metrics, **metrics, "steps": step, "tokens read": tokens[-1] if tokens else 0},
+        evaluation=card.evaluation or "At the end of the run. Training: the mean over its last steps, while the weights changed.",
+        command=card.command or command_line(),
+        versions=card.versions or versions("torch", "lightning"),
+    )
+
+
+@contextmanager
+def _locked(folder: Path) -> Iterator[None]:
+    """The folder, made if it is not there, for this process alone. The system frees the lock however the process ends."""
+    if folder.exists() and not folder.is_dir():
+        raise UserError(f"{folder}: is a file; a run needs a folder.")
+    try:
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{folder}: another process is training in it. Wait for its end, or name another folder.") from None
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written into ({error.strerror}). Name another folder.") from error
+    try:
+        yield
+    finally:
+        lock.release()
 
 
 def _check_precision(config: TrainingConfig) -> None:
@@ -151,17 +219,28 @@ def _check_precision(config: TrainingConfig) -> None:
         raise UserError("precision '16' scales its gradients on CUDA devices only, and there is none here. Use 'bf16' or '32'.")
 
 
-def _check_folder(folder: Path, resume: bool) -> None:
-    """Raise UserError if it is no folder, or holds a run that would be written over."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; a run needs a folder.")
+def _check_processes(config: TrainingConfig) -> None:
+    """Raise UserError unless the processes that a launcher has started, if one did, are those of the settings."""
+    started, expected = int(os.environ.get("WORLD_SIZE", 0)), config.devices * config.nodes
+    if started not in (0, expected):
+        raise UserError(
+            f"{started} processes were started, but devices={config.devices} times nodes={config.nodes} is {expected}. "
+            "Set --devices and --nodes to what the launcher starts."
+        )
+
+
+def _check_no_run(folder: Path) -> None:
+    """Raise UserError if the folder holds a run that would be written over."""
     found = [name for name in ("metrics.csv", "checkpoints", "model") if (folder / name).exists()]
-    if found and not resume:
+    if found:
         raise UserError(f"{folder}: already holds a run ({', '.join(found)}). Add --resume to go on with it, or name another folder.")
 
 
 def _check_same_run(path: Path, model: Any, config: TrainingConfig) -> None:
     """Raise UserError unless the checkpoint is of this model and these settings, but for those that may change."""
+    if path.is_dir() != (config.strategy == "fsdp"):
+        wrote, needed = ("with", "'fsdp'") if path.is_dir() else ("without", "'auto' or 'ddp'")
+        raise UserError(f"{path}: written {wrote} strategy 'fsdp', not to be resumed with {config.strategy!r}. Resume with {needed}.")
     was = read_checkpoint(path)[CHECKPOINT_KEY]
     now = {"model_type": model.model_type, **_flat("model", model.config.to_dict()), **_flat("training", _fixed(config.to_dict()))}
     then = {"model_type": was["model_type"], **_flat("model", was["model"]), **_flat("training", _fixed(was["training"]))}
@@ -191,7 +270,7 @@ def _write_config(folder: Path, model: Any, config: TrainingConfig) -> None:
         "model_type": model.model_type,
         "model": model.config.to_dict(),
         "training": config.to_dict(),
-        "versions": {name: version(name) for name in ("titans-seq", "torch", "lightning")},
+        "versions": versions("torch", "lightning"),
     }
     temporary = folder / "config.json.unfinished"
     temporary.write_text(json.dumps(content, indent=2) + "\n")
