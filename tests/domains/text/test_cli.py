@@ -89,9 +89,11 @@ def test_interrupted_refused_and_resumed(texts: Path) -> None:
         errors = process.communicate(timeout=60)[1]
     assert process.returncode == 130
     assert not (texts / "stopped" / "model").exists()
-    newest = step_of(checkpoints_of(texts / "stopped" / "checkpoints")[-1])
-    assert errors.startswith("Stopped at step ")
-    assert errors.endswith(f"The same command with --resume goes on from step {newest}.\n")
+    reached = step_of(checkpoints_of(texts / "stopped" / "checkpoints")[-1])
+    assert errors.splitlines() == [
+        "Ending after this step, with a checkpoint. Ctrl-C again ends at once.",
+        f"Stopped at step {reached}. The same command with --resume goes on from step {reached}.",
+    ]
     train(*whole, "-o", texts / "stopped", "--resume")
     train(*whole, "-o", texts / "whole")
     first, second = ((texts / name / "model" / "model.safetensors").read_bytes() for name in ("stopped", "whole"))

@@ -99,12 +99,20 @@ def test_killed_at_random_moments_again_and_again(texts: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_two_devices_are_one_and_go_on_as_one(texts: Path, tmp_path: Path) -> None:
-    """Two processes share the batch: the losses and gradients of one, and its checkpoint resumes on one with them."""
+    """Two processes share the batch: the losses and gradients of one, and its checkpoint resumes on one with them. Asked to end, by a signal
+    to one of them, both do so after the same step, with a checkpoint.
+    """
     backbone = replace(SMALL, dropout=0.0)
     config = replace(TINY, batch_size=4, ema_decay=None, checkpoint_every=3, log_every=2)
     train([texts], tmp_path / "one", TextConfig(titans=backbone), config, progress=False)
     two = replace(config, devices=2, strategy="ddp")
-    finished = run(command(texts, tmp_path / "two", two, backbone=backbone))
+    process = start(command(texts, tmp_path / "two", replace(two, checkpoint_every=1000), backbone=backbone))
+    while process.poll() is None and not (tmp_path / "two" / "metrics.csv").exists():
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert len(checkpoints_of(tmp_path / "two" / "checkpoints")) == 1
+    finished = run(command(texts, tmp_path / "two", two, resume=True, backbone=backbone))
     assert finished.returncode == 0, finished.stderr
     mixed = tmp_path / "mixed"
     shutil.copytree(tmp_path / "two", mixed)
