@@ -99,8 +99,8 @@ def test_killed_at_random_moments_again_and_again(texts: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_two_devices_are_one_and_go_on_as_one(texts: Path, tmp_path: Path) -> None:
-    """Two processes share the batch: the losses and gradients of one, and its checkpoint resumes on one with them. Asked to end, by a signal
-    to one of them, both do so after the same step, with a checkpoint.
+    """Two processes share the batch: the losses and gradients of one, and its checkpoint resumes on one with them. A signal to one of them
+    ends both after the same step, with a checkpoint.
     """
     backbone = replace(SMALL, dropout=0.0)
     config = replace(TINY, batch_size=4, ema_decay=None, checkpoint_every=3, log_every=2)
