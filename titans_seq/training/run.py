@@ -1,17 +1,8 @@
-"""A run from its first step to the model: its folder, the trainer, resuming.
+"""A run from its first step to the model: the trainer, resuming, interruptions, the model card. Its folder is that of folder.py."""
 
-FOLDER/config.json        what was trained and how: command, model, training, versions
-FOLDER/metrics.csv        `WriteMetrics`; with tensorboard installed also FOLDER/tensorboard
-FOLDER/checkpoints/       step-N.ckpt
-FOLDER/model/             the trained model, as save_pretrained writes it
-FOLDER/.lock              held by the process that trains; stays, unlocked
-"""
-
-import json
 import logging
 import os
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, nullcontext
@@ -22,7 +13,6 @@ from typing import Any
 
 import lightning.pytorch as pl
 import torch
-from filelock import FileLock, Timeout
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
@@ -41,15 +31,14 @@ from titans_seq.training.checkpoints import (
     step_of,
 )
 from titans_seq.training.config import TrainingConfig
+from titans_seq.training.folder import check_same_run, own_folder, write_settings
 from titans_seq.training.metrics import MetricsFile, WriteMetrics, read_metrics
-from titans_seq.training.module import CHECKPOINT_KEY, TrainingData, TrainingModule
+from titans_seq.training.module import TrainingData, TrainingModule
 from titans_seq.training.progress import TrainingProgress
 
 log = logging.getLogger("titans_seq")
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
-FREE = ("max_steps", "compile", "validate_every", "checkpoint_every", "keep_checkpoints", "log_every", "devices", "nodes", "strategy")
-"""Settings that a resumed run may change."""
 
 
 def train(
@@ -82,37 +71,22 @@ def train(
     _check_precision(config)
     _check_processes(config)
     first = rank_zero_only.rank == 0  # others find what the first has begun
-    with _locked(folder) if first else nullcontext():
-        return _train(make_model, make_data, config, folder, resume, progress, first)
-
-
-def _train(
-    make_model: Callable[[], Any],
-    make_data: Callable[[], TrainingData],
-    config: TrainingConfig,
-    folder: Path,
-    resume: bool,
-    progress: bool,
-    first: bool,
-) -> Path:
-    """`train` in a folder that no other run has."""
-    if first and not resume:
-        _check_no_run(folder)
-    pl.seed_everything(config.seed, workers=True, verbose=False)
-    model = make_model().train()
-    checkpoint = newest_checkpoint(folder / "checkpoints") if resume else None
-    if checkpoint is not None:
-        _check_same_run(checkpoint, model, config)
-    elif resume and first:
-        log.warning("%s: no whole checkpoint there; starting from the first step.", folder)
-    data = make_data()
-    if first:
-        _write_config(folder, model, config)
-    module = TrainingModule(model, config)
-    with _quiet():
-        trainer = make_trainer(config, folder, model.metric.column, data.has_validation, progress)
-        _fit(trainer, module, data, checkpoint, folder)
-    return _export(trainer, model, folder, data.card)
+    with own_folder(folder, resume) if first else nullcontext():
+        pl.seed_everything(config.seed, workers=True, verbose=False)
+        model = make_model().train()
+        checkpoint = newest_checkpoint(folder / "checkpoints") if resume else None
+        if checkpoint is not None:
+            check_same_run(checkpoint, model, config)
+        elif resume and first:
+            log.warning("%s: no whole checkpoint there; starting from the first step.", folder)
+        data = make_data()
+        if first:
+            write_settings(folder, model, config)
+        module = TrainingModule(model, config)
+        with _quiet():
+            trainer = make_trainer(config, folder, model.metric.column, data.has_validation, progress)
+            _fit(trainer, module, data, checkpoint, folder)
+        return _export(trainer, model, folder, data.card)
 
 
 def make_trainer(config: TrainingConfig, folder: Path, metric_column: str, has_validation: bool, progress: bool) -> pl.Trainer:
@@ -195,25 +169,6 @@ def _filled(card: Card, model: Any, folder: Path, step: int) -> Card:
     )
 
 
-@contextmanager
-def _locked(folder: Path) -> Iterator[None]:
-    """The folder, made if it is not there, for this process alone. The system frees the lock however the process ends."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; a run needs a folder.")
-    try:
-        folder.mkdir(parents=True, exist_ok=True)
-        lock = FileLock(folder / ".lock", timeout=0)
-        lock.acquire()
-    except Timeout:
-        raise UserError(f"{folder}: another process is training in it. Wait for its end, or name another folder.") from None
-    except OSError as error:
-        raise UserError(f"{folder}: cannot be written into ({error.strerror}). Name another folder.") from error
-    try:
-        yield
-    finally:
-        lock.release()
-
-
 def _check_precision(config: TrainingConfig) -> None:
     if config.precision == "16" and not torch.cuda.is_available():
         raise UserError("precision '16' scales its gradients on CUDA devices only, and there is none here. Use 'bf16' or '32'.")
@@ -227,54 +182,6 @@ def _check_processes(config: TrainingConfig) -> None:
             f"{started} processes were started, but devices={config.devices} times nodes={config.nodes} is {expected}. "
             "Set --devices and --nodes to what the launcher starts."
         )
-
-
-def _check_no_run(folder: Path) -> None:
-    """Raise UserError if the folder holds a run that would be written over."""
-    found = [name for name in ("metrics.csv", "checkpoints", "model") if (folder / name).exists()]
-    if found:
-        raise UserError(f"{folder}: already holds a run ({', '.join(found)}). Add --resume to go on with it, or name another folder.")
-
-
-def _check_same_run(path: Path, model: Any, config: TrainingConfig) -> None:
-    """Raise UserError unless the checkpoint is of this model and these settings, but for those that may change."""
-    if path.is_dir() != (config.strategy == "fsdp"):
-        wrote, needed = ("with", "'fsdp'") if path.is_dir() else ("without", "'auto' or 'ddp'")
-        raise UserError(f"{path}: written {wrote} strategy 'fsdp', not to be resumed with {config.strategy!r}. Resume with {needed}.")
-    was = read_checkpoint(path)[CHECKPOINT_KEY]
-    now = {"model_type": model.model_type, **_flat("model", model.config.to_dict()), **_flat("training", _fixed(config.to_dict()))}
-    then = {"model_type": was["model_type"], **_flat("model", was["model"]), **_flat("training", _fixed(was["training"]))}
-    changed = [f"{name} was {then.get(name)!r}, is {now.get(name)!r}" for name in sorted(now | then) if then.get(name) != now.get(name)]
-    if changed:
-        raise UserError(f"{path}: of a run with other settings: {'; '.join(changed)}. Resume with those it had, or name another folder.")
-
-
-def _fixed(training: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in training.items() if name not in FREE}
-
-
-def _flat(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries as one, under dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        name = f"{prefix}.{name}"
-        flat |= _flat(name, value) if isinstance(value, dict) else {name: list(value) if isinstance(value, tuple) else value}
-    return flat
-
-
-def _write_config(folder: Path, model: Any, config: TrainingConfig) -> None:
-    """config.json of the run, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {
-        "command": sys.argv,
-        "model_type": model.model_type,
-        "model": model.config.to_dict(),
-        "training": config.to_dict(),
-        "versions": versions("torch", "lightning"),
-    }
-    temporary = folder / "config.json.unfinished"
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, folder / "config.json")
 
 
 @contextmanager
