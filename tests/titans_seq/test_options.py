@@ -136,7 +136,7 @@ def test_a_base_may_be_chosen_and_flags_may_stand_at_the_top(way: str, tmp_path:
     with pytest.raises(UserError, match=r"^--max-steps must be at least 1, got 0$"):
         app(["train", "--max-steps", "0"])
     with pytest.raises(UserError, match=r"^--backbone: dim=9 must be a multiple"):
-        app(["train", "--size", "9"])
+        app(["train", "--backbone.dim", "9"])
     screen = io.StringIO()
     app.help_print(["train"], console=Console(file=screen, width=80))
     assert "--backbone.dim INT         width of the model. [default: 32]" in screen.getvalue()
