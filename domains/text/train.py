@@ -41,7 +41,7 @@ def train(
     documents = read_texts(paths)
     if validation is None:
         documents, held_out = documents.split(VALIDATION_SHARE)
-        origin = f"Validated on the last {VALIDATION_SHARE:.0%} of each file, not trained on"
+        origin = f"Validated on the last {VALIDATION_SHARE:.0%} of each file, not trained on:"
     else:
         held_out, origin = read_texts(validation), "Validated on"
     card = _card(documents, held_out, origin)
@@ -54,7 +54,7 @@ def train(
 
 def _card(documents: TextDocuments, held_out: TextDocuments, origin: str) -> Card:
     """What the model's README.md says of the texts."""
-    validated = f"\n\n{origin}: {held_out.describe()}" if held_out.spans else ""
+    validated = f"\n\n{origin} {held_out.describe()}" if held_out.spans else ""
     return Card(
         title="Titans language model on bytes",
         description="Predicts the next byte of a text in UTF-8. `titans-seq text score MODEL FILES` says how well it predicts other files.",
