@@ -15,8 +15,9 @@ ROOT = HERE.parents[2]
 
 
 def environment(**variables: object) -> dict[str, str]:
-    """One thread a rank, and this checkout's packages."""
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | {name: str(value) for name, value in variables.items()}
+    """One thread a rank, and this checkout's packages before others."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | {name: str(value) for name, value in variables.items()}
 
 
 def wait_for(processes: list[subprocess.Popen[str]], timeout: float) -> list[str]:
