@@ -12,7 +12,7 @@ import torch
 
 from domains.text.model import TextConfig
 from domains.text.train import train
-from tests.titans_seq.training.small import SMALL, TINY, command, results, run, start
+from tests.titans_seq.training.small import SMALL, TINY, command, forks, results, run, start
 from titans_seq.training.checkpoints import checkpoints_of, newest_checkpoint
 
 
@@ -43,7 +43,7 @@ def kill_at_work(arguments: list[str], checkpoints: Path, seconds: float) -> Non
 
 
 KILL_IN_THE_WRITER = """
-import os, signal, torch
+import os, signal
 calls, real = 0, {name}
 def dying(*args, **kwargs):
     global calls
@@ -57,19 +57,26 @@ def dying(*args, **kwargs):
 """Kills the process at the `calls`-th call of a function that takes part in writing a checkpoint."""
 
 
-@pytest.mark.parametrize(
-    "before",
-    [
-        KILL_IN_THE_WRITER.format(name="torch.save", counts_all=True, calls=4, half="args[1].write(bytes(1000)); args[1].flush()"),
-        KILL_IN_THE_WRITER.format(name="os.replace", counts_all=False, calls=4, half="pass"),
-        KILL_IN_THE_WRITER.format(name="os.fsync", counts_all=True, calls=9, half="pass"),
-    ],
-    ids=["half-written", "before-renaming", "before-syncing"],
-)
-def test_killed_inside_the_write_of_a_checkpoint(before: str, texts: Path, tmp_path: Path, uninterrupted: Path) -> None:
-    output = tmp_path / "killed"
-    killed = run(command(texts, output, TINY, before=before))
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+KILLS = {
+    "half-written": KILL_IN_THE_WRITER.format(
+        name="torch.save", counts_all=True, calls=4, half="args[1].write(bytes(1000)); args[1].flush()"
+    ),
+    "before-renaming": KILL_IN_THE_WRITER.format(name="os.replace", counts_all=False, calls=4, half="pass"),
+    "before-syncing": KILL_IN_THE_WRITER.format(name="os.fsync", counts_all=True, calls=9, half="pass"),
+}
+
+
+@pytest.fixture(scope="module")
+def killed(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run that was killed in each of these ways."""
+    folder = tmp_path_factory.mktemp("killed")
+    assert forks(texts, folder, TINY, KILLS) == dict.fromkeys(KILLS, -signal.SIGKILL)
+    return folder
+
+
+@pytest.mark.parametrize("kill", KILLS)
+def test_killed_inside_the_write_of_a_checkpoint(kill: str, texts: Path, killed: Path, uninterrupted: Path) -> None:
+    output = killed / kill
     assert not (output / "model").exists()
     assert checkpoints_of(output / "checkpoints")
     assert newest_checkpoint(output / "checkpoints") == checkpoints_of(output / "checkpoints")[-1]  # whole, whatever was being written
