@@ -63,7 +63,7 @@ train([{str(texts)!r}], {str(output)!r}, model, config, resume={resume}, progres
 
 
 def forks(texts: Path, folder: Path, config: TrainingConfig, before: dict[str, str]) -> dict[str, int]:
-    """Processes that train in FOLDER/NAME, each after its code of `before`, forked off one that has imported everything: exit codes by name."""
+    """Processes that train in FOLDER/NAME, each after its code of `before`; one that imports everything forks them. Exit codes by name."""
     script = folder / "forks.py"
     script.write_text(f"""
 import json, os
