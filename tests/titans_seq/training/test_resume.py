@@ -14,6 +14,7 @@ from domains.text.model import TextConfig
 from domains.text.train import train
 from tests.titans_seq.training.small import SMALL, TINY, command, forks, results, run, start
 from titans_seq.training.checkpoints import checkpoints_of, newest_checkpoint
+from titans_seq.training.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -114,7 +115,8 @@ def test_two_devices_are_one_and_go_on_as_one(texts: Path, tmp_path: Path) -> No
     train([texts], tmp_path / "one", TextConfig(titans=backbone), config, progress=False)
     two = replace(config, devices=2, strategy="ddp")
     process = start(command(texts, tmp_path / "two", replace(two, checkpoint_every=1000), backbone=backbone))
-    while process.poll() is None and not (tmp_path / "two" / "metrics.csv").exists():
+    table = tmp_path / "two" / "metrics.csv"
+    while process.poll() is None and not (table.exists() and read_metrics(table)):
         time.sleep(0.02)
     process.terminate()
     assert process.wait(60) == 128 + signal.SIGTERM
