@@ -16,6 +16,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from titans_seq.blocks import Block
+from titans_seq.card import Card
 from titans_seq.distributed.checkpoint import all_gather
 from titans_seq.distributed.fully_sharded import use_every_parameter
 from titans_seq.errors import UserError
@@ -51,14 +52,20 @@ class Tally:
 
 
 class TrainingData(pl.LightningDataModule):
-    """Makes the loaders on each device, once its rank is known."""
+    """Makes the loaders on each device, once its rank is known.
+
+    make_training, make_validation: make a device's loader from its rank and the number of devices. card: what the domain says of model and
+    data, for the README.md of the trained model; the run adds metrics, command and versions.
+    """
 
     def __init__(
         self,
         make_training: Callable[[int, int], TrainingLoader],
         make_validation: Callable[[int, int], EvaluationLoader] | None,
+        card: Card | None = None,
     ) -> None:
         super().__init__()
+        self.card = card or Card()
         self._make_training, self._make_validation = make_training, make_validation
 
     @property
