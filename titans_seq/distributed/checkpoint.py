@@ -19,8 +19,10 @@ import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
+from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
+from titans_seq import strict_json
 from titans_seq.errors import UserError
 from titans_seq.files import sync_folder
 
@@ -112,13 +114,18 @@ def load_sharded(folder: str | Path, model: nn.Module, optimizers: Optimizer | S
     missing = sorted(name for name, x in content.items() if name not in tensors and name not in index["settings"])
     if missing:
         raise UserError(f"{folder}: of another model or optimizer: it has no {missing[0]}, and {len(missing) - 1} more are missing.")
+    reader = dcp.HuggingFaceStorageReader(str(folder))
+    _on_all_ranks(lambda: _check_outline(folder, _outline(folder, reader), tensors))
+    settings = {name: tuple(x) if isinstance(x, list) else x for name, x in index["settings"].items() if name in content}
+    for name, x in settings.items():
+        if not _is_like(x, content[name]):
+            raise UserError(f"{folder / INDEX_NAME}: {name} is {x!r:.80}, expected a value such as {content[name]!r}.")
     try:
-        reader = dcp.HuggingFaceStorageReader(str(folder))
         with _alone_without_warning():
             dcp.load(tensors, storage_reader=reader)
     except (dcp.api.CheckpointException, RuntimeError, ValueError) as error:
         raise UserError(f"{folder}: does not fit this model and optimizer ({_first_line(error)}).") from error
-    settings = {name: tuple(x) if isinstance(x, list) else x for name, x in index["settings"].items() if name in content}
+    _on_all_ranks(lambda: _check_finite(folder, tensors))
     content |= tensors | settings
     model_part, optimizer_part = (
         {name.removeprefix(part): x for name, x in content.items() if name.startswith(part)} for part in ("model.", "optimizer.")
@@ -142,10 +149,11 @@ def read_model(folder: str | Path) -> dict[str, Tensor]:
     folder = Path(folder)
     _check_files(folder, _read_index(folder))
     reader = dcp.HuggingFaceStorageReader(str(folder))
-    found: dict[str, Any] = reader.read_metadata().state_dict_metadata
+    found = _outline(folder, reader)
     tensors = {name: torch.empty(x.size, dtype=x.properties.dtype) for name, x in found.items() if name.startswith("model.")}
     with _alone_without_warning():
         dcp.load(tensors, storage_reader=reader, no_dist=True)
+    _check_finite(folder, tensors)
     return {name.removeprefix("model."): x for name, x in tensors.items()}
 
 
@@ -153,7 +161,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
     if not (folder / INDEX_NAME).is_file():
         raise UserError(f"{folder}: no sharded checkpoint: it has no {INDEX_NAME}.")
     try:
-        index = json.loads((folder / INDEX_NAME).read_text(), parse_constant=_refuse)
+        index = strict_json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
         if index["format"] != FORMAT:
             raise UserError(f"{folder / INDEX_NAME}: its format is {index['format']!r}, this version reads {FORMAT}.")
         whole = all(isinstance(index[key], dict) for key in ("files", "settings", "values"))
@@ -166,10 +174,6 @@ def _read_index(folder: Path) -> dict[str, Any]:
     return index
 
 
-def _refuse(constant: str) -> None:
-    raise ValueError(f"it holds the number {constant}")
-
-
 def _check_files(folder: Path, index: dict[str, Any], rank: int = 0, ranks: int = 1) -> None:
     """All files that the index names are there, no others, and this rank's share of them has the right checksums."""
     present, expected = {path.name for path in folder.glob("*.safetensors")}, index["files"]
@@ -178,6 +182,58 @@ def _check_files(folder: Path, index: dict[str, Any], rank: int = 0, ranks: int 
     for name in sorted(expected)[rank::ranks]:
         if _checksum(folder / name) != expected[name]:
             raise UserError(f"{folder / name}: damaged (its checksum is wrong). Take an older checkpoint.")
+
+
+def _outline(folder: Path, reader: dcp.HuggingFaceStorageReader) -> dict[str, Any]:
+    """Size, dtype and shards of every tensor, as the files say.
+
+    Raises:
+        UserError: they contradict one another.
+    """
+    try:
+        found: dict[str, Any] = reader.read_metadata().state_dict_metadata
+        for name, x in found.items():
+            if not _are_whole(tuple(x.size), x.chunks):
+                raise ValueError(f"the shards of {name} do not lie end to end, or are not all of it")
+    except Exception as error:  # the reader takes the files at their word, and trips over whatever is amiss
+        raise UserError(f"{folder}: its files contradict one another ({type(error).__name__}: {error!s:.200}).") from error
+    return found
+
+
+def _are_whole(shape: tuple[int, ...], chunks: Sequence[Any]) -> bool:
+    """Whether shards lie end to end along the first dimension, and together are a tensor of `shape`."""
+    if not shape:
+        return len(chunks) == 1
+    end = 0
+    for offsets, sizes in sorted((tuple(chunk.offsets), tuple(chunk.sizes)) for chunk in chunks):
+        if offsets != (end, *[0] * (len(shape) - 1)) or sizes[1:] != shape[1:]:
+            return False
+        end += sizes[0]
+    return end == shape[0]
+
+
+def _check_outline(folder: Path, found: dict[str, Any], expected: dict[str, Tensor]) -> None:
+    for name, x in expected.items():
+        given = found.get(name)
+        if given is None or given.size != x.shape or given.properties.dtype != x.dtype:
+            there = "nothing" if given is None else f"{tuple(given.size)} {given.properties.dtype}"
+            raise UserError(f"{folder}: does not fit this model and optimizer: {name} needs {tuple(x.shape)} {x.dtype}, there is {there}.")
+
+
+def _check_finite(folder: Path, tensors: dict[str, Tensor]) -> None:
+    for name, x in tensors.items():
+        held = x.to_local() if isinstance(x, DTensor) else x
+        if held.is_floating_point() and not bool(torch.isfinite(held).all()):
+            raise UserError(f"{folder}: {name} holds NaN or an infinity; its training had failed. Take an older checkpoint.")
+
+
+def _is_like(given: Any, like: Any) -> bool:
+    """Whether a setting of an optimizer can stand in the place of another: numbers for numbers, else the same type."""
+    if isinstance(like, tuple):
+        return isinstance(given, tuple) and len(given) == len(like) and all(map(_is_like, given, like))
+    if isinstance(like, float):
+        return type(given) in (int, float)
+    return type(given) is type(like)
 
 
 @contextmanager
