@@ -1,11 +1,13 @@
-"""`titans-seq forecast` with arguments of every kind: it ends with 0, 1 or 2 and a message, never with a traceback."""
+"""`titans-seq` with arguments and files of options of every kind: it ends with 0, 1 or 2 and a message, never with an error from inside."""
 
 import contextlib
 import io
+import json
 import logging
 import sys
 from collections.abc import Iterator
 from datetime import date, timedelta
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -13,8 +15,9 @@ import torch
 from hypothesis import given
 from hypothesis import strategies as st
 
-from tests.fuzz.strategies import FEWER
-from titans_seq.cli import main
+from tests.fuzz.strategies import FEWER, dumps, mutated_bytes, mutated_text, mutated_values
+from titans_seq import Titans, cli, presets
+from titans_seq.cli import build_app, main
 
 NUMBERS = ["1", "2", "3", "0", "-1", "", "x", "1.5", "1e3", "nan", "9" * 30, "4294967296", "1_000", "0x1", "٣", " 1"]
 WORDS = [
@@ -46,6 +49,13 @@ OPTIONS = {
         ("--prediction-length", "--context-length", "--season-length", "--windows", "--epochs", "--seed", "--threads"), NUMBERS
     ),
     "--output": ["out", "good.csv", "good.csv/out", "", "\0", "x" * 300, "deep/er/out"],
+    "--save-model": ["model", "good.csv", "", "\0", "x" * 300],
+    "--config": ["none.toml", "good.csv", "folder", "", "\0.toml", "x" * 300 + ".json", "run.toml"],
+    **dict.fromkeys(
+        ("--backbone", "--backbone.dim", "--backbone.memory.depth", "--backbone.memory.local.shard-length"), [*NUMBERS, "none"]
+    ),
+    **dict.fromkeys(("--backbone.memory.max-step", "--backbone.attention.rope-base"), (*NUMBERS, "1e400", "1e-400", "inf")),
+    **dict.fromkeys(("--backbone.memory.local.chunk-sizes", "--backbone.memory.head-dim", "--backbone.variant"), (*NUMBERS, "none", "mac")),
 }
 
 
@@ -67,7 +77,11 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "good.csv").write_text("date,a,b\n" + "".join(f"{day},{i},{i % 3}\n" for i, day in enumerate(days)))
     (tmp_path / "empty.csv").touch()
     (tmp_path / "folder").mkdir()
+    Titans(presets.debug()).save_pretrained(tmp_path / "model")
+    (tmp_path / "run.toml").write_text("epochs = 1\n[backbone]\ndim = 16\n")
     monkeypatch.chdir(tmp_path)
+    app = build_app()  # takes longer than all else
+    monkeypatch.setattr(cli, "build_app", lambda: app)
     yield tmp_path
     logging.disable(logging.NOTSET)
     torch.set_num_threads(1)
@@ -89,10 +103,89 @@ def run(words: list[str]) -> tuple[object, str]:
     return status, printed.read()
 
 
-@FEWER
-@given(words=arguments())
-def test_arguments(words: list[str], folder: Path) -> None:
+def check(words: list[str]) -> None:
     status, printed = run(words)
     assert status in (0, 1, 2)
     assert "Traceback" not in printed
+    assert "TITANS_SEQ_DEBUG=1 shows where" not in printed, "an error that nobody foresaw"
     assert status == 0 or printed.strip()
+
+
+@given(words=arguments())
+def test_arguments(words: list[str], folder: Path) -> None:
+    check(words)
+
+
+VALUES_OF_FILES = {
+    "prediction_length": 3,
+    "freq": "D",
+    "quiet": True,
+    "seed": 2,
+    "backbone": {"dim": 16, "dropout": 0.1, "memory": {"depth": 1, "norm": False, "head_dim": None, "local": {"chunk_sizes": [4, 8]}}},
+}
+TOML = """prediction_length = 3
+freq = "D"
+quiet = true
+seed = 2
+[backbone]
+dim = 16
+dropout = 0.1
+[backbone.memory]
+depth = 1
+local.chunk_sizes = [4, 8]
+"""
+YAML = """freq: D
+backbone: &a
+  dim: 16
+  memory:
+    depth: 1
+    local: {chunk_sizes: [4, 8]}
+    head_dim: null
+seed: 2
+"""
+BOMB = "a: &a {x: 1}\n" + "".join(f"{b}: &{b} {{p: *{a}, q: *{a}}}\n" for a, b in pairwise("abcdefghijklmnopqrstuvw"))
+PARTS_OF_FILES = [
+    *(
+        "freq: *a",
+        "<<: *a",
+        "x: !!python/object/apply:os.system [ls]",
+        "? [1, 2]\n: 3",
+        "1: 2",
+        "2020-01-01: 1",
+        "seed: .nan",
+        "- a",
+        "---",
+    ),
+    *("seed = 1979-05-27T07:32:00Z", "seed = nan", "a.b.c.d = 1", "[[backbone]]", "seed = [[[]]]", '"seed" = 0x10', "[backbone", '"""'),
+    *("!!set {a, b}", "!!binary aGk=", "%YAML 9.9", "seed: 0o17", "seed: 1:30", "&a [*a]", "a: &b {c: *b}", "!!int x", "!!omap x", BOMB),
+]
+
+
+@st.composite
+def files_of_options(draw: st.DrawFn) -> tuple[str, bytes]:
+    """The name of a file and what is in it."""
+    suffix, valid = draw(st.sampled_from([("toml", TOML), ("json", json.dumps(VALUES_OF_FILES)), ("yaml", YAML), ("yml", YAML)]))
+    text = mutated_text(valid)
+    if suffix == "json":
+        text |= mutated_values(VALUES_OF_FILES).map(dumps)
+    else:
+        text |= st.lists(st.sampled_from([*PARTS_OF_FILES, *valid.splitlines()]), max_size=5).map("\n".join)
+    content = text.map(lambda text: text.encode("utf-8", "surrogatepass")) | mutated_bytes(valid.encode()) | st.just(valid.encode("utf-16"))
+    return f"options.{suffix}", draw(content)
+
+
+@given(file=files_of_options())
+def test_files_of_options(file: tuple[str, bytes], folder: Path) -> None:
+    """No column is called so: whatever the file says, nothing is trained."""
+    name, content = file
+    (folder / name).write_bytes(content)
+    check(["forecast", "good.csv", "--target", "nothing", "--config", name])
+
+
+OTHER_WORDS = [*WORDS, "good.csv", "folder", "x" * 300, "bad\0", "model", "--json", "--revision", "--help", "bash", "--install-not"]
+
+
+@FEWER
+@given(words=st.lists(st.sampled_from(OTHER_WORDS), max_size=3), data=st.data())
+def test_other_commands(words: list[str], folder: Path, data: st.DataObject) -> None:
+    check([data.draw(st.sampled_from(["info", "completion", "no-such"])), *words])

@@ -26,11 +26,14 @@ def check_fits(checkpoint: dict[str, Any], ours: dict[str, Any], model: Any, con
     """
     _check_ours(ours, model, config)
     _check_form("global_step", checkpoint.get("global_step"), 0)
-    _check_loops(_entry("loops", checkpoint.get("loops"), "fit_loop"), loops)
+    _check_loops(_entry("loops", checkpoint.get("loops"), "fit_loop"), loops, checkpoint["global_step"])
     callbacks = checkpoint.get("callbacks")
     _check_form("callbacks", callbacks, {key: {"latest_update_step": 0} for key in callbacks} if isinstance(callbacks, dict) else {})
     optimizer, schedule = make_optimizer(model, config)
     _check_form("lr_schedulers", checkpoint.get("lr_schedulers"), [schedule.state_dict()])
+    rates = checkpoint["lr_schedulers"][0]
+    if rates["base_lrs"] != schedule.base_lrs or not all(0 <= rate <= config.learning_rate for rate in rates["_last_lr"]):
+        raise ValueError("lr_schedulers holds other learning rates")
     if "state_dict" in checkpoint or "optimizer_states" in checkpoint:  # else in shards, that fit by name and shape
         weights = {f"model.{name}": x for name, x in model.state_dict().items()}
         for name in ("state_dict", *(("current_model_state",) if config.ema_decay is not None else ())):
@@ -40,8 +43,13 @@ def check_fits(checkpoint: dict[str, Any], ours: dict[str, Any], model: Any, con
         _check_form("averaging_state", checkpoint.get("averaging_state"), {"n_averaged": torch.tensor(0)})
 
 
-def _check_loops(given: Any, like: dict[str, Any]) -> None:
+def _check_loops(given: Any, like: dict[str, Any], step: int) -> None:
     _check_form("loops.fit_loop", given, like, loose=True)
+    name, steps = "loops.fit_loop", given
+    for key in ("epoch_loop.automatic_optimization.optim_progress", "optimizer", "step", "total", "completed"):
+        name, steps = f"{name}.{key}", _entry(name, steps, key)
+    if steps != step:
+        raise ValueError(f"{name} is {_described(steps)}, and global_step {step}")
     loaders = _entry("loops.fit_loop.state_dict", _entry("loops.fit_loop", given, "state_dict"), "combined_loader")
     if not isinstance(loaders, list) or len(loaders) != 1 or not isinstance(loaders[0], dict):
         raise ValueError(f"loops.fit_loop.state_dict.combined_loader is {_described(loaders)}, expected one dictionary")
@@ -87,8 +95,9 @@ def _check_optimizer(given: Any, optimizer: torch.optim.Optimizer) -> None:
         raise ValueError(f"optimizer_states is {_described(given)}, expected one")
     _check_form("optimizer_states[0].param_groups", _entry("optimizer_states[0]", given[0], "param_groups"), like["param_groups"])
     for group, expected in zip(given[0]["param_groups"], like["param_groups"], strict=True):
-        if group["params"] != expected["params"]:
-            raise ValueError("optimizer_states[0].param_groups names other parameters")
+        other = [key for key, value in group.items() if key != "lr" and value != expected[key]]
+        if other or not 0 <= group["lr"] <= expected["initial_lr"]:
+            raise ValueError(f"optimizer_states[0].param_groups has another {', '.join(other or ['lr'])}")
     parameters = [p for group in optimizer.param_groups for p in group["params"]]
     state = _entry("optimizer_states[0]", given[0], "state")
     if not isinstance(state, dict) or not all(type(i) is int and 0 <= i < len(parameters) for i in state):
@@ -108,8 +117,8 @@ def _entry(name: str, given: Any, key: str) -> Any:
 
 
 def _check_form(name: str, given: Any, like: Any, loose: bool = False, cast: bool = False) -> None:
-    """Raise ValueError unless `given` is of the form of `like`: the same types, lengths and keys, shapes and dtypes; numbers that are finite,
-    and integers from 0; equal texts. Flags that are not there have their default. loose: dictionaries may have any keys. cast: tensors may
+    """Raise ValueError unless `given` is of the form of `like`: the same types, lengths and keys, shapes and dtypes; finite numbers,
+    integers from 0; equal texts. Flags that are not there have their default. loose: dictionaries may have any keys. cast: tensors may
     have another floating-point dtype.
     """
     if isinstance(like, Tensor):
