@@ -52,7 +52,7 @@ OPTIONS = {
     "--save-model": ["model", "good.csv", "", "\0", "x" * 300],
     "--config": ["none.toml", "good.csv", "folder", "", "\0.toml", "x" * 300 + ".json", "run.toml"],
     **dict.fromkeys(
-        ("--backbone", "--backbone.dim", "--backbone.memory.depth", "--backbone.memory.local.shard-length"), [*NUMBERS, "none"]
+        ("--backbone", "--backbone.dim", "--backbone.memory.depth", "--backbone.memory.local.shard-length"), (*NUMBERS, "none")
     ),
     **dict.fromkeys(("--backbone.memory.max-step", "--backbone.attention.rope-base"), (*NUMBERS, "1e400", "1e-400", "inf")),
     **dict.fromkeys(("--backbone.memory.local.chunk-sizes", "--backbone.memory.head-dim", "--backbone.variant"), (*NUMBERS, "none", "mac")),
