@@ -162,7 +162,7 @@ def test_what_a_configuration_refuses_is_named_by_its_flag(tokens: list[str], me
         ({"backbone": 3}, "--backbone takes no value itself, got '3'"),
         ({"backbone": {"memory": [1, 2]}}, "--backbone.memory takes no value itself, got '1'"),
         ({"epoch": 3}, "epoch"),
-        ([1], "must be a mapping"),
+        ([1], "holds a list, expected options by name"),
     ],
 )
 def test_what_a_file_must_not_say(values: Any, message: str, tmp_path: Path) -> None:

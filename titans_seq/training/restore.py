@@ -66,7 +66,8 @@ def _check_ours(ours: dict[str, Any], model: Any, config: TrainingConfig) -> Non
     for i in range(devices):
         _check_random(f"random[{i}]", parts["random"][i])
         _check_form(f"window[{i}]", parts["window"][i], (zero, zero))
-    initial = model.initial_state(config.batch_size // devices)
+    with torch.no_grad():
+        initial = model.initial_state(config.batch_size // devices)
     carries = parts["carried"][0] is not None
     if carries and (initial is None or not config.carry_state):
         raise ValueError("it carries a state, which this run does not")
