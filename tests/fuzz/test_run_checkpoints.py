@@ -1,5 +1,6 @@
 """Checkpoints of runs from strangers: a run goes on with them and its next step is finite, or a UserError names the file."""
 
+import copy
 import io
 import json
 import warnings
@@ -224,7 +225,7 @@ def go_on(going: Going, checkpoint: dict[str, Any]) -> None:
     module.load_state_dict(checkpoint["state_dict"])
     module.load_state_dict(checkpoint["current_model_state"])
     optimizer, schedule = make_optimizer(going.model, CONFIG)
-    optimizer.load_state_dict(checkpoint["optimizer_states"][0])
+    optimizer.load_state_dict(copy.deepcopy(checkpoint["optimizer_states"][0]))  # it would write into what it is given
     schedule.load_state_dict(checkpoint["lr_schedulers"][0])
     going.trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
     ours = checkpoint[CHECKPOINT_KEY]

@@ -56,4 +56,5 @@ FINITE = LEAVES.filter(_is_finite)
 
 @given(value=st.recursive(FINITE, lambda inner: st.lists(inner, max_size=4) | st.dictionaries(TEXTS, inner, max_size=4), max_leaves=8))
 def test_what_json_writes_is_read(value: Any) -> None:
-    assert strict_json.loads(json.dumps(value)) == value
+    text = json.dumps(value)  # which joins lone surrogates that stand side by side
+    assert strict_json.loads(text) == json.loads(text)
