@@ -30,7 +30,7 @@ def check_fits(checkpoint: dict[str, Any], ours: dict[str, Any], model: Any, con
     callbacks = checkpoint.get("callbacks")
     _check_form("callbacks", callbacks, {key: {"latest_update_step": 0} for key in callbacks} if isinstance(callbacks, dict) else {})
     optimizer, schedule = make_optimizer(model, config)
-    _check_form("lr_schedulers", checkpoint.get("lr_schedulers"), [schedule.state_dict()])
+    _check_form("lr_schedulers", checkpoint.get("lr_schedulers"), [schedule.state_dict()], flags=True)
     rates = checkpoint["lr_schedulers"][0]
     if rates["base_lrs"] != schedule.base_lrs or not all(0 <= rate <= config.learning_rate for rate in rates["_last_lr"]):
         raise ValueError("lr_schedulers holds other learning rates")
@@ -95,8 +95,9 @@ def _check_optimizer(given: Any, optimizer: torch.optim.Optimizer) -> None:
     like = optimizer.state_dict()
     if not isinstance(given, list) or len(given) != 1:
         raise ValueError(f"optimizer_states is {_described(given)}, expected one")
-    _check_form("optimizer_states[0].param_groups", _entry("optimizer_states[0]", given[0], "param_groups"), like["param_groups"])
-    for group, expected in zip(given[0]["param_groups"], like["param_groups"], strict=True):
+    groups = _entry("optimizer_states[0]", given[0], "param_groups")
+    _check_form("optimizer_states[0].param_groups", groups, like["param_groups"], flags=True)
+    for group, expected in zip(groups, like["param_groups"], strict=True):
         other = [key for key, value in group.items() if key != "lr" and value != expected[key]]
         if other or not 0 <= group["lr"] <= expected["initial_lr"]:
             raise ValueError(f"optimizer_states[0].param_groups has another {', '.join(other or ['lr'])}")
@@ -118,24 +119,24 @@ def _entry(name: str, given: Any, key: str) -> Any:
     return given[key]
 
 
-def _check_form(name: str, given: Any, like: Any, loose: bool = False, cast: bool = False) -> None:
+def _check_form(name: str, given: Any, like: Any, *, loose: bool = False, flags: bool = False, cast: bool = False) -> None:
     """Raise ValueError unless `given` is of the form of `like`: the same types, lengths and keys, shapes and dtypes; finite numbers,
-    integers from 0; equal texts. Flags that are not there have their default. loose: dictionaries may have any keys. cast: tensors may
-    have another floating-point dtype.
+    integers from 0; equal texts. loose: dictionaries may have any keys. flags: switches may be missing, torch's next version has more of
+    them. cast: tensors may have another floating-point dtype.
     """
     if isinstance(like, Tensor):
         _check_tensor(name, given, like, cast)
     elif isinstance(like, dict):
-        fits = isinstance(given, dict) and (loose or (given.keys() <= like.keys() and _needed(like) <= given.keys()))
-        if not fits:
+        needed = {key for key, value in like.items() if not flags or not (value is None or isinstance(value, bool))}
+        if not isinstance(given, dict) or not (loose or needed <= given.keys() <= like.keys()):
             raise ValueError(f"{name} is {_described(given)}, expected {_described(like)}")
         for key in like.keys() & given.keys():
-            _check_form(f"{name}.{key}", given[key], like[key], loose, cast)
+            _check_form(f"{name}.{key}", given[key], like[key], loose=loose, flags=flags, cast=cast)
     elif isinstance(like, list | tuple):
         if type(given) is not type(like) or len(given) != len(like):
             raise ValueError(f"{name} is {_described(given)}, expected {_described(like)}")
         for i, item in enumerate(like):
-            _check_form(f"{name}[{i}]", given[i], item, loose, cast)
+            _check_form(f"{name}[{i}]", given[i], item, loose=loose, flags=flags, cast=cast)
     elif isinstance(like, float):
         if type(given) not in (float, int) or not abs(given) < float("inf"):
             raise ValueError(f"{name} is {_described(given)}, expected a finite number")
@@ -144,11 +145,6 @@ def _check_form(name: str, given: Any, like: Any, loose: bool = False, cast: boo
             raise ValueError(f"{name} is {_described(given)}, expected a whole number from 0")
     elif type(given) is not type(like) or (isinstance(like, str) and given != like):
         raise ValueError(f"{name} is {_described(given)}, expected {_described(like)}")
-
-
-def _needed(like: dict[str, Any]) -> set[str]:
-    """Keys without those of flags, of which torch's next version may have more."""
-    return {key for key, value in like.items() if value is not None and not isinstance(value, bool)}
 
 
 def _check_tensor(name: str, given: Any, like: Tensor, cast: bool) -> None:
