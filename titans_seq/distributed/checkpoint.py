@@ -203,7 +203,7 @@ def _outline(folder: Path, reader: dcp.HuggingFaceStorageReader) -> dict[str, An
 def _are_whole(shape: tuple[int, ...], chunks: Sequence[Any]) -> bool:
     """Whether shards lie end to end along the first dimension, and together are a tensor of `shape`."""
     if not shape:
-        return len(chunks) == 1
+        return [(tuple(chunk.offsets), tuple(chunk.sizes)) for chunk in chunks] == [((), ())]
     end = 0
     for offsets, sizes in sorted((tuple(chunk.offsets), tuple(chunk.sizes)) for chunk in chunks):
         if offsets != (end, *[0] * (len(shape) - 1)) or sizes[1:] != shape[1:]:

@@ -150,6 +150,7 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
         lambda f: _lie(f, lambda tensors, sharding: sharding[NORM].update(saved_offsets=[3])),
         "contradict one another .*the shards of model.norm.weight do not lie end to end",
     ),
+    "too few offsets": (lambda f: _lie(f, lambda tensors, sharding: sharding[NORM].update(saved_offsets=[])), "do not lie end to end"),
     "offsets that are none": (lambda f: _lie(f, lambda tensors, sharding: sharding[NORM].update(saved_offsets="x")), "contradict one"),
     "no offsets": (lambda f: _lie(f, lambda tensors, sharding: sharding.clear()), "contradict one another .KeyError"),
     "not a number": (lambda f: _lie(f, lambda tensors, sharding: tensors[NORM].fill_(torch.nan)), "model.norm.weight holds NaN"),
