@@ -17,9 +17,9 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
-from torch.distributed.tensor import DTensor
 from torch.optim import Optimizer
 
 from titans_seq import strict_json
@@ -125,7 +125,6 @@ def load_sharded(folder: str | Path, model: nn.Module, optimizers: Optimizer | S
             dcp.load(tensors, storage_reader=reader)
     except (dcp.api.CheckpointException, RuntimeError, ValueError) as error:
         raise UserError(f"{folder}: does not fit this model and optimizer ({_first_line(error)}).") from error
-    _on_all_ranks(lambda: _check_finite(folder, tensors))
     content |= tensors | settings
     model_part, optimizer_part = (
         {name.removeprefix(part): x for name, x in content.items() if name.startswith(part)} for part in ("model.", "optimizer.")
@@ -153,7 +152,6 @@ def read_model(folder: str | Path) -> dict[str, Tensor]:
     tensors = {name: torch.empty(x.size, dtype=x.properties.dtype) for name, x in found.items() if name.startswith("model.")}
     with _alone_without_warning():
         dcp.load(tensors, storage_reader=reader, no_dist=True)
-    _check_finite(folder, tensors)
     return {name.removeprefix("model."): x for name, x in tensors.items()}
 
 
@@ -175,13 +173,14 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 
 def _check_files(folder: Path, index: dict[str, Any], rank: int = 0, ranks: int = 1) -> None:
-    """All files that the index names are there, no others, and this rank's share of them has the right checksums."""
+    """All files that the index names are there, no others; this rank's share of them has the right checksums, and holds finite numbers."""
     present, expected = {path.name for path in folder.glob("*.safetensors")}, index["files"]
     for name in sorted(present ^ set(expected)):
         raise UserError(f"{folder / name}: {'not part of this checkpoint' if name in present else 'missing'}.")
     for name in sorted(expected)[rank::ranks]:
         if _checksum(folder / name) != expected[name]:
             raise UserError(f"{folder / name}: damaged (its checksum is wrong). Take an older checkpoint.")
+        _check_finite(folder / name)
 
 
 def _outline(folder: Path, reader: dcp.HuggingFaceStorageReader) -> dict[str, Any]:
@@ -220,11 +219,16 @@ def _check_outline(folder: Path, found: dict[str, Any], expected: dict[str, Tens
             raise UserError(f"{folder}: does not fit this model and optimizer: {name} needs {tuple(x.shape)} {x.dtype}, there is {there}.")
 
 
-def _check_finite(folder: Path, tensors: dict[str, Tensor]) -> None:
-    for name, x in tensors.items():
-        held = x.to_local() if isinstance(x, DTensor) else x
-        if held.is_floating_point() and not bool(torch.isfinite(held).all()):
-            raise UserError(f"{folder}: {name} holds NaN or an infinity; its training had failed. Take an older checkpoint.")
+def _check_finite(path: Path) -> None:
+    """One tensor of a file after the other."""
+    try:
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 - safe_open cannot be iterated
+                x = file.get_tensor(name)
+                if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+                    raise UserError(f"{path}: {name} holds NaN or an infinity; its training had failed. Take an older checkpoint.")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged or not a safetensors file ({error}).") from error
 
 
 def _is_like(given: Any, like: Any) -> bool:
