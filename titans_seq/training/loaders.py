@@ -144,7 +144,8 @@ class DocumentStream:
             UserError: the position is of other data, of other rows, or no position in them.
         """
         _check_same_data(state.get("made_of"), self._made_of)
-        epoch, following, rows = (state.get(name) for name in ("epoch", "next", "rows"))
+        values: list[Any] = [state.get(name) for name in ("epoch", "next", "rows")]
+        epoch, following, rows = values
         in_data = _is_count(epoch, 2**63) and _is_count(following, len(self._pieces) + 1) and isinstance(rows, list)
         if not in_data or len(rows) != len(self._rows) or not all(map(self._holds, rows)):
             raise UserError(f"the position in the data is damaged: epoch {epoch!r:.40}, next {following!r:.40}, rows {rows!r:.80}.")
