@@ -15,9 +15,7 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(
-    include=["titans_seq", "domains", "json", "tarfile", "zipfile", "tomllib", "yaml", "torch._weights_only_unpickler"]
-):
+with atheris.instrument_imports(include=["titans_seq", "domains", "json", "tarfile", "zipfile", "tomllib", "yaml"]):
     import torch
 
     from domains.text.data import read_texts
