@@ -19,7 +19,7 @@ from gluonts.model.seasonal_naive import SeasonalNaivePredictor
 from gluonts.time_feature.seasonality import DEFAULT_SEASONALITIES, get_seasonality
 
 from domains.timeseries.config import QUANTILES
-from domains.timeseries.data import MappedTable, SeriesTable, quiet_pandas
+from domains.timeseries.data import Table, quiet_pandas
 from titans_seq.errors import UserError
 
 METRICS = ("CRPS", "MASE", "MAE", "RMSE", "coverage_80")
@@ -187,7 +187,7 @@ def forecast_table(
     forecasts: Iterable[Forecast],
     channel_names: Sequence[str],
     quantiles: Sequence[float] = QUANTILES,
-    table: SeriesTable | MappedTable | None = None,
+    table: Table | None = None,
     actuals: Iterable[dict[str, Any]] | None = None,
 ) -> pl.DataFrame:
     """Forecasts as rows: item_id, timestamp, channel, mean (the median where none is stored), q0.1 ... q0.9.
@@ -214,8 +214,6 @@ def forecast_table(
             if label is not None:
                 head["start"] = stamps[0]
             rows.append(pl.DataFrame({**head, **{name: values[:, i] for name, values in columns.items()}}))
-    return pl.concat(rows).with_columns(
-        pl.col("item_id").cast(pl.String),
-        pl.col(pl.Datetime).cast(pl.Datetime("us")),
-        pl.col(pl.Float64).fill_nan(None).round_sig_figs(6),  # beyond that float32 is noise
-    )
+    typed = pl.concat(rows).with_columns(pl.col("item_id").cast(pl.String), pl.col(pl.Datetime).cast(pl.Datetime("us")))
+    rounded = typed.with_columns(pl.col(pl.Float64).round_sig_figs(6))  # beyond that float32 is noise
+    return rounded.with_columns(pl.col("^actual$").fill_nan(None))

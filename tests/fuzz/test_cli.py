@@ -41,9 +41,10 @@ WORDS = [
 ]
 FILES = ["good.csv", "empty.csv", "none.csv", "folder", ".", "", "\ud800.csv", "bad\0.csv", "good.csv/x.csv", "x" * 300 + ".csv"]
 OPTIONS = {
-    **dict.fromkeys(("--target", "--timestamp", "--item-id", "--freq", "--missing", "--format"), WORDS),
+    **dict.fromkeys(("--target", "--timestamp", "--item-id", "--freq", "--missing", "--format", "--refit"), WORDS),
+    **dict.fromkeys(("--past-features", "--future-features", "--static-features"), WORDS),
     **dict.fromkeys(
-        ("--prediction-length", "--context-length", "--season-length", "--windows", "--epochs", "--seed", "--threads"), NUMBERS
+        ("--prediction-length", "--context-length", "--season-length", "--windows", "--stride", "--epochs", "--seed", "--threads"), NUMBERS
     ),
     "--output": ["out", "good.csv", "good.csv/out", "", "\0", "x" * 300, "deep/er/out"],
 }
@@ -51,7 +52,8 @@ OPTIONS = {
 
 @st.composite
 def arguments(draw: st.DrawFn) -> list[str]:
-    words = ["forecast", draw(st.sampled_from(FILES))] if draw(st.integers(0, 9)) else [draw(st.sampled_from(WORDS))]
+    command = ["forecast", draw(st.sampled_from(["backtest", "train", "predict"])), draw(st.sampled_from(FILES))]
+    words = command if draw(st.integers(0, 9)) else [draw(st.sampled_from(WORDS))]
     for name in draw(st.lists(st.sampled_from(sorted(OPTIONS)), max_size=4)):
         words += [name, draw(st.sampled_from(OPTIONS[name]) | st.text(max_size=5))]
     words += draw(

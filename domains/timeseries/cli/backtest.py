@@ -55,7 +55,7 @@ def backtest(
     from domains.timeseries.metrics import forecast_table
     from domains.timeseries.plots import plot_coverage, plot_errors_by_horizon, plot_forecast
 
-    series = read(file, table)
+    series = read(file, table, progress=not quiet)
     chosen = lengths(series, length, windows, stride)
     if not quiet:
         report.print_table(series)

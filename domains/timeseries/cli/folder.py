@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from domains.timeseries.cli.options import Lengths
-    from domains.timeseries.data import SeriesTable
+    from domains.timeseries.data import SeriesTable, Table
     from domains.timeseries.model import TitansForecaster
     from titans_seq.card import Card
 
@@ -94,7 +94,7 @@ class Trained:
 def save(
     folder: Path,
     model: "TitansForecaster",
-    table: "SeriesTable",
+    table: "Table",
     *,
     file: Path | None,
     lengths: "Lengths",
@@ -130,14 +130,14 @@ def load(folder: Path) -> Trained:
         raise UserError(f"{path}: damaged ({error}). Train the model again.") from error
 
 
-def _card(file: Path | None, table: "SeriesTable", lengths: "Lengths", scores: "pl.DataFrame | None") -> "Card":
+def _card(file: Path | None, table: "Table", lengths: "Lengths", scores: "pl.DataFrame | None") -> "Card":
     """What the model's README.md says of this run; the scores are the means over channels."""
     from domains.timeseries.cli.report import by_forecaster
     from domains.timeseries.metrics import METRICS
     from titans_seq.card import Card
 
-    stamps, name = table.frame["timestamp"], file.name if file else "the Seattle weather that ships with titans_seq"
-    data = f"`{name}`: {table.frame['item_id'].n_unique()} series from {stamps.min()!s} to {stamps.max()!s}"
+    name = file.name if file else "the Seattle weather that ships with titans_seq"
+    data = f"`{name}`: {table.items.height} series from {table.items['first'].min()!s} to {table.items['last'].max()!s}"
     metrics: dict[str, Any] = {}
     if scores is not None:
         means = [rows[-1] for rows in by_forecaster(scores)]

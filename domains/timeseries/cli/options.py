@@ -6,12 +6,14 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 from cyclopts.validators import Number
+from rich.console import Console
+from rich.progress import Progress
 
 from titans_seq.config import TitansConfig
 from titans_seq.errors import UserError
 
 if TYPE_CHECKING:  # these take seconds to import; `titans-seq --help` is to be instant
-    from domains.timeseries.data import SeriesTable
+    from domains.timeseries.data import Table
     from domains.timeseries.estimator import TitansEstimator
 
 Missing = Literal["error", "mask"]
@@ -42,6 +44,9 @@ class TableOptions:
     ] = None
     static_features: Annotated[str | None, Parameter(help="Columns with one number or category a series.")] = None
     missing: Annotated[Missing, Parameter(help="Refuse missing values and steps, or mask them out. Nothing is imputed.")] = "error"
+    cache: Annotated[
+        Path | None, Parameter(help="Folder for a copy of a Parquet that memory does not hold: then it is read from the disk.")
+    ] = None
 
 
 @Parameter(name="*", group=_FORECAST)
@@ -90,29 +95,35 @@ def names(option: str, text: str | None) -> tuple[str, ...]:
     return found
 
 
-def read(file: Path | None, options: TableOptions) -> "SeriesTable":
+def read(file: Path | None, options: TableOptions, progress: bool = False) -> "Table":
     """The table of a file, or the one that ships."""
-    from domains.timeseries.data import load_example, read_table
+    from domains.timeseries.data import load_example, map_table, read_table
 
     if file is None:
         given = [f"--{name.replace('_', '-')}" for name, value in vars(options).items() if name != "missing" and value is not None]
         if given:
             raise UserError(f"{', '.join(given)}: such options describe a file; name the FILE as well.")
         return load_example()
-    return read_table(
-        file,
-        target=names("--target", options.target) or None,
-        timestamp=options.timestamp,
-        item_id=options.item_id,
-        freq=options.freq,
-        past_features=names("--past-features", options.past_features),
-        future_features=names("--future-features", options.future_features),
-        static_features=names("--static-features", options.static_features),
-        missing=options.missing,
-    )
+    chosen: dict[str, Any] = {
+        "target": names("--target", options.target) or None,
+        "timestamp": options.timestamp,
+        "item_id": options.item_id,
+        "freq": options.freq,
+        "past_features": names("--past-features", options.past_features),
+        "future_features": names("--future-features", options.future_features),
+        "missing": options.missing,
+    }
+    static = names("--static-features", options.static_features)
+    if options.cache is None:
+        return read_table(file, **chosen, static_features=static)
+    if static:
+        raise UserError("--static-features cannot be read from the disk yet: leave them out, or leave out --cache.")
+    with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
+        task = bar.add_task(f"Copying {file.name}", total=None)
+        return map_table(file, options.cache, **chosen, progress=lambda done, total: bar.update(task, completed=done, total=total))
 
 
-def lengths(table: "SeriesTable", options: LengthOptions, windows: int, distance: int | None = None) -> Lengths:
+def lengths(table: "Table", options: LengthOptions, windows: int, distance: int | None = None) -> Lengths:
     """The lengths asked for, or defaults that suit the data; refused where the data cannot hold them."""
     from domains.timeseries.data import check_contexts, check_length, held_out_steps
     from domains.timeseries.metrics import default_season_length
@@ -121,7 +132,7 @@ def lengths(table: "SeriesTable", options: LengthOptions, windows: int, distance
     prediction = options.prediction_length or table.horizon or max(2, min(2 * season, 48))
     context = options.context_length
     if context is None:
-        shortest = int(table.lengths["len"].min())  # type: ignore[arg-type]
+        shortest = int(table.items["len"].min())  # type: ignore[arg-type]
         room = shortest - held_out_steps(prediction, windows, distance) - prediction
         context = max(min(4 * prediction, room), min(prediction, season))
     check_length(table, prediction, context, windows, season, distance)
@@ -130,7 +141,7 @@ def lengths(table: "SeriesTable", options: LengthOptions, windows: int, distance
 
 
 def make_estimator(
-    table: "SeriesTable", lengths: Lengths, backbone: TitansConfig, training: TrainingOptions, progress: bool
+    table: "Table", lengths: Lengths, backbone: TitansConfig, training: TrainingOptions, progress: bool
 ) -> "TitansEstimator":
     """An estimator for the channels and features of a table."""
     from domains.timeseries.estimator import TitansEstimator

@@ -6,20 +6,19 @@ from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import polars as pl
-    from rich.table import Table
+    from rich.table import Table as View
 
     from domains.timeseries.cli.options import Lengths
-    from domains.timeseries.data import SeriesTable
+    from domains.timeseries.data import Table
 
 _ROWS = 12  # of a table on the screen; the file has all
 
 
-def print_table(table: "SeriesTable") -> None:
+def print_table(table: "Table") -> None:
     """The series, what is forecast, and what is known beside it."""
-    series = table.frame.partition_by("item_id", maintain_order=True)
-    first = series[0]["timestamp"]
-    many = f"{len(series)} series; the first runs" if len(series) > 1 else "One series"
-    print(f"{many} from {short(first[0])} to {short(first[-1])}, {len(first)} steps of {table.step}.")
+    first = table.items.row(0, named=True)
+    many = f"{table.items.height} series; the first runs" if table.items.height > 1 else "One series"
+    print(f"{many} from {short(first['first'])} to {short(first['last'])}, {first['len']} steps of {table.step}.")
     ignored = f" Left out: {', '.join(table.ignored)}." if table.ignored else ""
     print(f"Channels: {', '.join(table.targets)}.{ignored}")
     roles = table.roles
@@ -30,17 +29,18 @@ def print_table(table: "SeriesTable") -> None:
         print(f"{table.filled} steps that the file has no row for are masked as missing.")
 
 
-def print_split(table: "SeriesTable", lengths: "Lengths") -> None:
+def print_split(table: "Table", lengths: "Lengths") -> None:
     """What is trained on, and what is held out."""
     from domains.timeseries.data import held_out_steps
 
-    first = table.frame.filter(table.frame["item_id"] == table.frame["item_id"][0])["timestamp"]
     held_out = held_out_steps(lengths.prediction, lengths.windows, lengths.distance)
     if not held_out:
         print(f"Trained on all of it: context {lengths.context}, {lengths.prediction} steps ahead.")
         return
+    entry = table.to_gluonts()[0]
+    (last,) = table.stamps(entry["item_id"], entry["start"] + entry["target"].shape[1] - held_out - 1, 1)
     print(
-        f"Trained on all before the last {held_out} steps (up to {short(first[-held_out - 1])}). Scored on those: "
+        f"Trained on all before the last {held_out} steps (up to {short(last)}). Scored on those: "
         f"{lengths.windows} windows of {lengths.prediction}, context {lengths.context}, season {lengths.season}."
     )
 
@@ -95,17 +95,17 @@ def _heading(metric: str) -> str:
     return metric.replace("coverage_80", "in 80 %")
 
 
-def _table(title: str, *columns: str) -> "Table":
-    from rich.table import Table
+def _table(title: str, *columns: str) -> "View":
+    from rich.table import Table as View
 
-    view = Table(title=title, title_justify="left")
+    view = View(title=title, title_justify="left")
     for i, name in enumerate(columns):
         numeric = name not in ("channel", "forecaster", "series", "time") and i > 0
         view.add_column(name, justify="right" if numeric else "left", no_wrap=name == "forecaster")
     return view
 
 
-def _show(view: "Table") -> None:
+def _show(view: "View") -> None:
     from rich.console import Console
 
     Console().print(view)

@@ -47,7 +47,7 @@ def train(
     from domains.timeseries.backtest import backtest
     from domains.timeseries.cli import folder, report
 
-    series = read(file, table)
+    series = read(file, table, progress=not quiet)
     chosen = lengths(series, length, windows)
     if not quiet:
         report.print_table(series)

@@ -14,7 +14,7 @@ series apart). Whatever cannot be used raises a `UserError` that names the file,
 """
 
 from domains.timeseries.data.grid import quiet_pandas
-from domains.timeseries.data.mapped import MappedTable, map_table
+from domains.timeseries.data.mapped import MappedTable, Table, map_table
 from domains.timeseries.data.read import EXAMPLES, Missing, load_example, read_table
 from domains.timeseries.data.splits import check_contexts, check_length, held_out_steps, split
 from domains.timeseries.data.table import Roles, SeriesTable
@@ -25,6 +25,7 @@ __all__ = [
     "Missing",
     "Roles",
     "SeriesTable",
+    "Table",
     "check_contexts",
     "check_length",
     "held_out_steps",

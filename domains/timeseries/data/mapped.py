@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 import pandas as pd
@@ -30,7 +30,7 @@ from domains.timeseries.data.grid import (
     refuse_off_grid,
     refuse_sparse,
 )
-from domains.timeseries.data.table import Roles, make_entry, stamps_from
+from domains.timeseries.data.table import Roles, SeriesTable, make_entry, stamps_from
 from titans_seq.errors import UserError
 
 BATCH = 1 << 18
@@ -61,7 +61,7 @@ class MappedTable:
 
     Attributes:
         path: float32 values (steps of all items, columns in the order of `Roles.values`), NaN where missing.
-        items: columns item_id, first (Datetime), offset (row of the first step), len (steps of the target) and span (steps of all).
+        items: as of `SeriesTable`, with two more columns: offset (row of the first step) and span (steps, those ahead included).
         roles, freq, step, filled: as of `SeriesTable`.
     """
 
@@ -71,16 +71,15 @@ class MappedTable:
     freq: str
     step: str
     filled: int
+    static: None = None
+    horizon: None = None
+    ignored: tuple[str, ...] = ()
+    units: ClassVar[dict[str, str]] = {}
 
     @property
     def targets(self) -> tuple[str, ...]:
         """The channel names, C of them."""
         return self.roles.target
-
-    @property
-    def lengths(self) -> pl.DataFrame:
-        """Columns item_id and len, the steps of each item."""
-        return self.items.select("item_id", "len")
 
     def to_gluonts(self, ahead: int = 0) -> "MappedEntries":
         """As `SeriesTable.to_gluonts`, with arrays that are read when they are looked at."""
@@ -90,6 +89,10 @@ class MappedTable:
         """As `SeriesTable.stamps`."""
         first = self.items.filter(pl.col("item_id") == item_id)["first"][0]
         return stamps_from(first, self.freq, self.step, start, length)
+
+
+Table = SeriesTable | MappedTable
+"""What the readers give: series in memory, or in a file."""
 
 
 class MappedEntries(Sequence):
@@ -197,7 +200,7 @@ def _write(path: Path, source: Source, roles: Roles, freq: str | None, missing: 
     filled = grid.steps - rows
     if filled:
         _fill_gaps(source, grid, values, seen, missing, filled)
-    items = _target_lengths(source, grid.items, roles, values, missing)
+    items = _target_lengths(source, grid.items, grid.step, roles, values, missing)
     values.flush()
     items.write_parquet(folder / "items.parquet")
     (folder / "seen").unlink()
@@ -324,13 +327,14 @@ def _fill_gaps(source: Source, grid: _Grid, values: np.ndarray, seen: np.ndarray
         values[gaps] = np.nan
 
 
-def _target_lengths(source: Source, items: pl.DataFrame, roles: Roles, values: np.ndarray, missing: str) -> pl.DataFrame:
+def _target_lengths(source: Source, items: pl.DataFrame, step: str, roles: Roles, values: np.ndarray, missing: str) -> pl.DataFrame:
     """The items with `len`, their steps up to the last one with a target; without future features that is all."""
-    found = items.select("item_id", "first", "offset", "span", len="span")
+    found = items.select("item_id", "first", "last", "offset", "span", len="span")
     if not roles.future_features:
         return found
-    lengths = []
-    for item_id, offset, span in items.select("item_id", "offset", "span").iter_rows():
+    lengths: list[int] = []
+    lasts: list[datetime] = []
+    for item_id, first, offset, span in items.select("item_id", "first", "offset", "span").iter_rows():
         targets_TC = values[offset : offset + span, : len(roles.target)]
         length = _last_known(targets_TC)
         if not length:
@@ -339,7 +343,8 @@ def _target_lengths(source: Source, items: pl.DataFrame, roles: Roles, values: n
         if missing == "error" and holes:
             source.fail(f"series '{item_id}' has missing values of {', '.join(roles.target)} before its last one. {MEND_MISSING}.")
         lengths.append(length)
-    return found.with_columns(pl.Series("len", lengths, dtype=pl.Int64))
+        lasts.append(pd.date_range(first, periods=length, freq=step)[-1].to_pydatetime())
+    return found.with_columns(pl.Series("len", lengths, dtype=pl.Int64), pl.Series("last", lasts, dtype=pl.Datetime("us")))
 
 
 def _last_known(targets_TC: np.ndarray) -> int:

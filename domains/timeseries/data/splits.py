@@ -1,12 +1,14 @@
 """What is trained on, what is held out, and whether the series are long enough for it."""
 
+from collections.abc import Sequence
 from typing import Any
 
 import numpy as np
-import polars as pl
 
-from domains.timeseries.data.table import SeriesTable
+from domains.timeseries.data.mapped import Table
 from titans_seq.errors import UserError
+
+_BLOCK = 1 << 16
 
 
 def held_out_steps(prediction_length: int, windows: int, distance: int | None = None) -> int:
@@ -14,7 +16,7 @@ def held_out_steps(prediction_length: int, windows: int, distance: int | None = 
     return prediction_length + (windows - 1) * (distance or prediction_length) if windows else 0
 
 
-def split(table: SeriesTable | list[dict[str, Any]], prediction_length: int, windows: int, distance: int | None = None) -> tuple[Any, Any]:
+def split(table: Table | Sequence[dict[str, Any]], prediction_length: int, windows: int, distance: int | None = None) -> tuple[Any, Any]:
     """Hold out the end of every series.
 
     Args:
@@ -29,13 +31,18 @@ def split(table: SeriesTable | list[dict[str, Any]], prediction_length: int, win
     """
     from gluonts.dataset.split import split as gluonts_split
 
-    entries = table.to_gluonts() if isinstance(table, SeriesTable) else table
+    entries = table.to_gluonts() if isinstance(table, Table) else table
     training, template = gluonts_split(entries, offset=-held_out_steps(prediction_length, windows, distance))
     return training, template.generate_instances(prediction_length, windows=windows, distance=distance or prediction_length)
 
 
 def check_length(
-    table: SeriesTable, prediction_length: int, context_length: int, windows: int, season_length: int = 1, distance: int | None = None
+    table: Table,
+    prediction_length: int,
+    context_length: int,
+    windows: int,
+    season_length: int = 1,
+    distance: int | None = None,
 ) -> None:
     """Refuse series too short to train on and then to test on `windows` held-out horizons.
 
@@ -45,8 +52,7 @@ def check_length(
     Raises:
         UserError: with the length there is, the length needed and what to change.
     """
-    lengths = table.lengths
-    item, length = lengths.row(lengths["len"].arg_min() or 0)
+    item, length = table.items.select("item_id", "len").row(table.items["len"].arg_min() or 0)
     history = max(context_length + prediction_length, season_length + 1)
     held_out = held_out_steps(prediction_length, windows, distance)
     if length < history + held_out:
@@ -57,19 +63,22 @@ def check_length(
             f"and {windows} held-out windows of {prediction_length} to test on. Give a shorter --prediction-length, "
             f"--context-length or --season-length, fewer --windows, or a longer series."
         )
-    trained_on = table.frame.group_by("item_id", maintain_order=True).agg(
-        pl.col(table.targets).head(pl.len() - held_out).is_not_null().any()
-    )
-    for column in table.targets:
-        empty = trained_on.filter(~pl.col(column))
-        if not empty.is_empty():
-            raise UserError(
-                f"Column '{column}' of series '{empty['item_id'][0]}' has no value before the {held_out} held-out steps, "
-                f"so there is nothing to learn from. Leave it out with --target, or hold out fewer steps."
-            )
+    for entry in table.to_gluonts():
+        target = entry["target"]
+        for column, values in zip(table.targets, target[:, : target.shape[1] - held_out], strict=True):
+            if not _any_observed(values):
+                raise UserError(
+                    f"Column '{column}' of series '{entry['item_id']}' has no value before the {held_out} held-out steps, "
+                    f"so there is nothing to learn from. Leave it out with --target, or hold out fewer steps."
+                )
 
 
-def check_contexts(table: SeriesTable, prediction_length: int, context_length: int, windows: int, distance: int | None = None) -> None:
+def _any_observed(values_T: np.ndarray) -> bool:
+    """Whether there is a value; looked for from the end, a block at a time, as the array may be on the disk."""
+    return any(np.isfinite(values_T[max(0, stop - _BLOCK) : stop]).any() for stop in range(len(values_T), 0, -_BLOCK))
+
+
+def check_contexts(table: Table, prediction_length: int, context_length: int, windows: int, distance: int | None = None) -> None:
     """Every forecast that will be made (at the end, and of each held-out window) needs something to go by.
 
     Raises:

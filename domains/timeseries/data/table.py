@@ -3,6 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -104,10 +105,11 @@ class SeriesTable:
         """The channel names, C of them."""
         return self.roles.target
 
-    @property
-    def lengths(self) -> pl.DataFrame:
-        """Columns item_id and len, the steps of each item."""
-        return self.frame.group_by("item_id", maintain_order=True).len()
+    @cached_property
+    def items(self) -> pl.DataFrame:
+        """Columns item_id, first and last (Datetime of the first and last step with a target), len (steps), a row an item."""
+        times = pl.col("timestamp")
+        return self.frame.group_by("item_id", maintain_order=True).agg(first=times.first(), last=times.last(), len=pl.len())
 
     def to_gluonts(self, ahead: int = 0) -> list[dict[str, Any]]:
         """One entry an item, NaN for what is missing.
@@ -139,7 +141,7 @@ class SeriesTable:
     def _known_ahead(self, item_id: str, steps: int) -> pl.DataFrame:
         known = self.ahead.filter(pl.col("item_id") == item_id).select(self.roles.future_features).head(steps)
         if known.height < steps:
-            last = self.frame.filter(pl.col("item_id") == item_id)["timestamp"][-1]
+            last = self.items.filter(pl.col("item_id") == item_id)["last"][0]
             raise UserError(
                 f"series '{item_id}': {', '.join(self.roles.future_features)} must be known {steps} steps of {self.step} beyond {last}, "
                 f"the last one with a target; the file has {known.height}. Add rows with these columns and an empty target."
@@ -151,7 +153,7 @@ class SeriesTable:
 
         A GluonTS period knows only "the week to Sunday" or "May 2012": this gives back the Sunday, or the 31st.
         """
-        first = self.frame.filter(pl.col("item_id") == item_id)["timestamp"][0]
+        first = self.items.filter(pl.col("item_id") == item_id)["first"][0]
         return stamps_from(first, self.freq, self.step, start, length)
 
 
