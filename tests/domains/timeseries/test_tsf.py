@@ -82,7 +82,7 @@ def test_missing_values_and_foreign_options(write, fails):
 
 
 @pytest.mark.parametrize(
-    ("words", "step"), [("half_hourly", "30min"), ("10_minutes", "10min"), ("4_seconds", "4s"), ("quarterly", "QS-OCT"), ("daily", "D")]
+    ("words", "step"), [("half_hourly", "30min"), ("10_minutes", "10min"), ("4_seconds", "4s"), ("quarterly", "QS-JAN"), ("daily", "D")]
 )
 def test_frequencies(write, words, step):
     text = FILE.replace("monthly", words).replace("?", "3").replace("2020-03-01", "2020-01-01")
