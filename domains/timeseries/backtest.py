@@ -41,7 +41,7 @@ class Backtest:
 
 
 def backtest(
-    entries: list[dict[str, Any]],
+    entries: Sequence[dict[str, Any]],
     estimator: TitansEstimator,
     *,
     windows: int,

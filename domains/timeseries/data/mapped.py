@@ -43,13 +43,14 @@ class Mapped(np.memmap):
     """A memory-mapped array whose views go to another process as a place in the file, not as a copy of their values."""
 
     def __reduce__(self) -> tuple:
-        start = np.frombuffer(self._mmap, np.uint8).__array_interface__["data"][0]
+        this: Any = self
+        start = np.frombuffer(this._mmap, np.uint8).__array_interface__["data"][0]
         offset = self.__array_interface__["data"][0] - start
         return _reopen, (str(self.filename), self.dtype.str, self.shape, offset, self.strides)
 
 
 def _reopen(path: str, dtype: str, shape: tuple[int, ...], offset: int, strides: tuple[int, ...]) -> Mapped:
-    whole = Mapped(path, dtype=np.uint8, mode="r")
+    whole: Any = Mapped(path, dtype=np.uint8, mode="r")
     view: Any = np.ndarray(shape, dtype, whole, offset, strides).view(Mapped)
     view.filename, view._mmap = whole.filename, whole._mmap
     return view
@@ -113,7 +114,7 @@ class MappedEntries(Sequence):
         values = self._values()
         return (self._entry(item, values) for item in self.table.items.iter_rows(named=True))
 
-    def _values(self) -> Mapped:
+    def _values(self) -> np.ndarray:
         width = len(self.table.roles.values)
         return Mapped(self.table.path, dtype=np.float32, mode="r").reshape(-1, width)
 
@@ -156,16 +157,21 @@ def map_table(
     """
     path = Path(path)
     find_file(path, (".parquet",))
-    chosen = {"target": target, "timestamp": timestamp, "item_id": item_id}
-    features = {"past_features": tuple(past_features), "future_features": tuple(future_features)}
+    chosen: dict[str, Any] = {
+        "target": target,
+        "timestamp": timestamp,
+        "item_id": item_id,
+        "past_features": tuple(past_features),
+        "future_features": tuple(future_features),
+    }
     stat = path.stat()
-    key = [_FORMAT, str(path.resolve()), stat.st_size, stat.st_mtime_ns, chosen, features, freq, missing]
+    key = [_FORMAT, str(path.resolve()), stat.st_size, stat.st_mtime_ns, chosen, freq, missing]
     name = f"{path.stem}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"
     made = Path(cache) / name
     if not (made / "table.json").is_file():
         try:
             source = _sample(path)
-            roles = find_roles(source, **chosen, **features)
+            roles = find_roles(source, **chosen)
             Path(cache).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=cache, prefix=".titans-seq-") as folder:
                 _write(path, source, roles, freq, missing, Path(folder) / name, progress)
@@ -173,10 +179,10 @@ def map_table(
                 os.replace(Path(folder) / name, made)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             raise UserError(f"{path}: cannot be read as .parquet: {explain(error)}") from None
-    about = json.loads((made / "table.json").read_text())
+    about: dict[str, Any] = json.loads((made / "table.json").read_text())
     items = pl.read_parquet(made / "items.parquet")
-    roles = Roles(**{name: tuple(value) if isinstance(value, list) else value for name, value in about["roles"].items()})
-    return MappedTable(made / "values.f32", items, roles, about["freq"], about["step"], about["filled"])
+    columns = {name: tuple(value) if isinstance(value, list) else value for name, value in about["roles"].items()}
+    return MappedTable(made / "values.f32", items, Roles(**columns), about["freq"], about["step"], about["filled"])
 
 
 def _sample(path: Path) -> Source:
@@ -239,8 +245,9 @@ def _lay_out(source: Source, path: Path, roles: Roles, freq: str | None) -> _Gri
     kind = source.frame[roles.timestamp].dtype
     if not kind.is_temporal() or kind in (pl.Time, pl.Duration):
         source.fail(f"column '{roles.timestamp}' holds {kind}; a table that is read from the disk needs a column of type Date or Datetime.")
-    if getattr(kind, "time_zone", None) not in (None, "UTC"):
-        source.fail(f"column '{roles.timestamp}' is in the zone {kind.time_zone}; a table that is read from the disk needs UTC or no zone.")
+    zone = getattr(kind, "time_zone", None)
+    if zone not in (None, "UTC"):
+        source.fail(f"column '{roles.timestamp}' is in the zone {zone}; a table that is read from the disk needs UTC or no zone.")
     time = pl.col(roles.timestamp).cast(pl.Datetime("us")).alias("timestamp")
     item = pl.lit(path.name.split(".")[0]) if roles.item_id is None else pl.col(roles.item_id).cast(pl.String)
     scan = pl.scan_parquet(path).select(item.alias("item_id"), time)

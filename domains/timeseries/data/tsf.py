@@ -59,10 +59,10 @@ def read_tsf(
     if item_id in static_features:
         source.fail(f"--static-features {item_id} tells the series apart; each attribute has one role.")
     items = frame[item_id] if item_id else frame[ROW].cast(pl.String)
-    twice = frame.filter(items.is_duplicated())
+    twice = frame.select(ROW, items.alias("item_id")).filter(items.is_duplicated()).sort("item_id", ROW)
     if not twice.is_empty():
         first, second = twice[ROW].head(2)
-        source.fail(f"lines {first} and {second}: two series are called '{twice[0, item_id]}'. Rename one of them.")
+        source.fail(f"lines {first} and {second}: two series are called '{twice[0, 'item_id']}'. Rename one of them.")
     step, starts = _starts(source, header, frame)
     parts = [_series(path, *row, step) for row in zip(frame[ROW], items, starts, frame[TARGET], strict=True)]
     _check_tags(path, header, parts, missing)
