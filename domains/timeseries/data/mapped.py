@@ -181,7 +181,7 @@ def map_table(
             raise UserError(f"{path}: cannot be read as .parquet: {explain(error)}") from None
     about: dict[str, Any] = json.loads((made / "table.json").read_text())
     items = pl.read_parquet(made / "items.parquet")
-    columns = {name: tuple(value) if isinstance(value, list) else value for name, value in about["roles"].items()}
+    columns: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in about["roles"].items()}
     return MappedTable(made / "values.f32", items, Roles(**columns), about["freq"], about["step"], about["filled"])
 
 
