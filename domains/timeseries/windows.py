@@ -43,7 +43,7 @@ class Series:
 
     def __init__(self, entry: Mapping[str, Any], config: ForecasterConfig, univariate: bool) -> None:
         self.item, self.config = entry.get("item_id"), config
-        target = np.asarray(entry["target"])
+        target = np.asanyarray(entry["target"])  # a memory-mapped one goes to another process as a place in its file
         if target.ndim != (1 if univariate else 2):
             shape = "(T,)" if univariate else "(C, T)"
             raise ValueError(f"item {self.item!r}: target must be {shape}, got shape {target.shape}; see num_channels of the estimator")
@@ -76,7 +76,7 @@ class Series:
         count = getattr(self.config, count_name)
         if not count:
             return np.empty((0, self.length), np.float32)
-        values = np.atleast_2d(np.asarray(entry.get(name, np.empty((0, 0)))))
+        values = np.atleast_2d(entry.get(name, np.empty((0, 0))))
         if len(values) != count or values.shape[1] < self.length:
             raise ValueError(f"item {self.item!r}: {name} must be ({count}, at least {self.length} steps), got shape {values.shape}")
         return values

@@ -4,7 +4,7 @@ import json
 import shlex
 import sys
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     import polars as pl
 
     from domains.timeseries.cli.options import Lengths
-    from domains.timeseries.data import SeriesTable, Table
+    from domains.timeseries.data import Roles, SeriesTable, Table
     from domains.timeseries.model import TitansForecaster
     from titans_seq.card import Card
 
@@ -55,6 +55,13 @@ class Trained:
     table: TrainedTable
     categories: Mapping[str, tuple[str, ...]]
     units: Mapping[str, str]
+
+    @property
+    def roles(self) -> "Roles":
+        """What the columns are."""
+        from domains.timeseries.data import Roles
+
+        return Roles(**{f.name: getattr(self.table, f.name) for f in fields(Roles)})
 
     def read(self, file: Path | None) -> "SeriesTable":
         """A file of the same columns, or the series that ships if the model was trained on it."""

@@ -70,6 +70,9 @@ class TrainingOptions:
     """How the model is trained."""
 
     epochs: Annotated[int | None, Parameter(help="Passes of training. Default: the estimator's.", validator=AtLeastOne)] = None
+    batches: Annotated[int | None, Parameter(help="Batches of windows in an epoch. Default: the estimator's.", validator=AtLeastOne)] = None
+    batch_size: Annotated[int | None, Parameter(help="Windows in a batch. Default: the estimator's.", validator=AtLeastOne)] = None
+    learning_rate: Annotated[float | None, Parameter(help="Largest step. Default: the estimator's.", validator=Number(gt=0))] = None
     seed: Annotated[int, Parameter(help="Seed of weights and sampling.", validator=Number(gte=0, lt=2**32))] = 0
     threads: Threads = 1
 
@@ -147,7 +150,13 @@ def make_estimator(
     """An estimator for the channels and features of a table."""
     from domains.timeseries.estimator import TitansEstimator
 
-    settings: dict[str, Any] = {} if training.epochs is None else {"max_epochs": training.epochs}
+    given = {
+        "max_epochs": training.epochs,
+        "num_batches_per_epoch": training.batches,
+        "batch_size": training.batch_size,
+        "lr": training.learning_rate,
+    }
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     static = table.static
     return TitansEstimator(
         prediction_length=lengths.prediction,

@@ -1,11 +1,12 @@
 """What the commands print: the split, scores, forecasts."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     import polars as pl
+    from gluonts.model.forecast import Forecast
     from rich.table import Table as View
 
     from domains.timeseries.cli.options import Lengths
@@ -89,6 +90,18 @@ def print_forecast(rows: "pl.DataFrame") -> None:
     _show(view)
     if rows.height > _ROWS:
         print(f"{rows.height - _ROWS} more rows are in the file.")
+
+
+def print_update(item: str, last: datetime | None, counts: Mapping[str, int], forecast: "Forecast | None", channels: Sequence[str]) -> None:
+    """One line: the next step of each channel, median and 80 % interval, and how many steps were missing or rows late."""
+    notes = ", ".join(f"{counts[name]} {name}" for name in ("missing", "late") if counts[name])
+    head = f"{item} up to {'-' if last is None else short(last)}, {counts['steps']} steps{f' ({notes})' if notes else ''}"
+    if forecast is None:
+        print(f"{head}: no forecast yet; it needs a value, and as many rows of features known ahead as it has steps.", flush=True)
+        return
+    low, middle, high = (forecast.quantile(level)[0] for level in (0.1, 0.5, 0.9))
+    values = zip(channels, low.reshape(-1), middle.reshape(-1), high.reshape(-1), strict=True)
+    print(f"{head}. Next: " + "; ".join(f"{name} {m:.4g} ({a:.4g} to {b:.4g})" for name, a, m, b in values), flush=True)
 
 
 def _heading(metric: str) -> str:

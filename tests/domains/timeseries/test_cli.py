@@ -1,26 +1,54 @@
-"""`titans-seq forecast` as a user runs it: a real process, real files, and what is left behind."""
+"""`titans-seq forecast` as a user runs it: real files, and what is left behind."""
 
 import json
-import os
-import subprocess
+import logging
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from domains.timeseries.data import read_table
 from domains.timeseries.estimator import load_predictor
 from domains.timeseries.model import TitansForecaster
+from titans_seq.cli import main
+
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # it is invoked by sys.argv
 
 
-def run(*arguments: object, cwd: Path, columns: int = 160) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": str(columns), "PYTHONPATH": str(Path(__file__).parents[3])}
-    code = "from titans_seq.cli import main; main()"
-    command = [sys.executable, "-c", code, "forecast", *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+@dataclass(frozen=True)
+class Done:
+    """What a command ended with and printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Callable[..., Done]]:
+    """The command, in this process (importing takes longer than most runs) and in the folder `tmp_path`."""
+
+    def run(*arguments: object, columns: int = 160) -> Done:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setattr(sys, "argv", ["titans-seq", "forecast", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            status = 0
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return Done(status, *capsys.readouterr())
+
+    yield run
+    logging.disable(logging.NOTSET)
+    torch.set_num_threads(1)
 
 
 def write_table(path: Path, rows: int = 120, **columns: list) -> Path:
@@ -37,15 +65,17 @@ def write_table(path: Path, rows: int = 120, **columns: list) -> Path:
     return path
 
 
-QUICK = ("--prediction-length", 7, "--context-length", 14, "--windows", 2, "--epochs", 1)
+Run = Callable[..., Done]
+SMALL = ("--batches", 2, "--batch-size", 4, "--backbone.dim", 8, "--backbone.num-layers", 1, "--backbone.variant", "lmm")
+QUICK = ("--prediction-length", 7, "--context-length", 14, "--windows", 2, "--epochs", 1, *SMALL)
 BACKTEST = ["coverage", "forecasts", "scores", "scores_by_horizon", "scores_by_window"]
 PICTURES = ["coverage.png", "errors_by_horizon.png", "last_window.png"]
 
 
 @pytest.mark.parametrize("kind", ["csv", "parquet"])
-def test_backtest_writes_scores_forecasts_and_pictures(tmp_path: Path, kind: str) -> None:
+def test_backtest_writes_scores_forecasts_and_pictures(run: Run, tmp_path: Path, kind: str) -> None:
     file = write_table(tmp_path / f"mine.{kind}")
-    done = run("backtest", file, "--target", "price,load", *QUICK, "--stride", 3, "--format", kind, "-o", "out", cwd=tmp_path)
+    done = run("backtest", file, "--target", "price,load", *QUICK, "--stride", 3, "--format", kind, "-o", "out")
     assert done.returncode == 0, done.stderr
     assert "the seasonal naive: mean CRPS" in done.stdout
     assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*(f"{name}.{kind}" for name in BACKTEST), *PICTURES])
@@ -71,18 +101,18 @@ def test_backtest_writes_scores_forecasts_and_pictures(tmp_path: Path, kind: str
 
 
 @pytest.mark.parametrize("refit", ["yes", "warm"])
-def test_refitted_windows_forecast_from_what_came_before_them(tmp_path: Path, refit: str) -> None:
+def test_refitted_windows_forecast_from_what_came_before_them(run: Run, tmp_path: Path, refit: str) -> None:
     file = write_table(tmp_path / "mine.csv")
-    done = run("backtest", file, *QUICK, "--refit", refit, cwd=tmp_path)
+    done = run("backtest", file, *QUICK, "--refit", refit)
     assert done.returncode == 0, done.stderr
     assert "Window 2 of 2" in done.stdout
     later = write_table(tmp_path / "later.csv", load=[*pl.read_csv(file)["load"].head(113), *[10_000.0] * 7])
-    assert run("backtest", later, *QUICK, "--refit", refit, "-o", "changed", cwd=tmp_path).returncode == 0
+    assert run("backtest", later, *QUICK, "--refit", refit, "-o", "changed").returncode == 0
     first, changed = (pl.read_csv(tmp_path / name / "forecasts.csv").drop("actual") for name in ("backtest", "changed"))
     assert first.equals(changed.with_columns(item_id=pl.lit("mine")))  # the last window's truth was seen by no training
 
 
-def test_train_then_predict_needs_no_flags_again(tmp_path: Path) -> None:
+def test_train_then_predict_needs_no_flags_again(run: Run, tmp_path: Path) -> None:
     """Features of all kinds, in a long table: what the second file has beyond its targets is what it is forecast with."""
     shops = [
         {
@@ -114,7 +144,7 @@ def test_train_then_predict_needs_no_flags_again(tmp_path: Path) -> None:
         "--static-features",
         "type",
     )
-    done = run("train", "old.csv", *flags, *QUICK, "-o", "model", cwd=tmp_path)
+    done = run("train", "old.csv", *flags, *QUICK, "-o", "model")
     assert done.returncode == 0, done.stderr
     assert "known ahead: price" in done.stdout
     table = json.loads((tmp_path / "model" / "table.json").read_text())
@@ -123,18 +153,18 @@ def test_train_then_predict_needs_no_flags_again(tmp_path: Path) -> None:
     assert "titans-seq forecast train old.csv --item-id shop" in card
     assert "| CRPS, titans |" in card
 
-    done = run("predict", "model", "new.csv", cwd=tmp_path)
+    done = run("predict", "model", "new.csv")
     assert done.returncode == 0, done.stderr
     rows = pl.read_csv(tmp_path / "forecast" / "forecast.csv", try_parse_dates=True)
     assert rows.select("item_id", "channel").unique().height == 2
     assert (str(rows["timestamp"].min()), str(rows["timestamp"].max())) == ("2023-05-01", "2023-05-07")
     assert (tmp_path / "forecast" / "forecast.png").read_bytes().startswith(b"\x89PNG")
 
-    done = run("predict", "model", "old.csv", cwd=tmp_path)
+    done = run("predict", "model", "old.csv")
     assert done.returncode == 2
     assert "price must be known 7 steps of D beyond 2023-04-30" in done.stderr
     new.drop("visits").write_csv(tmp_path / "less.csv", datetime_format="%Y-%m-%d")
-    done = run("predict", "model", "less.csv", cwd=tmp_path)
+    done = run("predict", "model", "less.csv")
     assert done.returncode == 2
     assert "there is no column 'visits'" in done.stderr
     assert "model/table.json" in done.stderr
@@ -160,9 +190,9 @@ BAD: dict[str, tuple[str, tuple, str]] = {
 
 
 @pytest.mark.parametrize(("text", "arguments", "message"), BAD.values(), ids=BAD.keys())
-def test_bad_input_is_one_clear_error(tmp_path: Path, text: str, arguments: tuple, message: str) -> None:
+def test_bad_input_is_one_clear_error(run: Run, tmp_path: Path, text: str, arguments: tuple, message: str) -> None:
     (tmp_path / "bad.csv").write_text(text)
-    done = run("backtest", "bad.csv", *arguments, "--output", "out", cwd=tmp_path)
+    done = run("backtest", "bad.csv", *arguments, "--output", "out")
     assert done.returncode == 2
     assert done.stderr.startswith("Error: ")
     assert message in done.stderr
@@ -170,15 +200,15 @@ def test_bad_input_is_one_clear_error(tmp_path: Path, text: str, arguments: tupl
     assert [path.name for path in tmp_path.iterdir()] == ["bad.csv"]  # nothing left behind
 
 
-def test_a_config_file_flags_and_a_saved_model(tmp_path: Path) -> None:
+def test_a_config_file_flags_and_a_saved_model(run: Run, tmp_path: Path) -> None:
     """Flags change what the file says; the saved model is the one that was asked for, and forecasts as predict does."""
     write_table(tmp_path / "mine.csv")
     (tmp_path / "run.toml").write_text(
-        "prediction-length = 7\ncontext-length = 14\nwindows = 0\nepochs = 9\ntarget = 'load,price'\n"
+        "prediction-length = 7\ncontext-length = 14\nwindows = 0\nepochs = 9\nbatches = 2\ntarget = 'load,price'\n"
         '[backbone]\ndim = 24\nvariant = "lmm"\n[backbone.memory]\nchunk-size = 8\nnum-heads = 4\n'
     )
     flags = ("--config", "run.toml", "--epochs", 1, "--backbone.memory.num-heads", 2, "-o", "model", "--quiet")
-    done = run("train", "mine.csv", *flags, cwd=tmp_path)
+    done = run("train", "mine.csv", *flags)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "model\n"
     config = TitansForecaster.from_pretrained(tmp_path / "model").config
@@ -187,7 +217,7 @@ def test_a_config_file_flags_and_a_saved_model(tmp_path: Path) -> None:
     assert (config.titans.memory.chunk_size, config.titans.memory.num_heads) == (8, 2)
     assert "nothing was held out" in (tmp_path / "model" / "README.md").read_text()
 
-    done = run("predict", "model", "mine.csv", "--quiet", cwd=tmp_path)
+    done = run("predict", "model", "mine.csv", "--quiet")
     assert done.stdout.split() == ["forecast/forecast.csv", "forecast/forecast.png"], done.stderr
     entries = read_table(tmp_path / "mine.csv").to_gluonts()
     (forecast,) = load_predictor(tmp_path / "model").predict(entries)
@@ -195,40 +225,40 @@ def test_a_config_file_flags_and_a_saved_model(tmp_path: Path) -> None:
     np.testing.assert_allclose(forecast.quantile(0.5)[:, 0], printed, rtol=1e-5)
 
 
-def test_a_folder_that_train_did_not_write(tmp_path: Path) -> None:
+def test_a_folder_that_train_did_not_write(run: Run, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
-    done = run("predict", "model", cwd=tmp_path)
+    done = run("predict", "model")
     assert done.returncode == 2
     assert "model/table.json: no such file. Give a folder that `titans-seq forecast train` wrote." in done.stderr
     (tmp_path / "model" / "table.json").write_text('{"table": {"timestamp": 3}}')
-    done = run("predict", "model", cwd=tmp_path)
+    done = run("predict", "model")
     assert done.returncode == 2
     assert "table.json: damaged" in done.stderr
 
 
-def test_a_refused_backbone_names_its_flag(tmp_path: Path) -> None:
-    done = run("train", "--backbone.memory.chunk-size", 0, cwd=tmp_path)
+def test_a_refused_backbone_names_its_flag(run: Run, tmp_path: Path) -> None:
+    done = run("train", "--backbone.memory.chunk-size", 0)
     assert done.returncode == 2
     assert done.stderr == "Error: --backbone.memory.chunk-size must be at least 1, got 0\n"
 
 
-def test_missing_values_are_masked_on_request(tmp_path: Path) -> None:
+def test_missing_values_are_masked_on_request(run: Run, tmp_path: Path) -> None:
     file = write_table(tmp_path / "gaps.csv", load=[float("nan") if i % 11 == 0 else 10.0 + i % 7 for i in range(120)])
     lines = file.read_text().splitlines()
     file.write_text("\n".join(line for i, line in enumerate(lines) if i not in (20, 21)) + "\n")
-    done = run("backtest", "gaps.csv", *QUICK, "--missing", "mask", cwd=tmp_path)
+    done = run("backtest", "gaps.csv", *QUICK, "--missing", "mask")
     assert done.returncode == 0, done.stderr
     assert "2 steps that the file has no row for are masked as missing." in done.stdout
 
 
-def test_no_such_file_no_arguments_and_help(tmp_path: Path) -> None:
-    done = run("train", "nowhere.csv", cwd=tmp_path)
+def test_no_such_file_no_arguments_and_help(run: Run, tmp_path: Path) -> None:
+    done = run("train", "nowhere.csv")
     assert done.returncode == 2
     assert "nowhere.csv" in done.stderr
-    listed = run(cwd=tmp_path, columns=80)
+    listed = run(columns=80)
     assert all(name in listed.stdout for name in ("train", "predict", "backtest"))
     for command in ("train", "predict", "backtest"):
-        helped = run(command, "--help", cwd=tmp_path, columns=80)
+        helped = run(command, "--help", columns=80)
         assert helped.returncode == 0
         assert max(map(len, helped.stdout.splitlines())) <= 80
         assert "--output" in helped.stdout
