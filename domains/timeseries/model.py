@@ -369,7 +369,7 @@ class TitansForecaster(Pretrained):
         loc_before = torch.cat([first_loc.unsqueeze(1), loc[:, :-1]], 1)
         scale_before = torch.cat([first_scale.unsqueeze(1), scale[:, :-1]], 1)
         goes_on = torch.cat([before.weight.unsqueeze(1), each.weight[:, :-1]], 1) > 0
-        known = each.weight > 0
+        known = (each.weight > 0) & self.config.absolute_level
         repeats = len(loc) // self.config.num_channels
         channel_loc, channel_scale = (x.double().repeat(repeats).unsqueeze(1) for x in (self.channel_loc, self.channel_scale))
         facts = (
