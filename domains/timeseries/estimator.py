@@ -83,7 +83,7 @@ class TitansPredictor(PyTorchPredictor):
     @property
     def univariate(self) -> bool:
         """Whether targets and forecasts have no dimension of channels."""
-        return self.input_transform.univariate  # type: ignore[attr-defined]
+        return self.input_transform.univariate
 
     def online(self, start: pd.Period | None = None, **arguments: Any) -> OnlineForecaster:
         """A stream to carry on (`OnlineForecaster`, which says what `arguments` there are), from the period `start` on."""
@@ -92,7 +92,7 @@ class TitansPredictor(PyTorchPredictor):
     @property
     def model(self) -> TitansForecaster:
         """The network, for `save_pretrained` and to carry streams on."""
-        return self.prediction_net.model  # type: ignore[union-attr, return-value]
+        return self.prediction_net.model
 
 
 class TitansEstimator(PyTorchLightningEstimator):
