@@ -44,7 +44,18 @@ OPTIONS = {
     **dict.fromkeys(("--target", "--timestamp", "--item-id", "--freq", "--missing", "--format", "--refit"), WORDS),
     **dict.fromkeys(("--past-features", "--future-features", "--static-features"), WORDS),
     **dict.fromkeys(
-        ("--prediction-length", "--context-length", "--season-length", "--windows", "--stride", "--epochs", "--seed", "--threads"), NUMBERS
+        (
+            "--prediction-length",
+            "--context-length",
+            "--season-length",
+            "--windows",
+            "--stride",
+            "--epochs",
+            "--batches",
+            "--seed",
+            "--threads",
+        ),
+        NUMBERS,
     ),
     "--output": ["out", "good.csv", "good.csv/out", "", "\0", "x" * 300, "deep/er/out"],
 }
@@ -52,7 +63,7 @@ OPTIONS = {
 
 @st.composite
 def arguments(draw: st.DrawFn) -> list[str]:
-    command = ["forecast", draw(st.sampled_from(["backtest", "train", "predict"])), draw(st.sampled_from(FILES))]
+    command = ["forecast", draw(st.sampled_from(["backtest", "train", "predict", "watch"])), draw(st.sampled_from(FILES))]
     words = command if draw(st.integers(0, 9)) else [draw(st.sampled_from(WORDS))]
     for name in draw(st.lists(st.sampled_from(sorted(OPTIONS)), max_size=4)):
         words += [name, draw(st.sampled_from(OPTIONS[name]) | st.text(max_size=5))]

@@ -23,6 +23,7 @@ def prepare(threads: int, **folders: Path) -> None:
     for flag, folder in folders.items():
         _check_folder(f"--{flag}", folder)
     logging.disable(logging.INFO)
+    logging.getLogger("gluonts").setLevel(logging.ERROR)  # that a quantile forecast stores no mean
     warnings.filterwarnings("ignore", message="Using `json`-module", category=UserWarning)
     warnings.filterwarnings("ignore", message=".*(BDay|PeriodDtype\\[B\\]).*", category=FutureWarning)
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")

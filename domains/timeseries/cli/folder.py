@@ -21,6 +21,7 @@ if TYPE_CHECKING:
     from titans_seq.card import Card
 
 TABLE_NAME = "table.json"
+Missing = Literal["error", "mask"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -43,7 +44,7 @@ class TrainedTable(Config):
     past_features: tuple[str, ...] = ()
     future_features: tuple[str, ...] = ()
     static_features: tuple[str, ...] = ()
-    missing: Literal["error", "mask"] = "error"
+    missing: Missing = "error"
     example: str | None = None
 
 
@@ -63,17 +64,18 @@ class Trained:
 
         return Roles(**{f.name: getattr(self.table, f.name) for f in fields(Roles)})
 
-    def read(self, file: Path | None) -> "SeriesTable":
-        """A file of the same columns, or the series that ships if the model was trained on it."""
+    def read(self, file: Path | None, missing: Missing | None = None) -> "SeriesTable":
+        """A file of the same columns, or the series that ships if the model was trained on it; `missing` as in training where None."""
         from domains.timeseries.data import load_example, read_table
 
         t = self.table
+        missing = missing or t.missing
         if file is None:
             if t.example is None:
                 raise UserError(f"{self.folder} was not trained on the series that ships: name a FILE with {', '.join(t.target)}.")
             return load_example(t.example)
         if file.name.lower().endswith(".tsf"):
-            table = read_table(file, static_features=t.static_features, categories=self.categories, missing=t.missing)
+            table = read_table(file, static_features=t.static_features, categories=self.categories, missing=missing)
         else:
             try:
                 table = read_table(
@@ -86,7 +88,7 @@ class Trained:
                     future_features=t.future_features,
                     static_features=t.static_features,
                     categories=self.categories,
-                    missing=t.missing,
+                    missing=missing,
                 )
             except UserError as error:
                 raise UserError(f"{error} (The columns and the frequency are those of {self.folder / TABLE_NAME}.)") from error

@@ -1,12 +1,13 @@
 """`titans-seq forecast predict`: what comes after the end of a table, by a trained model."""
 
+from functools import partial
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 
 from domains.timeseries.cli.files import prepare, table_writer, write_all
-from domains.timeseries.cli.options import FileFormat, Output, Quiet, Threads
+from domains.timeseries.cli.options import FileFormat, Missing, Output, Quiet, Threads
 from titans_seq.options import ConfigFile
 
 
@@ -15,6 +16,9 @@ def predict(
     file: Annotated[Path | None, Parameter(help="Table with the columns that it was trained on. Default: the series that ships.")] = None,
     /,
     *,
+    missing: Annotated[
+        Missing | None, Parameter(help="Refuse missing values and steps, or mask them out. Default: as in training.")
+    ] = None,
     output: Annotated[Output, Parameter(help="Folder for the forecast and its plot.")] = Path("forecast"),
     file_format: FileFormat = "csv",
     threads: Threads = 1,
@@ -34,7 +38,7 @@ def predict(
     trained = folder.load(locate(model, (*FILES, folder.TABLE_NAME)))
     predictor = load_predictor(trained.folder)
     steps, context = predictor.prediction_length, predictor.prediction_net.model.config.context_length
-    table = trained.read(file)
+    table = trained.read(file, missing)
     check_contexts(table, steps, context, windows=0)
     entries = table.to_gluonts(ahead=steps)
     forecasts = list(predictor.predict(entries))
@@ -44,7 +48,7 @@ def predict(
         report.print_forecast(rows)
     writers = {
         f"forecast.{file_format}": table_writer(rows),
-        "forecast.png": lambda path: plot_forecast(entries, forecasts, table.targets, path, units=trained.units),
+        "forecast.png": partial(plot_forecast, entries, forecasts, table.targets, units=trained.units),
     }
     for path in write_all(output, writers):
         print(path)

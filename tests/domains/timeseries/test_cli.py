@@ -170,6 +170,26 @@ def test_train_then_predict_needs_no_flags_again(run: Run, tmp_path: Path) -> No
     assert "model/table.json" in done.stderr
 
 
+def test_watch_forecasts_what_predict_does_and_goes_on(run: Run, tmp_path: Path) -> None:
+    file = write_table(tmp_path / "mine.csv")
+    assert run("train", file, *QUICK, "-o", "model").returncode == 0
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:100]))
+    watching = ("watch", "model", file, "--interval", 0.05, "--idle", 0.1, "--state", "state")
+    done = run(*watching)
+    assert done.returncode == 0, done.stderr
+    assert "mine up to 2023-04-09, 99 steps. Next: load " in done.stdout
+    file.write_text("".join(lines))
+    done = run(*watching)
+    assert "mine up to 2023-04-30, 120 steps (99 late). Next: load " in done.stdout
+    assert done.stdout.split()[-2:] == ["watch/forecast.csv", "watch/forecast.png"]
+    assert run("predict", "model", file).returncode == 0
+    watched, predicted = (pl.read_csv(tmp_path / name / "forecast.csv") for name in ("watch", "forecast"))
+    assert watched.select("item_id", "timestamp", "channel").equals(predicted.select("item_id", "timestamp", "channel"))
+    done = run("watch", "model", "nowhere.csv")
+    assert (done.returncode, "nowhere.csv: no such file" in done.stderr) == (2, True)
+
+
 BAD: dict[str, tuple[str, tuple, str]] = {
     "nan": ("date,load\n" + "\n".join(f"2023-01-{d:02},{'' if d == 9 else d}" for d in range(1, 32)), (), "--missing mask"),
     "unknown-column": ("date,load\n2023-01-01,1\n2023-01-02,2\n", ("--target", "laod"), "Did you mean 'load'?"),
@@ -256,8 +276,8 @@ def test_no_such_file_no_arguments_and_help(run: Run, tmp_path: Path) -> None:
     assert done.returncode == 2
     assert "nowhere.csv" in done.stderr
     listed = run(columns=80)
-    assert all(name in listed.stdout for name in ("train", "predict", "backtest"))
-    for command in ("train", "predict", "backtest"):
+    assert all(name in listed.stdout for name in ("train", "predict", "backtest", "watch"))
+    for command in ("train", "predict", "backtest", "watch"):
         helped = run(command, "--help", columns=80)
         assert helped.returncode == 0
         assert max(map(len, helped.stdout.splitlines())) <= 80
