@@ -4,7 +4,8 @@ import io
 from collections.abc import Iterable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import dataclass
-from typing import Any
+from datetime import datetime
+from typing import Any, Protocol
 
 import numpy as np
 import pandas as pd
@@ -19,7 +20,7 @@ from gluonts.model.seasonal_naive import SeasonalNaivePredictor
 from gluonts.time_feature.seasonality import DEFAULT_SEASONALITIES, get_seasonality
 
 from domains.timeseries.config import QUANTILES
-from domains.timeseries.data import Table, quiet_pandas
+from domains.timeseries.data import quiet_pandas
 from titans_seq.errors import UserError
 
 METRICS = ("CRPS", "MASE", "MAE", "RMSE", "coverage_80")
@@ -183,11 +184,18 @@ def _error_quantiles(history_T: np.ndarray, prediction_length: int, season_lengt
     return np.repeat(np.stack(by_season, axis=1), season_length, axis=1)[:, :prediction_length]
 
 
+class HasStamps(Protocol):
+    """A table that knows how its timestamps are written."""
+
+    def stamps(self, item_id: str, start: pd.Period, length: int) -> Sequence[datetime]:
+        """The `length` timestamps from the period `start` on."""
+
+
 def forecast_table(
     forecasts: Iterable[Forecast],
     channel_names: Sequence[str],
     quantiles: Sequence[float] = QUANTILES,
-    table: Table | None = None,
+    table: HasStamps | None = None,
     actuals: Iterable[dict[str, Any]] | None = None,
 ) -> pl.DataFrame:
     """Forecasts as rows: item_id, timestamp, channel, mean (the median where none is stored), q0.1 ... q0.9.
@@ -204,7 +212,7 @@ def forecast_table(
         if table is None:
             stamps = list(pd.PeriodIndex(forecast.index).to_timestamp().to_pydatetime())
         else:
-            stamps = table.stamps(forecast.item_id, forecast.start_date, length)
+            stamps = list(table.stamps(forecast.item_id, forecast.start_date, length))
         arrays = {"mean": forecast.mean, **{f"q{level}": forecast.quantile(level) for level in quantiles}}
         if label is not None:
             arrays = {"actual": label["target"].T, **arrays}

@@ -1,5 +1,6 @@
 """`titans-seq forecast predict`: what comes after the end of a table, by a trained model."""
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 from typing import Annotated
@@ -46,7 +47,7 @@ def predict(
     if not quiet:
         report.print_table(table)
         report.print_forecast(rows)
-    writers = {
+    writers: dict[str, Callable[[Path], object]] = {
         f"forecast.{file_format}": table_writer(rows),
         "forecast.png": partial(plot_forecast, entries, forecasts, table.targets, units=trained.units),
     }
