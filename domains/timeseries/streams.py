@@ -14,9 +14,11 @@ import polars as pl
 from gluonts.model.forecast import Forecast
 
 from domains.timeseries.data import Roles, quiet_pandas
+from domains.timeseries.data.files import ROW
 from domains.timeseries.data.stream import Lines, RowReader
 from domains.timeseries.data.table import stamps_from
 from domains.timeseries.online import OnlineForecaster
+from titans_seq.errors import UserError
 
 if TYPE_CHECKING:
     from domains.timeseries.estimator import TitansPredictor
@@ -58,7 +60,7 @@ class Streams:
         targets for the same step may follow.
 
         Raises:
-            UserError: with the line, for what cannot be used. Then nothing is observed.
+            UserError: with the line, for what cannot be used.
         """
         frame, static = self.reader.read(lines)
         fixed = {} if static is None else dict(zip(static.frame["item_id"], static.fields(), strict=True))
@@ -67,7 +69,10 @@ class Streams:
             item = rows["item_id"][0]
             if item not in self._streams:
                 self._streams[item] = self._begin(item, fixed.get(item, {}))
-            self._observe(self._streams[item], rows)
+            try:
+                self._observe(self._streams[item], rows)
+            except ValueError as error:
+                raise UserError(f"{self.reader.path}: series '{item}', line {rows[ROW][-1]} or before: {error}.") from error
         return [rows["item_id"][0] for rows in items]
 
     def _begin(self, item: str, fixed: Mapping[str, Any]) -> _Stream:

@@ -74,7 +74,8 @@ def backtest(
     if not quiet:
         starts = [report.short(label["start"].to_timestamp()) for label in list(made.test.label)[:windows]]
         report.print_scores(scores.by_channel)
-        report.print_along(scores.by_window, "window", "By window, mean over channels", starts)
+        if windows > 1:
+            report.print_along(scores.by_window, "window", "By window, mean over channels", starts)
         report.print_along(scores.by_horizon, "horizon", "By steps ahead, mean over channels")
     history, last, naive, actuals = map(made.last_window, (made.test.input, made.forecasts, made.naive, made.test.label))
     kind = f".{file_format}"

@@ -25,7 +25,7 @@ def prepare(threads: int, **folders: Path) -> None:
     logging.disable(logging.INFO)
     logging.getLogger("gluonts").setLevel(logging.ERROR)  # that a quantile forecast stores no mean
     warnings.filterwarnings("ignore", message="Using `json`-module", category=UserWarning)
-    warnings.filterwarnings("ignore", message=".*(BDay|PeriodDtype\\[B\\]).*", category=FutureWarning)
+    warnings.filterwarnings("ignore", category=FutureWarning)  # of pandas, about the aliases that GluonTS builds on
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")

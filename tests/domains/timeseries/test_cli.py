@@ -245,6 +245,19 @@ def test_a_config_file_flags_and_a_saved_model(run: Run, tmp_path: Path) -> None
     np.testing.assert_allclose(forecast.quantile(0.5)[:, 0], printed, rtol=1e-5)
 
 
+def test_a_table_on_the_disk_trains_the_same_model(run: Run, tmp_path: Path) -> None:
+    file = write_table(tmp_path / "mine.parquet")
+    for name, flags in (("memory", ()), ("disk", ("--cache", "cache"))):
+        done = run("train", file, *QUICK, *flags, "-o", name)
+        assert done.returncode == 0, done.stderr
+    memory, disk = (tmp_path / name for name in ("memory", "disk"))
+    assert (memory / "table.json").read_text() == (disk / "table.json").read_text()
+    one, other = (TitansForecaster.from_pretrained(folder).state_dict() for folder in (memory, disk))
+    assert all(torch.equal(x, other[key]) for key, x in one.items())
+    done = run("train", file, "--cache", "cache", "--static-features", "load")
+    assert (done.returncode, "leave out --cache" in done.stderr) == (2, True)
+
+
 def test_a_folder_that_train_did_not_write(run: Run, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     done = run("predict", "model")

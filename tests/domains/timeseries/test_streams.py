@@ -11,6 +11,7 @@ import numpy as np
 import pandas as pd
 import pytest
 
+from domains.timeseries import online
 from domains.timeseries.data import Roles
 from domains.timeseries.data.stream import RowReader, follow
 from domains.timeseries.estimator import TitansEstimator
@@ -154,3 +155,11 @@ def test_no_forecast_without_values_or_without_what_is_known_ahead(predictor):
     assert streams.forecast("a") is None
     streams.observe(numbered(row(4, future=True)))
     assert streams.forecast("a").start_date == first.start_date + 1
+
+
+def test_a_gap_that_must_be_a_mistake_names_the_line(predictor, monkeypatch):
+    monkeypatch.setattr(online, "LONGEST_GAP", 50)
+    streams = Streams(predictor, reader())
+    streams.observe(numbered(row(0)))
+    with pytest.raises(UserError, match=r"live\.csv: series 'a', line 3 or before: .* leaves a gap of"):
+        streams.observe([(3, row(60))])
