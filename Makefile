@@ -1,4 +1,4 @@
-# make demo   set up, train a forecaster on the series that ships, print metrics, write forecast.csv and forecast.png
+# make demo   set up, backtest a forecaster on the series that ships, print its scores, write forecasts and plots
 # make test   set up and run the tests
 # make fuzz   ten thousand hostile inputs for every reader of files: about an hour
 # make bench  speed and memory beside attention and other implementations: about forty minutes on two free cores
@@ -15,7 +15,7 @@ $(VENV)/.installed: pyproject.toml constraints.txt
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/titans-seq forecast --output $(OUT)
+	$(BIN)/titans-seq forecast backtest --output $(OUT)
 
 slow: $(VENV)/.installed
 	$(BIN)/python -m pytest -m slow

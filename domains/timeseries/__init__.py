@@ -3,6 +3,6 @@
 from titans_seq.domain import Domain
 
 DOMAIN = Domain(
-    commands={"forecast": "domains.timeseries.cli:forecast"},
+    commands={"forecast": "domains.timeseries.cli:app"},
     models={"titans_forecaster": "domains.timeseries.model:TitansForecaster"},
 )

@@ -1,4 +1,4 @@
-"""Forecasts as a picture: history, median, bands, and what came true."""
+"""Forecasts as a picture (history, median, bands, and what came true), and how far they were off."""
 
 from collections.abc import Mapping, Sequence
 from pathlib import Path
@@ -6,10 +6,12 @@ from typing import Any
 
 import numpy as np
 import pandas as pd
+import polars as pl
 from gluonts.model.forecast import Forecast
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 MAX_PANELS = 8
 _INK, _BLUE, _ORANGE, _GREY = "#24292f", "#0969da", "#d4600a", "#8c959f"
@@ -59,10 +61,75 @@ def plot_forecast(
         name = channel_names[channel]
         unit = f"\n({units[name]})" if units and name in units else ""
         _dress(ax, f"{name}{unit}", str(history[item].get("item_id", item)) if num_items > 1 else "")
-    figure.suptitle(_title(history, forecasts, num_items, num_channels, len(channel_names)), x=0.01, ha="left", fontsize=12)
-    handles, labels = axes[0].get_legend_handles_labels()
+    return _finish(figure, axes[0], _title(history, forecasts, num_items, num_channels, len(channel_names)), path)
+
+
+_FORECASTERS = {"titans": ("Titans", _BLUE, "-"), "seasonal_naive": ("seasonal naive", _ORANGE, (0, (4, 2)))}
+
+
+def plot_errors_by_horizon(
+    scores: pl.DataFrame, path: str | Path | None = None, units: Mapping[str, str] | None = None, metric: str = "MAE"
+) -> Figure:
+    """Draw how the error of each forecaster grows with the steps ahead, a panel a channel, `MAX_PANELS` at most.
+
+    Args:
+        scores: `evaluate_by_horizon` with a column `forecaster` ("titans", "seasonal_naive").
+        path: where to write a PNG, if anywhere.
+        units: unit of a channel, for its label.
+        metric: the column that is drawn.
+    """
+    channels = [c for c in scores["channel"].unique(maintain_order=True) if c != "mean"]
+    shown = channels[:MAX_PANELS]
+    figure = Figure(figsize=(10, 1.1 + 1.9 * len(shown)), dpi=150, layout="constrained")
+    axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    for ax, channel in zip(axes, shown, strict=True):
+        for rows in scores.filter(pl.col("channel") == channel).partition_by("forecaster", maintain_order=True):
+            name, colour, style = _FORECASTERS[rows["forecaster"][0]]
+            ax.plot(rows["horizon"], rows[metric], color=colour, ls=style, lw=1.6, marker="o", ms=3, label=name)
+        ax.set_ylim(bottom=0)
+        unit = f"\n({units[channel]})" if units and channel in units else ""
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+        _frame(ax, f"{channel}{unit}")
+    axes[-1].set_xlabel("steps ahead", fontsize=9)
+    more = f"; first {len(shown)} of {len(channels)} channels" if len(shown) < len(channels) else ""
+    return _finish(figure, axes[0], f"{metric} by steps ahead{more}", path)
+
+
+def plot_coverage(coverage: pl.DataFrame, by_horizon: pl.DataFrame, path: str | Path | None = None) -> Figure:
+    """Draw how often the truth lay inside the intervals: against their nominal share, and by steps ahead.
+
+    Args:
+        coverage: `interval_coverage` with a column `forecaster`.
+        by_horizon: `evaluate_by_horizon` with a column `forecaster`.
+        path: where to write a PNG, if anywhere.
+    """
+    figure = Figure(figsize=(10, 4.4), dpi=150, layout="constrained")
+    left, right = figure.subplots(1, 2)
+    left.plot([0, 1], [0, 1], color=_GREY, lw=0.8, ls=":", label="as it should be")
+    for ax, table, x, y in ((left, coverage, "nominal", "coverage"), (right, by_horizon, "horizon", "coverage_80")):
+        for rows in table.partition_by("forecaster", maintain_order=True):
+            name, colour, style = _FORECASTERS[rows["forecaster"][0]]
+            for channel in rows.filter(pl.col("channel") != "mean").partition_by("channel") if ax is left else []:
+                ax.plot(channel[x], channel[y], color=colour, lw=0.7, alpha=0.35, ls=style)
+            mean = rows.filter(pl.col("channel") == "mean")
+            ax.plot(mean[x], mean[y], color=colour, lw=1.8, ls=style, marker="o", ms=3.5, label=name)
+        ax.set_ylim(0, 1)
+        ax.yaxis.set_major_formatter(PercentFormatter(1))
+        _frame(ax, "observations inside")
+    right.xaxis.set_major_locator(MaxNLocator(integer=True))
+    right.axhline(0.8, color=_GREY, lw=0.8, ls=":")
+    left.set_xlim(0, 1)
+    left.xaxis.set_major_formatter(PercentFormatter(1))
+    left.set_xlabel("central interval; thin lines: channels", fontsize=9)
+    right.set_xlabel("steps ahead; 80 % interval, mean over channels", fontsize=9)
+    return _finish(figure, left, "Coverage of the intervals", path)
+
+
+def _finish(figure: Figure, ax: Axes, title: str, path: str | Path | None) -> Figure:
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    handles, labels = ax.get_legend_handles_labels()
     figure.legend(handles, labels, loc="outside lower center", ncols=len(labels), frameon=False, fontsize=9)
-    figure.align_ylabels(axes)
+    figure.align_ylabels()
     if path is not None:
         figure.savefig(path, format="png")
     return figure
@@ -94,15 +161,19 @@ def _dates(index: pd.PeriodIndex) -> np.ndarray:
 
 
 def _dress(ax: Axes, label: str, title: str) -> None:
-    ax.set_ylabel(label, fontsize=9)
+    _frame(ax, label)
     ax.set_title(title, loc="left", fontsize=9, color=_INK)
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.grid(axis="y", color="#d0d7de", lw=0.6)
-    ax.tick_params(labelsize=8, color=_GREY)
     ax.margins(x=0.01)
     locator = AutoDateLocator(minticks=4, maxticks=10)
     ax.xaxis.set_major_locator(locator)
     ax.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
+
+
+def _frame(ax: Axes, label: str) -> None:
+    ax.set_ylabel(label, fontsize=9)
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color="#d0d7de", lw=0.6)
+    ax.tick_params(labelsize=8, color=_GREY)
 
 
 def _title(

@@ -52,9 +52,21 @@ WORDS = [
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # as it is from a shell
 FILES = ["good.csv", "empty.csv", "none.csv", "folder", ".", "", "\ud800.csv", "bad\0.csv", "good.csv/x.csv", "x" * 300 + ".csv"]
 OPTIONS = {
-    **dict.fromkeys(("--target", "--timestamp", "--item-id", "--freq", "--missing", "--format"), WORDS),
+    **dict.fromkeys(("--target", "--timestamp", "--item-id", "--freq", "--missing", "--format", "--refit"), WORDS),
+    **dict.fromkeys(("--past-features", "--future-features", "--static-features"), WORDS),
     **dict.fromkeys(
-        ("--prediction-length", "--context-length", "--season-length", "--windows", "--epochs", "--seed", "--threads"), NUMBERS
+        (
+            "--prediction-length",
+            "--context-length",
+            "--season-length",
+            "--windows",
+            "--stride",
+            "--epochs",
+            "--batches",
+            "--seed",
+            "--threads",
+        ),
+        NUMBERS,
     ),
     "--output": ["out", "good.csv", "good.csv/out", "", "\0", "x" * 300, "deep/er/out"],
     "--save-model": ["model", "good.csv", "", "\0", "x" * 300],
@@ -69,7 +81,8 @@ OPTIONS = {
 
 @st.composite
 def arguments(draw: st.DrawFn) -> list[str]:
-    words = ["forecast", draw(st.sampled_from(FILES))] if draw(st.integers(0, 9)) else [draw(st.sampled_from(WORDS))]
+    command = ["forecast", draw(st.sampled_from(["backtest", "train", "predict", "watch"])), draw(st.sampled_from(FILES))]
+    words = command if draw(st.integers(0, 9)) else [draw(st.sampled_from(WORDS))]
     for name in draw(st.lists(st.sampled_from(sorted(OPTIONS)), max_size=4)):
         words += [name, draw(st.sampled_from(OPTIONS[name]) | st.text(max_size=5))]
     words += draw(

@@ -11,7 +11,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domains.timeseries.data import read_table
-from tests.fuzz.strategies import FEWER, mutated_bytes
+from tests.fuzz.strategies import FEWER, mutated_bytes, mutated_text
 from titans_seq import UserError
 
 FREQUENCIES = [
@@ -134,6 +134,9 @@ OPTIONS = st.fixed_dictionaries(
         "item_id": st.sampled_from(["a", "b", "date", "nothing", ""]),
         "freq": st.sampled_from(FREQUENCIES),
         "missing": st.sampled_from(["error", "mask", "mask"]),
+        "past_features": st.lists(st.sampled_from(["a", "b", "c", "nothing"]), max_size=2),
+        "future_features": st.lists(st.sampled_from(["b", "c", ""]), max_size=1),
+        "static_features": st.lists(st.sampled_from(["b", "c"]), max_size=1),
     },
 )
 
@@ -160,7 +163,7 @@ def check(path: Path, options: dict[str, Any]) -> None:
 @FEWER
 @given(content=st.binary(max_size=60) | st.text(max_size=60).map(str.encode), options=OPTIONS, data=st.data())
 def test_any_bytes(content: bytes, options: dict[str, Any], tmp_path: Path, data: st.DataObject) -> None:
-    path = tmp_path / data.draw(st.sampled_from(["t.csv", "t.tsv", "t.csv.gz", "t.tsv.gz", "t.parquet"]))
+    path = tmp_path / data.draw(st.sampled_from(["t.csv", "t.tsv", "t.csv.gz", "t.tsv.gz", "t.parquet", "t.tsf"]))
     path.write_bytes(content)
     check(path, options)
 
@@ -180,6 +183,29 @@ def test_damaged_bytes(table: tuple[list[str], list[list[str]]], options: dict[s
     path = tmp_path / "t.csv"
     path.write_bytes(data.draw(mutated_bytes(as_text(*table).encode())))
     check(path, options)
+
+
+MONASH = """\
+@relation A
+@attribute series_name string
+@attribute size numeric
+@attribute start_timestamp date
+@frequency daily
+@horizon 2
+@missing true
+@equallength false
+@data
+T1:3:2020-01-01 00-00-00:1,2.5,?,4
+T2:4:2020-03-01 00-00-00:5,6,7
+"""
+
+
+@FEWER
+@given(data=st.data(), missing=st.sampled_from(["error", "mask"]), static=st.lists(st.sampled_from(["size", "series_name"]), max_size=1))
+def test_damaged_monash_files(data: st.DataObject, missing: str, static: list[str], tmp_path: Path) -> None:
+    path = tmp_path / "t.tsf"
+    path.write_text(data.draw(mutated_text(MONASH)), encoding="utf-8", errors="surrogatepass")
+    check(path, {"missing": missing, "static_features": static})
 
 
 @settings(max_examples=settings().max_examples // 10)

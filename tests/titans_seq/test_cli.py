@@ -120,15 +120,15 @@ def test_help_of_every_level_fits_80_columns_and_says_what_everything_is() -> No
     [
         ((), 0, "Usage: titans-seq COMMAND"),
         (("--version",), 0, "titans-seq 0"),
-        (("forecast", "--help"), 0, "--backbone.memory.chunk-size"),
+        (("forecast", "backtest", "--help"), 0, "--backbone.memory.chunk-size"),
         (("text", "train", "--help"), 0, "--strategy"),
         (("text", "trian"), 2, 'Did you mean "train"?'),
         (("frcast",), 2, 'Did you mean "forecast"?'),
-        (("forecast", "--window", "3"), 2, "Did you mean --windows?"),
-        (("forecast", "--windows", "0"), 2, "Must be >= 1"),
-        (("forecast", "--windows", "2.5"), 2, "2.5"),
-        (("forecast", "--missing", "guess"), 2, 'Choose from: "error", "mask"'),
-        (("forecast", "--backbone.variant", "mac2"), 2, '"lmm", "mac", "mag", "mal"'),
+        (("forecast", "backtest", "--window", "3"), 2, "Did you mean --windows?"),
+        (("forecast", "backtest", "--windows", "0"), 2, "Must be >= 1"),
+        (("forecast", "backtest", "--windows", "2.5"), 2, "2.5"),
+        (("forecast", "backtest", "--missing", "guess"), 2, 'Choose from: "error", "mask"'),
+        (("forecast", "backtest", "--backbone.variant", "mac2"), 2, '"lmm", "mac", "mag", "mal"'),
         (("info",), 2, "info --help"),
     ],
 )
@@ -211,7 +211,7 @@ def test_completion_completes(tmp_path: Path) -> None:
         for word in ("forecast", "doctor", "prediction-length", "backbone.memory.chunk-size"):
             assert word in script, (shell, word)
     (tmp_path / "titans-seq.bash").write_text(script)
-    for line, wanted in (("titans-seq fo", "forecast"), ("titans-seq forecast --wind", "--windows")):
+    for line, wanted in (("titans-seq fo", "forecast"), ("titans-seq forecast backtest --wind", "--windows")):
         code = (
             f"source {tmp_path}/titans-seq.bash; COMP_LINE='{line}'; COMP_POINT=${{#COMP_LINE}}; COMP_WORDS=($COMP_LINE); "
             "COMP_CWORD=$((${#COMP_WORDS[@]} - 1)); "

@@ -43,7 +43,9 @@ def test_every_name_of_the_package_is_there() -> None:
 
 
 def test_help_loads_neither_torch_nor_a_domain_library() -> None:
-    loaded = modules_after("import sys; sys.argv = ['titans-seq', 'forecast', '--help']; from titans_seq.cli import main; main()")
+    loaded = modules_after(
+        "import sys; sys.argv = ['titans-seq', 'forecast', 'backtest', '--help']; from titans_seq.cli import main; main()"
+    )
     assert {"cyclopts", "domains"} <= loaded
     assert not loaded & {*HEAVY, "torch", "numpy", "huggingface_hub", "safetensors"}
 

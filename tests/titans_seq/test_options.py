@@ -278,10 +278,10 @@ def test_the_documents_file_is_one_of_forecast(tmp_path: Path) -> None:
     (text,) = (block for block in re.findall(r"```toml\n(.*?)```", DOCS, flags=re.DOTALL) if "run.toml" in block)
     (tmp_path / "run.toml").write_text(text)
     _, bound, _ = build_app().parse_args(
-        ["forecast", "sales.csv", "--config", str(tmp_path / "run.toml"), "--epochs", "3"], exit_on_error=False
+        ["forecast", "train", "sales.csv", "--config", str(tmp_path / "run.toml"), "--epochs", "3"], exit_on_error=False
     )
-    assert bound.arguments["epochs"] == 3
-    assert bound.arguments["prediction_length"] == 28
+    assert bound.arguments["training"].epochs == 3
+    assert bound.arguments["length"].prediction_length == 28
     given = bound.arguments["backbone"]
     assert (given.dim, given.variant, given.memory.chunk_size, given.memory.surprise_clip) == (64, "mac", 8, "none")
 

@@ -1,26 +1,54 @@
-"""`titans-seq forecast` as a user runs it: a real process, real files, and what is left behind."""
+"""`titans-seq forecast` as a user runs it: real files, and what is left behind."""
 
-import os
-import subprocess
+import json
+import logging
 import sys
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
+import torch
 
 from domains.timeseries.data import read_table
 from domains.timeseries.estimator import load_predictor
 from domains.timeseries.model import TitansForecaster
+from titans_seq.cli import main
 
-COMMAND = [str(Path(sys.executable).parent / "titans-seq"), "forecast"]
+pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # it is invoked by sys.argv
 
 
-def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    environment = {**os.environ, "COLUMNS": "160"}
-    command = [*COMMAND, *map(str, arguments)]
-    return subprocess.run(command, cwd=cwd, env=environment, capture_output=True, text=True, timeout=300)
+@dataclass(frozen=True)
+class Done:
+    """What a command ended with and printed."""
+
+    returncode: int
+    stdout: str
+    stderr: str
+
+
+@pytest.fixture
+def run(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str], tmp_path: Path) -> Iterator[Callable[..., Done]]:
+    """The command, in this process (importing takes longer than most runs) and in the folder `tmp_path`."""
+
+    def run(*arguments: object, columns: int = 160) -> Done:
+        monkeypatch.chdir(tmp_path)
+        monkeypatch.setenv("COLUMNS", str(columns))
+        monkeypatch.setattr(sys, "argv", ["titans-seq", "forecast", *map(str, arguments)])
+        capsys.readouterr()
+        try:
+            main()
+            status = 0
+        except SystemExit as stop:
+            status = int(stop.code or 0)
+        return Done(status, *capsys.readouterr())
+
+    yield run
+    logging.disable(logging.NOTSET)
+    torch.set_num_threads(1)
 
 
 def write_table(path: Path, rows: int = 120, **columns: list) -> Path:
@@ -37,43 +65,135 @@ def write_table(path: Path, rows: int = 120, **columns: list) -> Path:
     return path
 
 
-QUICK = ("--prediction-length", 7, "--context-length", 14, "--windows", 2, "--epochs", 1)
+Run = Callable[..., Done]
+SMALL = ("--batches", 2, "--batch-size", 4, "--backbone.dim", 8, "--backbone.num-layers", 1, "--backbone.variant", "lmm")
+QUICK = ("--prediction-length", 7, "--context-length", 14, "--windows", 2, "--epochs", 1, *SMALL)
+BACKTEST = ["coverage", "forecasts", "scores", "scores_by_horizon", "scores_by_window"]
+PICTURES = ["coverage.png", "errors_by_horizon.png", "last_window.png"]
 
 
-@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
-def test_from_a_file_to_a_forecast_beyond_its_end(tmp_path: Path, suffix: str) -> None:
-    file = write_table(tmp_path / f"mine{suffix}")
-    done = run(file, "--target", "price,load", *QUICK, "--format", suffix[1:], "--output", "out", cwd=tmp_path)
+@pytest.mark.parametrize("kind", ["csv", "parquet"])
+def test_backtest_writes_scores_forecasts_and_pictures(run: Run, tmp_path: Path, kind: str) -> None:
+    file = write_table(tmp_path / f"mine.{kind}")
+    done = run("backtest", file, "--target", "price,load", *QUICK, "--stride", 3, "--format", kind, "-o", "out")
     assert done.returncode == 0, done.stderr
-    assert "seasonal naive" in done.stdout
-    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == [
-        f"forecast{suffix}",
-        "forecast.png",
-        "held_out.png",
-        "metrics.csv",
-    ]
+    assert "the seasonal naive: mean CRPS" in done.stdout
+    assert sorted(path.name for path in (tmp_path / "out").iterdir()) == sorted([*(f"{name}.{kind}" for name in BACKTEST), *PICTURES])
     assert sorted(path.name for path in tmp_path.iterdir()) == [file.name, "out"]
 
-    read = pl.read_csv if suffix == ".csv" else pl.read_parquet
-    table = read(tmp_path / "out" / f"forecast{suffix}", **({"try_parse_dates": True} if suffix == ".csv" else {}))
-    assert table["channel"].unique(maintain_order=True).to_list() == ["price", "load"]
-    assert str(table["timestamp"].min())[:10] == "2023-05-01"  # the day after the file's last
-    assert table.height == 14
-    assert table.select(pl.col("q0.1", "q0.5", "q0.9", "mean").is_finite().all()).row(0) == (True,) * 4
-    assert 3 < table.filter(pl.col("channel") == "load")["mean"].mean() < 25  # original units
-    metrics = pl.read_csv(tmp_path / "out" / "metrics.csv")
-    assert metrics["forecaster"].unique().sort().to_list() == ["seasonal_naive", "titans"]
-    for picture in ("forecast.png", "held_out.png"):
+    def read(name: str) -> pl.DataFrame:
+        path = tmp_path / "out" / f"{name}.{kind}"
+        return pl.read_csv(path, try_parse_dates=True) if kind == "csv" else pl.read_parquet(path)
+
+    forecasts = read("forecasts")
+    assert forecasts["channel"].unique(maintain_order=True).to_list() == ["price", "load"]
+    assert forecasts.height == 2 * 2 * 7
+    assert [str(start)[:10] for start in forecasts["start"].unique().sort()] == ["2023-04-21", "2023-04-24"]  # a stride of 3
+    truth = pl.read_csv(file, try_parse_dates=True) if kind == "csv" else pl.read_parquet(file)
+    own = forecasts.filter(pl.col("channel") == "load").tail(7)["actual"]
+    np.testing.assert_allclose(own, truth["load"].tail(7), rtol=1e-4)
+    assert 3 < forecasts.filter(pl.col("channel") == "load")["q0.5"].mean() < 25  # original units
+    assert read("scores")["forecaster"].unique().sort().to_list() == ["seasonal_naive", "titans"]
+    assert read("scores_by_horizon")["horizon"].unique().sort().to_list() == list(range(1, 8))
+    assert read("scores_by_window")["window"].unique().sort().to_list() == [1, 2]
+    for picture in PICTURES:
         assert (tmp_path / "out" / picture).read_bytes().startswith(b"\x89PNG")
+
+
+@pytest.mark.parametrize("refit", ["yes", "warm"])
+def test_refitted_windows_forecast_from_what_came_before_them(run: Run, tmp_path: Path, refit: str) -> None:
+    file = write_table(tmp_path / "mine.csv")
+    done = run("backtest", file, *QUICK, "--refit", refit)
+    assert done.returncode == 0, done.stderr
+    assert "Window 2 of 2" in done.stdout
+    later = write_table(tmp_path / "later.csv", load=[*pl.read_csv(file)["load"].head(113), *[10_000.0] * 7])
+    assert run("backtest", later, *QUICK, "--refit", refit, "-o", "changed").returncode == 0
+    first, changed = (pl.read_csv(tmp_path / name / "forecasts.csv").drop("actual") for name in ("backtest", "changed"))
+    assert first.equals(changed.with_columns(item_id=pl.lit("mine")))  # the last window's truth was seen by no training
+
+
+def test_train_then_predict_needs_no_flags_again(run: Run, tmp_path: Path) -> None:
+    """Features of all kinds, in a long table: what the second file has beyond its targets is what it is forecast with."""
+    shops = [
+        {
+            "day": datetime(2023, 1, 1) + timedelta(days=i),
+            "shop": shop,
+            "type": kind,
+            "price": i % 5,
+            "visits": i % 7,
+            "sold": float(n + i % 7),
+        }
+        for n, (shop, kind) in enumerate((("a", "big"), ("b", "small")))
+        for i in range(127)
+    ]
+    frame = pl.DataFrame(shops)
+    future = pl.col("day") >= datetime(2023, 5, 1)
+    old = frame.filter(~future)
+    new = frame.with_columns(pl.when(future).then(None).otherwise(pl.col(c)).alias(c) for c in ("sold", "visits"))
+    old.write_csv(tmp_path / "old.csv", datetime_format="%Y-%m-%d")
+    new.select(reversed(new.columns)).write_csv(tmp_path / "new.csv", datetime_format="%Y-%m-%d")
+    flags = (
+        "--item-id",
+        "shop",
+        "--target",
+        "sold",
+        "--past-features",
+        "visits",
+        "--future-features",
+        "price",
+        "--static-features",
+        "type",
+    )
+    done = run("train", "old.csv", *flags, *QUICK, "-o", "model")
+    assert done.returncode == 0, done.stderr
+    assert "known ahead: price" in done.stdout
+    table = json.loads((tmp_path / "model" / "table.json").read_text())
+    assert table["categories"] == {"type": ["big", "small"]}
+    card = (tmp_path / "model" / "README.md").read_text()
+    assert "titans-seq forecast train old.csv --item-id shop" in card
+    assert "| CRPS, titans |" in card
+
+    done = run("predict", "model", "new.csv")
+    assert done.returncode == 0, done.stderr
+    rows = pl.read_csv(tmp_path / "forecast" / "forecast.csv", try_parse_dates=True)
+    assert rows.select("item_id", "channel").unique().height == 2
+    assert (str(rows["timestamp"].min()), str(rows["timestamp"].max())) == ("2023-05-01", "2023-05-07")
+    assert (tmp_path / "forecast" / "forecast.png").read_bytes().startswith(b"\x89PNG")
+
+    done = run("predict", "model", "old.csv")
+    assert done.returncode == 2
+    assert "price must be known 7 steps of D beyond 2023-04-30" in done.stderr
+    new.drop("visits").write_csv(tmp_path / "less.csv", datetime_format="%Y-%m-%d")
+    done = run("predict", "model", "less.csv")
+    assert done.returncode == 2
+    assert "there is no column 'visits'" in done.stderr
+    assert "model/table.json" in done.stderr
+
+
+def test_watch_forecasts_what_predict_does_and_goes_on(run: Run, tmp_path: Path) -> None:
+    file = write_table(tmp_path / "mine.csv")
+    assert run("train", file, *QUICK, "-o", "model").returncode == 0
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join(lines[:100]))
+    watching = ("watch", "model", file, "--interval", 0.05, "--idle", 0.1, "--state", "state")
+    done = run(*watching)
+    assert done.returncode == 0, done.stderr
+    assert "mine up to 2023-04-09, 99 steps. Next: load " in done.stdout
+    file.write_text("".join(lines))
+    done = run(*watching)
+    assert "mine up to 2023-04-30, 120 steps (99 late). Next: load " in done.stdout
+    assert done.stdout.split()[-2:] == ["watch/forecast.csv", "watch/forecast.png"]
+    assert run("predict", "model", file).returncode == 0
+    watched, predicted = (pl.read_csv(tmp_path / name / "forecast.csv") for name in ("watch", "forecast"))
+    assert watched.select("item_id", "timestamp", "channel").equals(predicted.select("item_id", "timestamp", "channel"))
+    done = run("watch", "model", "nowhere.csv")
+    assert (done.returncode, "nowhere.csv: no such file" in done.stderr) == (2, True)
 
 
 BAD: dict[str, tuple[str, tuple, str]] = {
     "nan": ("date,load\n" + "\n".join(f"2023-01-{d:02},{'' if d == 9 else d}" for d in range(1, 32)), (), "--missing mask"),
     "unknown-column": ("date,load\n2023-01-01,1\n2023-01-02,2\n", ("--target", "laod"), "Did you mean 'load'?"),
-    "ragged": ("date,load\n" + "\n".join(f"2023-01-{d:02},{d}" for d in (1, 2, 4, 5, 9, 11, 12, 20)), (), "2023-01-"),
-    "text": ("date,load\n" + "\n".join(f"2023-01-{d:02},{'high' if d == 5 else d}" for d in range(1, 29)), (), "high"),
     "empty": ("", (), "empty"),
-    "header-only": ("date,load\n", (), "no rows"),
     "too-long-a-horizon": (
         "date,load\n" + "\n".join(f"2023-01-{d:02},{d}" for d in range(1, 32)),
         ("--prediction-length", 60, "--context-length", 5, "--windows", 1),
@@ -85,14 +205,14 @@ BAD: dict[str, tuple[str, tuple, str]] = {
         "observed values in the 28 steps up to",
     ),
     "no-target": ("date,load\n2023-01-01,1\n", ("--target", ","), "names no column"),
-    "too-short": ("date,load\n2023-01-01,1\n2023-01-02,2\n2023-01-03,1\n", ("--freq", "D"), "steps"),
+    "no-feature": ("date,load\n2023-01-01,1\n", ("--future-features", "holiday"), "'holiday' (--future-features)"),
 }
 
 
 @pytest.mark.parametrize(("text", "arguments", "message"), BAD.values(), ids=BAD.keys())
-def test_bad_input_is_one_clear_error(tmp_path: Path, text: str, arguments: tuple, message: str) -> None:
+def test_bad_input_is_one_clear_error(run: Run, tmp_path: Path, text: str, arguments: tuple, message: str) -> None:
     (tmp_path / "bad.csv").write_text(text)
-    done = run("bad.csv", *arguments, "--output", "out", cwd=tmp_path)
+    done = run("backtest", "bad.csv", *arguments, "--output", "out")
     assert done.returncode == 2
     assert done.stderr.startswith("Error: ")
     assert message in done.stderr
@@ -100,48 +220,78 @@ def test_bad_input_is_one_clear_error(tmp_path: Path, text: str, arguments: tupl
     assert [path.name for path in tmp_path.iterdir()] == ["bad.csv"]  # nothing left behind
 
 
-def test_a_config_file_flags_and_a_saved_model(tmp_path: Path) -> None:
-    """Flags change what the file says; the saved model is the one that was asked for, and forecasts as the command did."""
+def test_a_config_file_flags_and_a_saved_model(run: Run, tmp_path: Path) -> None:
+    """Flags change what the file says; the saved model is the one that was asked for, and forecasts as predict does."""
     write_table(tmp_path / "mine.csv")
     (tmp_path / "run.toml").write_text(
-        "prediction-length = 7\ncontext-length = 14\nwindows = 2\nepochs = 9\n"
+        "prediction-length = 7\ncontext-length = 14\nwindows = 0\nepochs = 9\nbatches = 2\ntarget = 'load,price'\n"
         '[backbone]\ndim = 24\nvariant = "lmm"\n[backbone.memory]\nchunk-size = 8\nnum-heads = 4\n'
     )
-    flags = ("--config", "run.toml", "--epochs", 1, "--backbone.memory.num-heads", 2, "--save-model", "model", "--quiet")
-    done = run("mine.csv", *flags, cwd=tmp_path)
+    flags = ("--config", "run.toml", "--epochs", 1, "--backbone.memory.num-heads", 2, "-o", "model", "--quiet")
+    done = run("train", "mine.csv", *flags)
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split()[-1] == "model"
+    assert done.stdout == "model\n"
     config = TitansForecaster.from_pretrained(tmp_path / "model").config
     assert (config.prediction_length, config.context_length, config.num_channels, config.freq) == (7, 14, 2, "D")
     assert (config.titans.dim, config.titans.variant, config.titans.dropout) == (24, "lmm", 0.1)
     assert (config.titans.memory.chunk_size, config.titans.memory.num_heads) == (8, 2)
-    card = (tmp_path / "model" / "README.md").read_text()
-    assert "titans-seq forecast mine.csv --config run.toml --epochs 1" in card
-    assert "| CRPS, titans |" in card
+    assert "nothing was held out" in (tmp_path / "model" / "README.md").read_text()
 
+    done = run("predict", "model", "mine.csv", "--quiet")
+    assert done.stdout.split() == ["forecast/forecast.csv", "forecast/forecast.png"], done.stderr
     entries = read_table(tmp_path / "mine.csv").to_gluonts()
     (forecast,) = load_predictor(tmp_path / "model").predict(entries)
     printed = pl.read_csv(tmp_path / "forecast" / "forecast.csv").filter(pl.col("channel") == "load")["q0.5"]
     np.testing.assert_allclose(forecast.quantile(0.5)[:, 0], printed, rtol=1e-5)
 
 
-def test_a_refused_backbone_names_its_flag(tmp_path: Path) -> None:
-    done = run("--backbone.memory.chunk-size", 0, cwd=tmp_path)
+def test_a_table_on_the_disk_trains_the_same_model(run: Run, tmp_path: Path) -> None:
+    file = write_table(tmp_path / "mine.parquet")
+    for name, flags in (("memory", ()), ("disk", ("--cache", "cache"))):
+        done = run("train", file, *QUICK, *flags, "-o", name)
+        assert done.returncode == 0, done.stderr
+    memory, disk = (tmp_path / name for name in ("memory", "disk"))
+    assert (memory / "table.json").read_text() == (disk / "table.json").read_text()
+    one, other = (TitansForecaster.from_pretrained(folder).state_dict() for folder in (memory, disk))
+    assert all(torch.equal(x, other[key]) for key, x in one.items())
+    done = run("train", file, "--cache", "cache", "--static-features", "load")
+    assert (done.returncode, "leave out --cache" in done.stderr) == (2, True)
+
+
+def test_a_folder_that_train_did_not_write(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    done = run("predict", "model")
+    assert done.returncode == 2
+    assert "model/table.json: no such file. Give a folder that `titans-seq forecast train` wrote." in done.stderr
+    (tmp_path / "model" / "table.json").write_text('{"table": {"timestamp": 3}}')
+    done = run("predict", "model")
+    assert done.returncode == 2
+    assert "table.json: damaged" in done.stderr
+
+
+def test_a_refused_backbone_names_its_flag(run: Run, tmp_path: Path) -> None:
+    done = run("train", "--backbone.memory.chunk-size", 0)
     assert done.returncode == 2
     assert done.stderr == "Error: --backbone.memory.chunk-size must be at least 1, got 0\n"
 
 
-def test_missing_values_are_masked_on_request(tmp_path: Path) -> None:
-    load = [float("nan") if i % 11 == 0 else 10.0 + i % 7 for i in range(120)]
-    write_table(tmp_path / "gaps.csv", load=load)
-    done = run("gaps.csv", *QUICK, "--missing", "mask", "--quiet", cwd=tmp_path)
+def test_missing_values_are_masked_on_request(run: Run, tmp_path: Path) -> None:
+    file = write_table(tmp_path / "gaps.csv", load=[float("nan") if i % 11 == 0 else 10.0 + i % 7 for i in range(120)])
+    lines = file.read_text().splitlines()
+    file.write_text("\n".join(line for i, line in enumerate(lines) if i not in (20, 21)) + "\n")
+    done = run("backtest", "gaps.csv", *QUICK, "--missing", "mask")
     assert done.returncode == 0, done.stderr
-    assert done.stdout.split() == [f"forecast/{name}" for name in ("forecast.csv", "metrics.csv", "forecast.png", "held_out.png")]
+    assert "2 steps that the file has no row for are masked as missing." in done.stdout
 
 
-def test_no_such_file_and_no_arguments(tmp_path: Path) -> None:
-    done = run("nowhere.csv", cwd=tmp_path)
+def test_no_such_file_no_arguments_and_help(run: Run, tmp_path: Path) -> None:
+    done = run("train", "nowhere.csv")
     assert done.returncode == 2
     assert "nowhere.csv" in done.stderr
-    helped = subprocess.run([COMMAND[0]], capture_output=True, text=True)
-    assert "forecast" in helped.stdout + helped.stderr
+    listed = run(columns=80)
+    assert all(name in listed.stdout for name in ("train", "predict", "backtest", "watch"))
+    for command in ("train", "predict", "backtest", "watch"):
+        helped = run(command, "--help", columns=80)
+        assert helped.returncode == 0
+        assert max(map(len, helped.stdout.splitlines())) <= 80
+        assert "--output" in helped.stdout

@@ -1,4 +1,3 @@
-import gzip
 import os
 from datetime import datetime, timedelta
 from pathlib import Path
@@ -21,21 +20,6 @@ date,a,b,note
 2020-01-03,3,30,z
 2020-01-04,4,40,x
 """
-
-
-@pytest.fixture
-def write(tmp_path):
-    def write(text, name="t.csv", **options):
-        path = tmp_path / name
-        if isinstance(text, pl.DataFrame):
-            text.write_parquet(path)
-        elif name.endswith(".gz"):
-            path.write_bytes(gzip.compress(text.encode()))
-        else:
-            path.write_bytes(text if isinstance(text, bytes) else text.encode())
-        return path
-
-    return write
 
 
 def daily(n, start=datetime(2020, 1, 1), step=timedelta(days=1)):
@@ -214,25 +198,17 @@ def test_gaps_do_not_hide_a_monthly_frequency(write):
     assert (table.step, table.frame.height, table.frame["a"].null_count()) == ("MS", 40, 3)
 
 
-def fails(path, *parts, **options):
-    with pytest.raises(UserError) as caught:
-        read_table(path, **options)
-    message = str(caught.value)
-    for part in (path.name, *parts):
-        assert part in message, message
-
-
-def test_missing_value_is_named(write):
+def test_missing_value_is_named(write, fails):
     fails(write(GAPPY), "'a'", "2 missing values", "line 4", "2020-01-03", "--missing mask")
 
 
-def test_missing_step_is_named(write):
+def test_missing_step_is_named(write, fails):
     text = csv([*daily(3), *daily(6, datetime(2020, 1, 5))], range(9))
     fails(write(text), "1 time steps of 'D'", "2020-01-04", "after line 4", "--missing mask", "--freq B")
 
 
 @pytest.mark.parametrize("first", ["0001-01-01", "0000-01-01", "1677-12-31", "2200-01-01", "9999-01-01"])
-def test_times_that_pandas_cannot_hold_are_refused(write, first):
+def test_times_that_pandas_cannot_hold_are_refused(write, first, fails):
     fails(write(f"date,a\n{first},1\n2020-01-02,2\n2020-01-03,3\n"), "line 2", first[:10], "1678 to 2199")
 
 
@@ -243,22 +219,22 @@ def test_parquet_that_ends_its_reader_is_refused():
         read_table(path)
 
 
-def test_parquet_times_that_python_cannot_hold_are_refused(write):
+def test_parquet_times_that_python_cannot_hold_are_refused(write, fails):
     days = pl.Series([-(10**9), 0, 1], dtype=pl.Int64).cast(pl.Int32).cast(pl.Date)
     fails(write(pl.DataFrame({"date": days, "a": [1, 2, 3]}), "t.parquet"), "row 1: '-1000000000' is no time")
     times = pl.Series([-(2**62), 0, 86_400_000_000]).cast(pl.Datetime("us"))
     fails(write(pl.DataFrame({"date": times, "a": [1, 2, 3]}), "t.parquet"), f"row 1: '{-(2**62)}' is outside the years 1678 to 2199")
 
 
-def test_a_column_called_as_our_own_is_refused(write):
+def test_a_column_called_as_our_own_is_refused(write, fails):
     fails(write("__row__,a\n2020-01-01,1\n"), "__row__", "Rename it")
 
 
-def test_a_path_that_no_system_holds(tmp_path):
+def test_a_path_that_no_system_holds(tmp_path, fails):
     fails(tmp_path / ("x" * 300 + ".csv"), "no usable path")
 
 
-def test_mask_refuses_a_channel_without_values(write):
+def test_mask_refuses_a_channel_without_values(write, fails):
     fails(write(csv(daily(3), [1, 2, 3], ["", "", ""])), "'b'", "no number", target=["b"], missing="mask")
 
 
@@ -313,7 +289,7 @@ def test_refused_frequency(write, freq, part):
         read_table(write(WIDE), freq=freq)
 
 
-def test_zoned_time_among_times_without_a_zone(write):
+def test_zoned_time_among_times_without_a_zone(write, fails):
     fails(write(WIDE.replace("01-03,", "01-03T00:00:00Z,")), "'date'", "line 4", "no time")
 
 
@@ -322,27 +298,27 @@ def test_refused_policy_for_missing(write):
         read_table(write(WIDE), missing="interpolate")
 
 
-def test_refused_item(write):
+def test_refused_item(write, fails):
     fails(write("date,id,a\n2020-01-01,x,1\n2020-01-02,,1\n"), "'id'", "line 3", "no item", item_id="id")
 
 
-def test_item_off_the_common_frequency(write):
+def test_item_off_the_common_frequency(write, fails):
     text = "t,id,a\n" + "".join(f"{t},x,1\n" for t in daily(9)) + "".join(f"{t},y,1\n" for t in daily(5, step=timedelta(hours=12)))
     fails(write(text), "line 12", "12:00", "'y'", "regular grid", item_id="id")
 
 
-def test_numeric_item_id_left_unnamed(write):
+def test_numeric_item_id_left_unnamed(write, fails):
     fails(write("date,item_id,a\n2020-01-01,1,1\n2020-01-02,1,2\n2020-01-03,1,3\n"), "'item_id'", "--item-id")
 
 
-def test_refused_files(write, tmp_path):
+def test_refused_files(write, tmp_path, fails):
     fails(tmp_path / "none.csv", "no such file")
     fails(write(WIDE, "t.xlsx"), "unknown kind", ".parquet")
     fails(write("not parquet", "t.parquet"), "cannot be read as .parquet")
     fails(tmp_path, "is a folder")
 
 
-def test_parquet_counts_rows(write):
+def test_parquet_counts_rows(write, fails):
     frame = pl.DataFrame({"date": daily(3), "a": [1.0, float("inf"), 2.0]})
     fails(write(frame, "t.parquet"), "'a'", "row 2", "not finite")
     fails(write(frame.with_columns(a=pl.col("date")), "t.parquet"), "'a'", "not numbers", target=["a"], timestamp="date")

@@ -1,0 +1,170 @@
+"""The folder of a trained model: the files of `save_pretrained`, and beside them table.json, which says how its tables are read."""
+
+import json
+from collections.abc import Mapping
+from dataclasses import dataclass, fields
+from pathlib import Path
+from typing import TYPE_CHECKING, Any, Literal
+
+from titans_seq import strict_json
+from titans_seq.config import Config
+from titans_seq.errors import UserError
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from domains.timeseries.cli.options import Lengths
+    from domains.timeseries.data import Roles, SeriesTable, Table
+    from domains.timeseries.model import TitansForecaster
+    from titans_seq.card import Card, command_line, versions
+
+TABLE_NAME = "table.json"
+Missing = Literal["error", "mask"]
+
+
+@dataclass(frozen=True, kw_only=True)
+class TrainedTable(Config):
+    """What the table was that a model was trained on.
+
+    Attributes:
+        timestamp, item_id, target, past_features, future_features, static_features: the columns, as of `Roles`.
+        freq: step of the timestamps.
+        missing: whether missing values are refused or masked.
+        season_length: steps in a season.
+        example: the series that ships; None for a file.
+    """
+
+    timestamp: str
+    target: tuple[str, ...]
+    freq: str
+    season_length: int
+    item_id: str | None = None
+    past_features: tuple[str, ...] = ()
+    future_features: tuple[str, ...] = ()
+    static_features: tuple[str, ...] = ()
+    missing: Missing = "error"
+    example: str | None = None
+
+
+@dataclass(frozen=True)
+class Trained:
+    """table.json: the table, the known values of its columns of categories, and the units of its targets."""
+
+    folder: Path
+    table: TrainedTable
+    categories: Mapping[str, tuple[str, ...]]
+    units: Mapping[str, str]
+
+    @property
+    def roles(self) -> "Roles":
+        """What the columns are."""
+        from domains.timeseries.data import Roles
+
+        return Roles(**{f.name: getattr(self.table, f.name) for f in fields(Roles)})
+
+    def read(self, file: Path | None, missing: Missing | None = None) -> "SeriesTable":
+        """A file of the same columns, or the series that ships if the model was trained on it; `missing` as in training where None."""
+        from domains.timeseries.data import load_example, read_table
+
+        t = self.table
+        missing = missing or t.missing
+        if file is None:
+            if t.example is None:
+                raise UserError(f"{self.folder} was not trained on the series that ships: name a FILE with {', '.join(t.target)}.")
+            return load_example(t.example)
+        if file.name.lower().endswith(".tsf"):
+            table = read_table(file, static_features=t.static_features, categories=self.categories, missing=missing)
+        else:
+            try:
+                table = read_table(
+                    file,
+                    target=t.target,
+                    timestamp=t.timestamp,
+                    item_id=t.item_id,
+                    freq=t.freq,
+                    past_features=t.past_features,
+                    future_features=t.future_features,
+                    static_features=t.static_features,
+                    categories=self.categories,
+                    missing=missing,
+                )
+            except UserError as error:
+                raise UserError(f"{error} (The columns and the frequency are those of {self.folder / TABLE_NAME}.)") from error
+        if table.targets != t.target or table.step != t.freq:
+            raise UserError(
+                f"{file}: {', '.join(table.targets)} every {table.step}, but {self.folder} was trained on {', '.join(t.target)} "
+                f"every {t.freq}."
+            )
+        return table
+
+
+def save(
+    folder: Path,
+    model: "TitansForecaster",
+    table: "Table",
+    *,
+    file: Path | None,
+    lengths: "Lengths",
+    scores: "pl.DataFrame | None",
+    missing: str,
+) -> None:
+    """Write the model, its card and table.json. scores: as of `Scores.by_channel`; None where nothing was held out."""
+    model.save_pretrained(folder, card=_card(file, table, lengths, scores))
+    roles = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(table.roles).items()}
+    example = "seattle_weather" if file is None else None
+    written = {
+        "table": roles | {"freq": table.step, "season_length": lengths.season, "missing": missing, "example": example},
+        "categories": {name: list(known) for name, known in table.static.categories.items()} if table.static else {},
+        "units": table.units,
+    }
+    (folder / TABLE_NAME).write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def load(folder: Path) -> Trained:
+    """Inverse of `save`.
+
+    Raises:
+        UserError: table.json is missing or damaged.
+    """
+    path = folder / TABLE_NAME
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Give a folder that `titans-seq forecast train` wrote.")
+    try:
+        values = strict_json.loads(path.read_text(encoding="utf-8"))
+        categories = {name: tuple(map(str, known)) for name, known in dict(values.get("categories", {})).items()}
+        return Trained(folder, TrainedTable.from_dict(values.get("table", {})), categories, dict(values.get("units", {})))
+    except (ValueError, TypeError) as error:
+        raise UserError(f"{path}: damaged ({error}). Train the model again.") from error
+
+
+def _card(file: Path | None, table: "Table", lengths: "Lengths", scores: "pl.DataFrame | None") -> "Card":
+    """What the model's README.md says of this run; the scores are the means over channels."""
+    from domains.timeseries.cli.report import by_forecaster
+    from domains.timeseries.metrics import METRICS
+    from titans_seq.card import Card, command_line, versions
+
+    name = file.name if file else "the Seattle weather that ships with titans_seq"
+    data = f"`{name}`: {table.items.height} series from {table.items['first'].min()!s} to {table.items['last'].max()!s}"
+    metrics: dict[str, Any] = {}
+    if scores is not None:
+        means = [rows[-1] for rows in by_forecaster(scores)]
+        metrics = {f"{metric}, {row['forecaster']}": _plain(row[metric]) for row in means for metric in METRICS}
+    features = [*table.roles.past_features, *table.roles.future_features, *table.roles.static_features]
+    helped = f", helped by {', '.join(features)}" if features else ""
+    return Card(
+        title=f"Titans forecaster: {lengths.prediction} steps of {table.step} ahead",
+        description=f"Forecasts {', '.join(table.targets)}{helped} from the last {lengths.context} steps, with quantiles. "
+        "`titans-seq forecast predict FOLDER FILE` reads a table of the same columns.",
+        data=f"{data}, of which the last {lengths.windows * lengths.prediction} steps were held out." if lengths.windows else f"{data}.",
+        metrics=metrics,
+        evaluation=f"{lengths.windows} held-out windows of {lengths.prediction} steps, mean over channels, season {lengths.season}."
+        if lengths.windows
+        else "None: nothing was held out (`--windows 0`).",
+        command=command_line(),
+        versions=versions("torch", "lightning", "gluonts"),
+        tags=("time-series-forecasting",),
+    )
+
+
+def _plain(score: float | None) -> float | str:
+    return "undefined" if score is None else score

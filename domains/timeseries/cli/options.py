@@ -1,0 +1,174 @@
+"""Options that the commands share, and what becomes of them."""
+
+from dataclasses import dataclass
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any, Literal
+
+from cyclopts import Group, Parameter
+from cyclopts.validators import Number
+from rich.console import Console
+from rich.progress import Progress
+
+from titans_seq.config import TitansConfig
+from titans_seq.errors import UserError
+
+if TYPE_CHECKING:  # these take seconds to import; `titans-seq --help` is to be instant
+    from domains.timeseries.data import Table
+    from domains.timeseries.estimator import TitansEstimator
+
+Missing = Literal["error", "mask"]
+Format = Literal["csv", "parquet"]
+AtLeastOne = Number(gte=1)
+_TABLE, _FORECAST, _TRAINING = (Group(name, sort_key=f"a{i}") for i, name in enumerate(("Table", "Forecast", "Training"), 1))
+OUTPUT = Group("Output", sort_key="a4")
+"""Sorted before the parts of a configuration, which have their names as keys."""
+
+File = Annotated[Path | None, Parameter(help="CSV, TSV, Parquet or Monash .tsf. Default: the Seattle weather that ships.")]
+Output = Annotated[Path, Parameter(name=("--output", "-o"), group=OUTPUT)]
+FileFormat = Annotated[Format, Parameter(name="--format", help="Kind of the tables written.", group=OUTPUT)]
+Quiet = Annotated[bool, Parameter(help="Print nothing but the paths of the files written.", negative="", group=OUTPUT)]
+Threads = Annotated[int, Parameter(help="CPU threads. A model this small is fastest with one.", validator=AtLeastOne, group=_TRAINING)]
+
+
+@Parameter(name="*", group=_TABLE)
+@dataclass(frozen=True, kw_only=True)
+class TableOptions:
+    """How a file is read."""
+
+    target: Annotated[str | None, Parameter(help="Columns to forecast, a,b,c. Default: every numeric one.")] = None
+    timestamp: Annotated[str | None, Parameter(help="Column of the time steps. Default: the only one.")] = None
+    item_id: Annotated[str | None, Parameter(help="Column that tells series apart. Default: one series.")] = None
+    freq: Annotated[str | None, Parameter(help="Step, such as 15min, h, D, W, M. Default: inferred.")] = None
+    past_features: Annotated[str | None, Parameter(help="Columns of numbers known up to now, a,b,c.")] = None
+    future_features: Annotated[
+        str | None, Parameter(help="Columns of numbers known ahead, such as prices; rows with empty targets at the end hold the future.")
+    ] = None
+    static_features: Annotated[str | None, Parameter(help="Columns with one number or category a series.")] = None
+    missing: Annotated[Missing, Parameter(help="Refuse missing values and steps, or mask them out. Nothing is imputed.")] = "error"
+    cache: Annotated[
+        Path | None, Parameter(help="Folder for a copy of a Parquet that memory does not hold: then it is read from the disk.")
+    ] = None
+
+
+@Parameter(name="*", group=_FORECAST)
+@dataclass(frozen=True, kw_only=True)
+class LengthOptions:
+    """Steps that are forecast, seen, and in a season."""
+
+    prediction_length: Annotated[
+        int | None, Parameter(help="Steps to forecast. Default: the file's horizon, or two seasons, at most 48.", validator=AtLeastOne)
+    ] = None
+    context_length: Annotated[
+        int | None, Parameter(help="Steps the model sees. Default: 4 x prediction length, less if data is short.", validator=AtLeastOne)
+    ] = None
+    season_length: Annotated[int | None, Parameter(help="Steps in a season. Default: by frequency.", validator=AtLeastOne)] = None
+
+
+@Parameter(name="*", group=_TRAINING)
+@dataclass(frozen=True, kw_only=True)
+class TrainingOptions:
+    """How the model is trained."""
+
+    epochs: Annotated[int | None, Parameter(help="Passes of training. Default: the estimator's.", validator=AtLeastOne)] = None
+    batches: Annotated[int | None, Parameter(help="Batches of windows in an epoch. Default: the estimator's.", validator=AtLeastOne)] = None
+    batch_size: Annotated[int | None, Parameter(help="Windows in a batch. Default: the estimator's.", validator=AtLeastOne)] = None
+    learning_rate: Annotated[float | None, Parameter(help="Largest step. Default: the estimator's.", validator=Number(gt=0))] = None
+    seed: Annotated[int, Parameter(help="Seed of weights and sampling.", validator=Number(gte=0, lt=2**32))] = 0
+    threads: Threads = 1
+
+
+TABLE, LENGTHS, TRAINING = TableOptions(), LengthOptions(), TrainingOptions()
+
+
+@dataclass(frozen=True)
+class Lengths:
+    """Steps ahead, steps of context that the model sees, steps in a season; held-out windows, and steps from one to the next."""
+
+    prediction: int
+    context: int
+    season: int
+    windows: int
+    distance: int
+
+
+def names(option: str, text: str | None) -> tuple[str, ...]:
+    """The columns in "a,b,c"."""
+    found = tuple(name.strip() for name in text.split(",") if name.strip()) if text is not None else ()
+    if text is not None and not found:
+        raise UserError(f"{option} {text!r} names no column. Give names with commas between them, or leave it out.")
+    return found
+
+
+def read(file: Path | None, options: TableOptions, progress: bool = False) -> "Table":
+    """The table of a file, or the one that ships."""
+    from domains.timeseries.data import load_example, map_table, read_table
+
+    if file is None:
+        given = [f"--{name.replace('_', '-')}" for name, value in vars(options).items() if name != "missing" and value is not None]
+        if given:
+            raise UserError(f"{', '.join(given)}: such options describe a file; name the FILE as well.")
+        return load_example()
+    chosen: dict[str, Any] = {
+        "target": names("--target", options.target) or None,
+        "timestamp": options.timestamp,
+        "item_id": options.item_id,
+        "freq": options.freq,
+        "past_features": names("--past-features", options.past_features),
+        "future_features": names("--future-features", options.future_features),
+        "missing": options.missing,
+    }
+    static = names("--static-features", options.static_features)
+    if options.cache is None:
+        return read_table(file, **chosen, static_features=static)
+    if static:
+        raise UserError("--static-features cannot be read from the disk yet: leave them out, or leave out --cache.")
+    with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
+        task = bar.add_task(f"Copying {file.name}", total=None)
+        return map_table(file, options.cache, **chosen, progress=lambda done, total: bar.update(task, completed=done, total=total))
+
+
+def lengths(table: "Table", options: LengthOptions, windows: int, distance: int | None = None) -> Lengths:
+    """The lengths asked for, or defaults that suit the data; refused where the data cannot hold them."""
+    from domains.timeseries.data import check_contexts, check_length, held_out_steps
+    from domains.timeseries.metrics import default_season_length
+
+    season = options.season_length or default_season_length(table.freq)
+    prediction = options.prediction_length or table.horizon or max(2, min(2 * season, 48))
+    context = options.context_length
+    if context is None:
+        shortest = int(table.items["len"].min())  # type: ignore[arg-type]
+        room = shortest - held_out_steps(prediction, windows, distance) - prediction
+        context = max(min(4 * prediction, room), min(prediction, season))
+    check_length(table, prediction, context, windows, season, distance)
+    check_contexts(table, prediction, context, windows, distance)
+    return Lengths(prediction, context, season, windows, distance or prediction)
+
+
+def make_estimator(
+    table: "Table", lengths: Lengths, backbone: TitansConfig, training: TrainingOptions, progress: bool
+) -> "TitansEstimator":
+    """An estimator for the channels and features of a table."""
+    from domains.timeseries.estimator import TitansEstimator
+
+    given = {
+        "max_epochs": training.epochs,
+        "num_batches_per_epoch": training.batches,
+        "batch_size": training.batch_size,
+        "lr": training.learning_rate,
+    }
+    settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    static = table.static
+    return TitansEstimator(
+        prediction_length=lengths.prediction,
+        freq=table.freq,
+        num_channels=len(table.targets),
+        context_length=lengths.context,
+        num_feat_dynamic_real=len(table.roles.future_features),
+        num_past_feat_dynamic_real=len(table.roles.past_features),
+        num_feat_static_real=len(static.numbers) if static else 0,
+        cardinality=[len(known) for known in static.categories.values()] if static and static.categories else None,
+        titans=backbone.to_dict(),
+        seed=training.seed,
+        progress=progress,
+        **settings,
+    )

@@ -1,0 +1,55 @@
+"""`titans-seq forecast predict`: what comes after the end of a table, by a trained model."""
+
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+
+from domains.timeseries.cli.files import prepare, table_writer, write_all
+from domains.timeseries.cli.options import FileFormat, Missing, Output, Quiet, Threads
+from titans_seq.options import ConfigFile
+
+
+def predict(
+    model: Annotated[str, Parameter(help="Folder that train wrote, or the name of one on the Hugging Face hub, owner/name.")],
+    file: Annotated[Path | None, Parameter(help="Table with the columns that it was trained on. Default: the series that ships.")] = None,
+    /,
+    *,
+    missing: Annotated[
+        Missing | None, Parameter(help="Refuse missing values and steps, or mask them out. Default: as in training.")
+    ] = None,
+    output: Annotated[Output, Parameter(help="Folder for the forecast and its plot.")] = Path("forecast"),
+    file_format: FileFormat = "csv",
+    threads: Threads = 1,
+    quiet: Quiet = False,
+    config: ConfigFile = None,
+) -> None:
+    """Forecast what comes after the end of every series in a table."""
+    prepare(threads, output=output)
+    from domains.timeseries.cli import folder, report
+    from domains.timeseries.data import check_contexts
+    from domains.timeseries.estimator import load_predictor
+    from domains.timeseries.metrics import forecast_table
+    from domains.timeseries.plots import plot_forecast
+    from titans_seq.checkpoint import FILES
+    from titans_seq.hub import locate
+
+    trained = folder.load(locate(model, (*FILES, folder.TABLE_NAME)))
+    predictor = load_predictor(trained.folder)
+    steps, context = predictor.prediction_length, predictor.prediction_net.model.config.context_length
+    table = trained.read(file, missing)
+    check_contexts(table, steps, context, windows=0)
+    entries = table.to_gluonts(ahead=steps)
+    forecasts = list(predictor.predict(entries))
+    rows = forecast_table(forecasts, table.targets, table=table)
+    if not quiet:
+        report.print_table(table)
+        report.print_forecast(rows)
+    writers: dict[str, Callable[[Path], object]] = {
+        f"forecast.{file_format}": table_writer(rows),
+        "forecast.png": partial(plot_forecast, entries, forecasts, table.targets, units=trained.units),
+    }
+    for path in write_all(output, writers):
+        print(path)

@@ -1,0 +1,154 @@
+"""What the commands print: the split, scores, forecasts."""
+
+from collections.abc import Mapping, Sequence
+from datetime import datetime
+from typing import TYPE_CHECKING, Any
+
+if TYPE_CHECKING:
+    import polars as pl
+    from gluonts.model.forecast import Forecast
+    from rich.table import Table as View
+
+    from domains.timeseries.cli.options import Lengths
+    from domains.timeseries.data import Table
+
+_ROWS = 12  # of a table on the screen; the file has all
+
+
+def print_table(table: "Table") -> None:
+    """The series, what is forecast, and what is known beside it."""
+    first = table.items.row(0, named=True)
+    many = f"{table.items.height} series; the first runs" if table.items.height > 1 else "One series"
+    print(f"{many} from {short(first['first'])} to {short(first['last'])}, {first['len']} steps of {table.step}.")
+    ignored = f" Left out: {', '.join(table.ignored)}." if table.ignored else ""
+    print(f"Channels: {', '.join(table.targets)}.{ignored}")
+    roles = table.roles
+    features = [("Known up to now", roles.past_features), ("known ahead", roles.future_features), ("constant", roles.static_features)]
+    if any(columns for _, columns in features):
+        print("Features. " + "; ".join(f"{kind}: {', '.join(columns)}" for kind, columns in features if columns) + ".")
+    if table.filled:
+        print(f"{table.filled} steps that the file has no row for are masked as missing.")
+
+
+def print_split(table: "Table", lengths: "Lengths") -> None:
+    """What is trained on, and what is held out."""
+    from domains.timeseries.data import held_out_steps
+
+    held_out = held_out_steps(lengths.prediction, lengths.windows, lengths.distance)
+    if not held_out:
+        print(f"Trained on all of it: context {lengths.context}, {lengths.prediction} steps ahead.")
+        return
+    entry = table.to_gluonts()[0]
+    (last,) = table.stamps(entry["item_id"], entry["start"] + entry["target"].shape[1] - held_out - 1, 1)
+    print(
+        f"Trained on all before the last {held_out} steps (up to {short(last)}). Scored on those: "
+        f"{lengths.windows} windows of {lengths.prediction}, context {lengths.context}, season {lengths.season}."
+    )
+
+
+def short(moment: datetime) -> str:
+    """A time without its midnight."""
+    return str(moment).removesuffix(" 00:00:00")
+
+
+def print_scores(scores: "pl.DataFrame") -> None:
+    """Of each channel and their mean, as `Scores.by_channel`, and who wins."""
+    from rich.markup import escape
+
+    from domains.timeseries.metrics import METRICS
+
+    view = _table("Held-out scores; bold: the better of the two", "channel", "forecaster", *(_heading(metric) for metric in METRICS))
+    for pair in zip(*by_forecaster(scores), strict=True):
+        for i, row in enumerate(pair):
+            cells = [_cell(metric, [one[metric] for one in pair], i) for metric in METRICS]
+            name = row["forecaster"].replace("_", " ")
+            view.add_row("" if i else escape(row["channel"]), name, *cells, end_section=bool(i))
+    _show(view)
+    print(_verdict(scores))
+
+
+def print_along(scores: "pl.DataFrame", key: str, title: str, labels: Sequence[str] | None = None) -> None:
+    """Mean scores along the column `key` (window or horizon), Titans beside the naive; of many rows some, evenly spaced."""
+    metrics = ("CRPS", "MASE", "coverage_80")
+    head = [f"{_heading(metric)}\n{name}" for metric in metrics for name in ("titans", "naive")]
+    mean = scores.filter(scores["channel"] == "mean")
+    titans, naive = (mean.filter(mean["forecaster"] == name).rows(named=True) for name in ("titans", "seasonal_naive"))
+    chosen = range(len(titans)) if len(titans) <= _ROWS else sorted({round(i * (len(titans) - 1) / (_ROWS - 1)) for i in range(_ROWS)})
+    view = _table(title, key.replace("horizon", "step"), *head)
+    for n in chosen:
+        cells = [_cell(metric, [titans[n][metric], naive[n][metric]], i) for metric in metrics for i in range(2)]
+        view.add_row(labels[n] if labels else str(titans[n][key]), *cells)
+    _show(view)
+
+
+def print_forecast(rows: "pl.DataFrame") -> None:
+    """The first rows of `forecast_table`: the median and the 80 % interval."""
+    view = _table("Forecast", "series", "time", "channel", "10 %", "median", "90 %")
+    for row in rows.head(_ROWS).iter_rows(named=True):
+        numbers = [f"{row[name]:.5g}" for name in ("q0.1", "q0.5", "q0.9")]
+        view.add_row(row["item_id"], short(row["timestamp"]), row["channel"], *numbers)
+    _show(view)
+    if rows.height > _ROWS:
+        print(f"{rows.height - _ROWS} more rows are in the file.")
+
+
+def print_update(item: str, last: datetime | None, counts: Mapping[str, int], forecast: "Forecast | None", channels: Sequence[str]) -> None:
+    """One line: the next step of each channel, median and 80 % interval, and how many steps were missing or rows late."""
+    notes = ", ".join(f"{counts[name]} {name}" for name in ("missing", "late") if counts[name])
+    head = f"{item} up to {'-' if last is None else short(last)}, {counts['steps']} steps{f' ({notes})' if notes else ''}"
+    if forecast is None:
+        print(f"{head}: no forecast yet; it needs a value, and as many rows of features known ahead as it has steps.", flush=True)
+        return
+    low, middle, high = (forecast.quantile(level)[0] for level in (0.1, 0.5, 0.9))
+    values = zip(channels, low.reshape(-1), middle.reshape(-1), high.reshape(-1), strict=True)
+    print(f"{head}. Next: " + "; ".join(f"{name} {m:.4g} ({a:.4g} to {b:.4g})" for name, a, m, b in values), flush=True)
+
+
+def _heading(metric: str) -> str:
+    return metric.replace("coverage_80", "in 80 %")
+
+
+def _table(title: str, *columns: str) -> "View":
+    from rich.table import Table as View
+
+    view = View(title=title, title_justify="left")
+    for i, name in enumerate(columns):
+        numeric = name not in ("channel", "forecaster", "series", "time") and i > 0
+        view.add_column(name, justify="right" if numeric else "left", no_wrap=name == "forecaster")
+    return view
+
+
+def _show(view: "View") -> None:
+    from rich.console import Console
+
+    Console().print(view)
+
+
+def by_forecaster(scores: "pl.DataFrame") -> list[list[dict[str, Any]]]:
+    """The rows of Titans and those of the naive: one a channel, in order, and the mean last."""
+    return [part.rows(named=True) for part in scores.partition_by("forecaster", maintain_order=True)]
+
+
+def _cell(metric: str, pair: Sequence[float | None], i: int) -> str:
+    """One score as text, bold where it is better than the other one; coverage is best at 0.8, all else at 0."""
+    value, other = pair[i], pair[1 - i]
+    if value is None:
+        return "-"
+    best = 0.8 if metric == "coverage_80" else 0.0
+    better = other is not None and abs(value - best) < abs(other - best)
+    return f"[bold green]{value:.4g}[/]" if better else f"{value:.4g}"
+
+
+def _verdict(scores: "pl.DataFrame") -> str:
+    """One plain sentence on who wins by CRPS."""
+    pairs = [(t["CRPS"], n["CRPS"]) for t, n in zip(*by_forecaster(scores), strict=True) if t["CRPS"] is not None]
+    if not pairs:
+        return "No winner: CRPS is undefined where every held-out value is 0 or missing."
+    *channels, (titans, naive) = pairs
+    wins = sum(t < n for t, n in channels)
+    change = f" ({100 * (titans / naive - 1):+.0f} %)" if naive else ""
+    beats = "beats" if titans < naive else "does not beat"
+    return (
+        f"Titans {beats} the seasonal naive: mean CRPS {titans:.4g} against {naive:.4g}{change}, "
+        f"better on {wins} of {len(channels)} channels."
+    )

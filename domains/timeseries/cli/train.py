@@ -1,0 +1,66 @@
+"""`titans-seq forecast train`: a model from a table, in a folder that `predict` needs nothing beside."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from domains.timeseries.cli.files import prepare
+from domains.timeseries.cli.options import (
+    LENGTHS,
+    TABLE,
+    TRAINING,
+    File,
+    LengthOptions,
+    Output,
+    Quiet,
+    TableOptions,
+    TrainingOptions,
+    lengths,
+    make_estimator,
+    read,
+)
+from domains.timeseries.presets import default_backbone
+from titans_seq.config import TitansConfig
+from titans_seq.options import ConfigFile, configured
+
+
+@configured(backbone=default_backbone)
+def train(
+    file: File = None,
+    /,
+    *,
+    table: TableOptions = TABLE,
+    length: LengthOptions = LENGTHS,
+    windows: Annotated[
+        int, Parameter(help="Windows at the end that are held out to score the model on; 0 trains on everything.", validator=Number(gte=0))
+    ] = 4,
+    training: TrainingOptions = TRAINING,
+    output: Annotated[Output, Parameter(help="Folder for the model, its card, and what predict needs.")] = Path("forecaster"),
+    quiet: Quiet = False,
+    backbone: TitansConfig,
+    config: ConfigFile = None,
+) -> None:
+    """Train a forecaster on a table, score it beside the seasonal naive, and save it."""
+    prepare(training.threads, output=output)
+    from domains.timeseries.backtest import backtest
+    from domains.timeseries.cli import folder, report
+
+    series = read(file, table, progress=not quiet)
+    chosen = lengths(series, length, windows)
+    if not quiet:
+        report.print_table(series)
+        report.print_split(series, chosen)
+    estimator = make_estimator(series, chosen, backbone, training, progress=not quiet)
+    entries, scores = series.to_gluonts(), None
+    if windows:
+        made = backtest(entries, estimator, windows=windows, season_length=chosen.season, channel_names=series.targets)
+        predictor, scores = made.predictor, made.scores.by_channel
+        if not quiet:
+            report.print_scores(scores)
+    else:
+        predictor = estimator.train(entries)
+    model = predictor.prediction_net.model
+    folder.save(output, model, series, file=file, lengths=chosen, scores=scores, missing=table.missing)
+    print(output)

@@ -1,0 +1,71 @@
+"""`titans-seq forecast watch`: forecasts that keep up with a file that grows, or with a pipe."""
+
+from functools import partial
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from domains.timeseries.cli.files import prepare, table_writer, write_all
+from domains.timeseries.cli.options import FileFormat, Output, Quiet, Threads
+from titans_seq.errors import UserError
+from titans_seq.options import ConfigFile
+
+
+def watch(
+    model: Annotated[str, Parameter(help="Folder that train wrote, or the name of one on the Hugging Face hub, owner/name.")],
+    file: Annotated[
+        Path | None, Parameter(help="CSV or TSV that grows, with a header and the columns of training. Default: standard input.")
+    ] = None,
+    /,
+    *,
+    interval: Annotated[float, Parameter(help="Seconds between two looks at the file.", validator=Number(gt=0))] = 1.0,
+    idle: Annotated[
+        float | None, Parameter(help="Stop after so many seconds without a new row. Default: never.", validator=Number(gt=0))
+    ] = None,
+    state: Annotated[Path | None, Parameter(help="Folder that keeps what the memory has read: the next watch goes on from it.")] = None,
+    output: Annotated[Output, Parameter(help="Folder for the newest forecast and its plot.")] = Path("watch"),
+    file_format: FileFormat = "csv",
+    threads: Threads = 1,
+    quiet: Quiet = False,
+    config: ConfigFile = None,
+) -> None:
+    """Read rows as they are appended and forecast anew after each, without reading the past again.
+
+    Missing values and steps are masked. Rows at or before the last step that was read are left out and counted.
+    """
+    prepare(threads, output=output, **({} if state is None else {"state": state}))
+    from domains.timeseries.cli import folder
+    from domains.timeseries.cli.report import print_update
+    from domains.timeseries.data.stream import RowReader, follow
+    from domains.timeseries.estimator import load_predictor
+    from domains.timeseries.metrics import forecast_table
+    from domains.timeseries.plots import plot_forecast
+    from domains.timeseries.streams import Streams
+    from titans_seq.checkpoint import FILES
+    from titans_seq.hub import locate
+
+    trained = folder.load(locate(model, (*FILES, folder.TABLE_NAME)))
+    predictor = load_predictor(trained.folder)
+    streams = None
+    written: list[Path] = []
+    for lines in follow(file, interval=interval, idle=idle):
+        if streams is None:
+            name = file or Path("standard input")
+            reader = RowReader(name, lines[0][1], trained.roles, trained.table.freq, trained.categories)
+            streams = Streams(predictor, reader, state)
+        forecasts = {item: streams.forecast(item) for item in streams.observe(lines)}
+        if not quiet:
+            for item, forecast in forecasts.items():
+                print_update(item, streams.last(item), streams.counts(item), forecast, trained.table.target)
+        made = [forecast for forecast in forecasts.values() if forecast is not None]
+        if made:
+            history = [streams.history(forecast.item_id) for forecast in made]
+            rows = forecast_table(made, trained.table.target, table=streams)
+            picture = partial(plot_forecast, history, made, trained.table.target, units=trained.units)
+            written = write_all(output, {f"forecast.{file_format}": table_writer(rows), "forecast.png": picture})
+    if streams is None:
+        raise UserError(f"{file or 'standard input'}: is empty. It needs a header line and one line a time step.")
+    for path in written:
+        print(path)

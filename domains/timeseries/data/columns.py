@@ -1,0 +1,223 @@
+"""What the columns of a table hold, and what each of them is for."""
+
+from collections.abc import Mapping, Sequence
+from datetime import date, datetime
+
+import numpy as np
+import polars as pl
+
+from domains.timeseries.data.files import ROW, Source
+from domains.timeseries.data.table import Roles, Static
+
+_MISSING = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "none", "?", "-"]
+_DATE_FORMATS = ["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m"]
+_ZONED_FORMATS = ["%Y-%m-%d %H:%M%z", "%Y-%m-%d %H:%M:%S%.f%z"]
+YEARS = (1678, 2199)
+"""What pandas' nanoseconds hold, with room for a forecast."""
+_OWN_NAMES = ("item_id", "timestamp")
+
+
+def find_roles(
+    source: Source,
+    *,
+    target: Sequence[str] | None,
+    timestamp: str | None,
+    item_id: str | None,
+    past_features: Sequence[str] = (),
+    future_features: Sequence[str] = (),
+    static_features: Sequence[str] = (),
+) -> Roles:
+    """The roles asked for, checked, with defaults for timestamp and target found in the data."""
+    given = [
+        *(("--timestamp", column) for column in [timestamp] if column is not None),
+        *(("--item-id", column) for column in [item_id] if column is not None),
+        *(("--target", column) for column in dict.fromkeys(target or ())),
+        *(("--past-features", column) for column in past_features),
+        *(("--future-features", column) for column in future_features),
+        *(("--static-features", column) for column in static_features),
+    ]
+    options: dict[str, str] = {}
+    for option, column in given:
+        source.require(column, option)
+        if column in options:
+            source.fail(f"{option} {column} is also given as {options[column]}; each column has one role.")
+        options[column] = option
+    if static_features and item_id is None:
+        source.fail("--static-features tell series apart: name the column of the series with --item-id.")
+    time_column = timestamp or _timestamp_column(source, set(options))
+    targets = tuple(dict.fromkeys(target)) if target else _target_columns(source, {time_column, *options})
+    for column in (*targets, *past_features, *future_features, *static_features):
+        if column == time_column or column in _OWN_NAMES:
+            hint = " or name it with --item-id" if column == "item_id" and item_id is None else ""
+            source.fail(f"column '{column}' cannot be a {options.get(column, '--target')[2:].rstrip('s')}: rename it, choose others{hint}.")
+    return Roles(
+        timestamp=time_column,
+        item_id=item_id,
+        target=targets,
+        past_features=tuple(past_features),
+        future_features=tuple(future_features),
+        static_features=tuple(static_features),
+    )
+
+
+def _timestamp_column(source: Source, taken: set[str]) -> str:
+    free = [column for column in source.columns if column not in taken]
+    found = [c for c in free if _mostly(as_time(source.frame[c]), source.frame[c])]
+    if len(found) == 1:
+        return found[0]
+    problem = f"columns {', '.join(found)} all hold dates" if found else "no column holds dates such as 2012-01-31"
+    source.fail(
+        f"{problem}. Name the column of the time steps with --timestamp; dates are written year first (2012-01-31, "
+        f"2012/01/31 06:00, 2012-01-31T06:00:00Z). The columns are: {', '.join(source.columns)}."
+    )
+
+
+def _target_columns(source: Source, taken: set[str]) -> tuple[str, ...]:
+    free = [column for column in source.columns if column not in taken and column.strip()]
+    found = tuple(c for c in free if _mostly(as_number(source.frame[c]), source.frame[c]))
+    if not found:
+        source.fail(f"no column of numbers (with decimal points) to forecast. The columns are: {', '.join(source.columns)}.")
+    return found
+
+
+def _mostly(part: pl.Series | None, values: pl.Series) -> bool:
+    """Whether more than half of the present values are in `part`: such a column with a typo is not passed over."""
+    present = len(values) - _plain(values).null_count()
+    return part is not None and 2 * (len(part) - part.null_count()) > present
+
+
+def _is_text(values: pl.Series) -> bool:
+    return values.dtype == pl.String
+
+
+def _plain(values: pl.Series) -> pl.Series:
+    """Text without surrounding blanks and with null for what stands for a missing value; other types as they are."""
+    if isinstance(values.dtype, (pl.Categorical, pl.Enum)):
+        values = values.cast(pl.String)
+    if not _is_text(values):
+        return values
+    values = values.str.strip_chars()
+    return values.set(values.is_in(_MISSING), None)
+
+
+def as_number(values: pl.Series) -> pl.Series | None:
+    """Float64 with null for missing and for what is no number; None for a column that is no table of numbers."""
+    values = _plain(values)
+    if not (_is_text(values) or values.dtype.is_numeric()):
+        return None
+    return values.cast(pl.Float64, strict=False).fill_nan(None)
+
+
+def as_time(values: pl.Series, bare_years: bool = False) -> pl.Series | None:
+    """Datetime in microseconds without a zone (see `_without_zone`), null for what is no time, None for a column of no times."""
+    values = _plain(values)
+    if bare_years and values.dtype.is_integer():
+        values = values.cast(pl.String)
+    if values.dtype.is_temporal() and values.dtype not in (pl.Time, pl.Duration):
+        if values.dtype == pl.Date:  # of others the microseconds would overflow
+            values = values.set(~values.is_between(date.min, date.max), None)
+        if getattr(values.dtype, "time_zone", None):
+            values = _without_zone(values.dt.convert_time_zone("UTC").dt.replace_time_zone(None), values.dt.replace_time_zone(None))
+        return values.cast(pl.Datetime("us"))
+    if not _is_text(values):
+        return None
+    text = values.str.replace(r"^(\d{4})[/.](\d{1,2})[/.](\d{1,2})", "${1}-${2}-${3}").str.replace("T", " ")
+    text = text.str.replace(r"\s*Z$", "+00:00").str.replace(r"(:\d{2}(?:\.\d+)?[+-]\d{2})$", "${1}:00")
+    if bare_years:
+        text = text.str.replace(r"^(\d{4})$", "${1}-01-01")
+    naive = _parsed(text, _DATE_FORMATS)
+    zoned = _parsed(text, _ZONED_FORMATS).dt.convert_time_zone("UTC").dt.replace_time_zone(None)
+    if naive.null_count() <= zoned.null_count():  # times of the rarer kind count as no times
+        return naive
+    return _without_zone(zoned, _parsed(text.str.replace(r"\s*[+-]\d{2}:?\d{2}$", ""), _DATE_FORMATS))
+
+
+def _parsed(text: pl.Series, formats: list[str]) -> pl.Series:
+    return pl.select(pl.coalesce(text.str.to_datetime(f, strict=False, time_unit="us") for f in formats)).to_series()
+
+
+def _without_zone(utc: pl.Series, wall: pl.Series) -> pl.Series:
+    """UTC, in which daylight saving leaves no gap or duplicate; the time on the wall where that alone is the same every day.
+
+    Days, weeks and months begin at midnight on the wall, which daylight saving moves in UTC.
+    """
+    constant = wall.dt.time().n_unique() == 1 and utc.dt.time().n_unique() > 1
+    return wall if constant and wall.null_count() == utc.null_count() else utc
+
+
+def checked_times(source: Source, column: str, bare_years: bool) -> pl.Series:
+    """The times of a column, all of them within the years that pandas holds."""
+    times = as_time(source.frame[column], bare_years)
+    advice = "Write times year first, such as 2012-01-31 or 2012-01-31 06:00"
+    if times is None:
+        source.fail(f"column '{column}' holds {source.frame[column].dtype}, not times. {advice}.")
+    source.refuse_first(column, times.is_null(), "no time", f"{advice}, or drop the {source.unit}")
+    outside = ~times.is_between(datetime(YEARS[0], 1, 1), datetime(YEARS[1] + 1, 1, 1), closed="left")
+    source.refuse_first(column, outside, f"outside the years {YEARS[0]} to {YEARS[1]}", f"Mend it, or drop the {source.unit}")
+    return times.alias("timestamp")
+
+
+def checked_items(source: Source, column: str | None) -> pl.Series:
+    """The name of each row's series; that of the file where no column tells."""
+    if column is None:
+        return pl.Series("item_id", [source.path.name.split(".")[0]], dtype=pl.String).new_from_index(0, source.frame.height)
+    source.refuse_first(column, source.frame[column].is_null(), "no item", "Every row needs its series' name")
+    return source.frame[column].cast(pl.String).alias("item_id")
+
+
+def checked_numbers(source: Source, column: str) -> pl.Series:
+    """The numbers of a column as Float64, null where one is missing."""
+    numbers = as_number(source.frame[column])
+    if numbers is None:
+        source.fail(f"column '{column}' holds {source.frame[column].dtype}, not numbers. Choose other columns of numbers.")
+    values = _plain(source.frame[column])
+    present = values.is_not_null() if _is_text(values) else numbers.is_not_null()
+    text = present & numbers.is_null() & (values.str.to_lowercase() != "nan" if _is_text(values) else present)
+    source.refuse_first(column, text, "no number", "Mend the value, or leave it empty and use --missing mask")
+    wide = (numbers.abs() > np.finfo(np.float32).max).fill_null(False)
+    source.refuse_first(column, wide, "not finite in float32", "Mend the value, or leave it empty")
+    return numbers.alias(column)
+
+
+def checked_static(source: Source, items: pl.Series, roles: Roles, categories: Mapping[str, Sequence[str]] | None) -> Static | None:
+    """One value an item of each static column: numbers where all are numbers, else categories.
+
+    Args:
+        source: the file.
+        items: the name of each row's series.
+        roles: the columns.
+        categories: the known values of the columns of categories; None to take those in the file, in alphabetical order.
+    """
+    if not roles.static_features:
+        return None
+    columns = [_static_column(source, column, None if categories is None else column in categories) for column in roles.static_features]
+    rows = source.frame.select(ROW, *columns).with_columns(items).sort("item_id", ROW)
+    firsts = rows.group_by("item_id", maintain_order=True).first()
+    for column in roles.static_features:
+        other = rows.join(firsts.select("item_id", first=column), on="item_id").filter(pl.col(column) != pl.col("first"))
+        if not other.is_empty():
+            row, item, value, first = other.sort(ROW).select(ROW, "item_id", column, "first").row(0)
+            source.fail(
+                f"column '{column}', {source.unit} {row}: '{value}' differs from '{first}' before it in series '{item}'. "
+                "A static feature has one value a series; name a column that changes with --past-features or --future-features."
+            )
+    texts = [column.name for column in columns if _is_text(column)]
+    known = {c: tuple(sorted(firsts[c].unique())) if categories is None else tuple(categories[c]) for c in texts}
+    for column in texts:
+        new = rows.filter(~pl.col(column).is_in(known[column]))
+        if not new.is_empty():
+            row, value = new.sort(ROW).select(ROW, column).row(0)
+            source.fail(f"column '{column}', {source.unit} {row}: the model knows no '{value}'. It knows: {', '.join(known[column])}.")
+    return Static(firsts.select("item_id", *roles.static_features), known)
+
+
+def _static_column(source: Source, column: str, as_category: bool | None) -> pl.Series:
+    """Float64, or text where not all of it is numbers (None) or it is to be a category."""
+    values = _plain(source.frame[column])
+    source.refuse_first(column, values.is_null(), "missing", "A static feature needs a value in every row; write one such as 'unknown'")
+    numbers = None if values.dtype == pl.Boolean else as_number(values)
+    if as_category is None:
+        as_category = numbers is None or numbers.null_count() > 0
+    if as_category:
+        return values.cast(pl.String).alias(column)
+    return checked_numbers(source, column)

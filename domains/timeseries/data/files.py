@@ -1,0 +1,121 @@
+"""Files of tables: what is in them as it stands, and errors that name the place."""
+
+import difflib
+import subprocess
+import sys
+from dataclasses import dataclass
+from pathlib import Path
+from typing import NoReturn
+
+import polars as pl
+
+from titans_seq.errors import UserError
+
+ROW = "__row__"
+_PROBE = "import sys, polars; polars.read_parquet(sys.argv[1])"
+SUFFIXES = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t", ".parquet": None}
+"""Kinds of tables with their separators. A Monash .tsf is no table (tsf.py)."""
+
+
+@dataclass(frozen=True)
+class Source:
+    """A file, or a part of one, as read: its own columns and `ROW`, the number of each row in terms of `unit` ("line" or "row")."""
+
+    path: Path
+    frame: pl.DataFrame
+    unit: str
+
+    @property
+    def columns(self) -> list[str]:
+        """Names of the file's own columns."""
+        return [column for column in self.frame.columns if column != ROW]
+
+    def fail(self, message: str) -> NoReturn:
+        """Raise a UserError that names the file."""
+        raise UserError(f"{self.path}: {message}") from None
+
+    def require(self, column: str, option: str) -> None:
+        """Refuse the name of a column that the file does not have."""
+        if column in self.columns:
+            return
+        close = difflib.get_close_matches(column, self.columns, n=1, cutoff=0.5)
+        guess = f" Did you mean '{close[0]}'?" if close else ""
+        self.fail(f"there is no column '{column}' ({option}).{guess} The columns are: {', '.join(self.columns)}.")
+
+    def refuse_first(self, column: str, bad: pl.Series, what: str, mend: str) -> None:
+        """Refuse the first row where `bad` holds, if there is one, with its value."""
+        if not bad.any():
+            return
+        found = self.frame.filter(bad).select(ROW, column)
+        try:
+            row, value = found.row(0)
+        except (ValueError, OverflowError, pl.exceptions.PanicException):  # polars has years that Python has not
+            row, value = found.select(ROW, pl.col(column).to_physical()).row(0)
+        shown = "an empty value" if value is None else f"'{value!s:.40}'"
+        more = f" ({bad.sum()} such values in all)" if bad.sum() > 1 else ""
+        self.fail(f"column '{column}', {self.unit} {row}: {shown} is {what}{more}. {mend}.")
+
+
+def find_file(path: Path, suffixes: tuple[str, ...]) -> str:
+    """The suffix of a file that exists and ends in one of `suffixes`."""
+    try:
+        exists = path.exists()
+    except OSError as error:  # too long a name
+        raise UserError(f"{path}: is no usable path ({error.strerror}).") from None
+    if not exists:
+        raise UserError(f"{path}: no such file. Check the path; it is looked up from {Path.cwd()}.")
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder. Name one file in it.")
+    suffix = next((s for s in suffixes if path.name.lower().endswith(s)), None)
+    if suffix is None:
+        raise UserError(f"{path}: unknown kind of file. Use one of {', '.join(suffixes)}.")
+    return suffix
+
+
+def open_source(path: Path, suffix: str) -> Source:
+    """The rows of a table; blank lines are left out."""
+    separator = SUFFIXES[suffix]
+    unit = "row" if separator is None else "line"
+    try:
+        frame = _read_parquet(path) if separator is None else _read_text(path, separator)
+    except pl.exceptions.NoDataError:
+        raise UserError(f"{path}: the file is empty. It needs a header line and one line a time step.") from None
+    except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
+        raise UserError(f"{path}: cannot be read as {suffix}: {explain(error)}") from None
+    if ROW in frame.columns:
+        raise UserError(f"{path}: a column is called '{ROW}', a name that is used inside. Rename it.")
+    source = Source(path, frame.with_row_index(ROW, offset=1 if unit == "row" else 2), unit)
+    for column in frame.columns:
+        if unit == "line" and "_duplicated_" in column and column.rpartition("_duplicated_")[0] in frame.columns:
+            source.fail(f"two columns are called '{column.rpartition('_duplicated_')[0]}'. Rename one of them.")
+    rows = source.frame.filter(~pl.all_horizontal(pl.all().exclude(ROW).is_null()))
+    if rows.is_empty():
+        source.fail("holds no rows below its header. It needs one row a time step.")
+    return Source(path, rows, unit)
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    """Once in a process of its own first: where a damaged file has polars ask for more memory than there is, it ends the process."""
+    probe = subprocess.run([sys.executable, "-P", "-c", _PROBE, str(path)], capture_output=True, check=False)
+    if probe.returncode not in (0, 1):  # 1 is an exception, which comes here as well
+        why = (probe.stderr.decode(errors="replace").strip().splitlines() or [f"status {probe.returncode}"])[0]
+        raise UserError(f"{path}: cannot be read as .parquet, it is damaged: its reader was ended ({why:.200}). Write the file again.")
+    return pl.read_parquet(path)
+
+
+def _read_text(path: Path, separator: str) -> pl.DataFrame:
+    """Every column as text, so that a value that is no number can be shown as it stands in the file."""
+    frame = pl.read_csv(path, separator=separator, infer_schema=False)
+    if frame.width == 1 and ";" in frame.columns[0]:
+        frame = pl.read_csv(path, separator=";", infer_schema=False)
+    return frame
+
+
+def explain(error: Exception) -> str:
+    """An error of polars in one line, with what mends it."""
+    message = str(error).strip().splitlines()[0]
+    if "utf-8" in message:
+        return f"{message}. Save it with UTF-8 encoding."
+    if "more fields" in message:
+        return "a line has more fields than the header. Quote values that hold the separator, or mend the line."
+    return f"{message}. Write the file again, or check that its ending tells its kind."

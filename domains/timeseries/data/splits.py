@@ -1,0 +1,99 @@
+"""What is trained on, what is held out, and whether the series are long enough for it."""
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+
+from domains.timeseries.data.mapped import Table
+from titans_seq.errors import UserError
+
+_BLOCK = 1 << 16
+
+
+def held_out_steps(prediction_length: int, windows: int, distance: int | None = None) -> int:
+    """Steps at the end of a series that `windows` windows, `distance` apart (default: one after the other), cover together."""
+    return prediction_length + (windows - 1) * (distance or prediction_length) if windows else 0
+
+
+def split(table: Table | Sequence[dict[str, Any]], prediction_length: int, windows: int, distance: int | None = None) -> tuple[Any, Any]:
+    """Hold out the end of every series.
+
+    Args:
+        table: the series, or GluonTS entries.
+        prediction_length: steps of a window.
+        windows: held-out windows.
+        distance: steps from the start of one window to that of the next; None for windows that follow one another.
+
+    Returns:
+        A GluonTS TrainingDataset of all that comes before the first window, and a GluonTS TestData with, for each series,
+        `windows` windows of `prediction_length` steps; the input of each is everything before it.
+    """
+    from gluonts.dataset.split import split as gluonts_split
+
+    entries = table.to_gluonts() if isinstance(table, Table) else table
+    training, template = gluonts_split(entries, offset=-held_out_steps(prediction_length, windows, distance))
+    return training, template.generate_instances(prediction_length, windows=windows, distance=distance or prediction_length)
+
+
+def check_length(
+    table: Table,
+    prediction_length: int,
+    context_length: int,
+    windows: int,
+    season_length: int = 1,
+    distance: int | None = None,
+) -> None:
+    """Refuse series too short to train on and then to test on `windows` held-out horizons.
+
+    Each item needs max(context_length + prediction_length, season_length + 1) steps before the held-out ones, and there at
+    least one value in every channel.
+
+    Raises:
+        UserError: with the length there is, the length needed and what to change.
+    """
+    item, length = table.items.select("item_id", "len").row(table.items["len"].arg_min() or 0)
+    history = max(context_length + prediction_length, season_length + 1)
+    held_out = held_out_steps(prediction_length, windows, distance)
+    if length < history + held_out:
+        because = f"context {context_length} + prediction length {prediction_length}"
+        because = because if history > season_length + 1 else f"season {season_length} + 1"
+        raise UserError(
+            f"Series '{item}' has {length} steps of {table.step}; {history + held_out} are needed: {because} to train on, "
+            f"and {windows} held-out windows of {prediction_length} to test on. Give a shorter --prediction-length, "
+            f"--context-length or --season-length, fewer --windows, or a longer series."
+        )
+    for entry in table.to_gluonts():
+        target = entry["target"]
+        for column, values in zip(table.targets, target[:, : target.shape[1] - held_out], strict=True):
+            if not _any_observed(values):
+                raise UserError(
+                    f"Column '{column}' of series '{entry['item_id']}' has no value before the {held_out} held-out steps, "
+                    f"so there is nothing to learn from. Leave it out with --target, or hold out fewer steps."
+                )
+
+
+def _any_observed(values_T: np.ndarray) -> bool:
+    """Whether there is a value; looked for from the end, a block at a time, as the array may be on the disk."""
+    return any(np.isfinite(values_T[max(0, stop - _BLOCK) : stop]).any() for stop in range(len(values_T), 0, -_BLOCK))
+
+
+def check_contexts(table: Table, prediction_length: int, context_length: int, windows: int, distance: int | None = None) -> None:
+    """Every forecast that will be made (at the end, and of each held-out window) needs something to go by.
+
+    Raises:
+        UserError: a channel has fewer than two observed values in the context of one of them.
+    """
+    for entry in table.to_gluonts():
+        target = entry["target"]
+        for window in range(windows + 1):
+            stop = target.shape[1] - held_out_steps(prediction_length, window, distance)
+            seen = np.isfinite(target[:, max(0, stop - context_length) : stop]).sum(axis=1)
+            for channel, count in zip(table.targets, seen, strict=True):
+                if count < 2:
+                    last = entry["start"] + stop - 1
+                    raise UserError(
+                        f"item {entry['item_id']!r}, column {channel!r}: {count} observed values in the {context_length} steps "
+                        f"up to {last}; "
+                        "a forecast needs at least 2. Leave the column out, give a longer --context-length, or fewer --windows."
+                    )

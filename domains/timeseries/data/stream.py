@@ -1,0 +1,133 @@
+"""Rows as they arrive, at the end of a file that grows or through a pipe."""
+
+import io
+import os
+import sys
+import time
+from collections.abc import Iterator, Mapping, Sequence
+from pathlib import Path
+
+import pandas as pd
+import polars as pl
+
+from domains.timeseries.data.columns import checked_items, checked_numbers, checked_static, checked_times
+from domains.timeseries.data.files import ROW, Source, explain
+from domains.timeseries.data.grid import refuse_off_grid
+from domains.timeseries.data.table import Roles, Static
+from titans_seq.errors import UserError
+
+_CHUNK = 1 << 20
+
+Lines = list[tuple[int, str]]
+"""Lines with their numbers, the first of a file being 1."""
+
+
+def follow(path: Path | None, *, interval: float = 1.0, idle: float | None = None) -> Iterator[Lines]:
+    """Complete lines as they come: all that a file holds, then what is appended; or standard input where there is no path.
+
+    Args:
+        path: the file; None for standard input, which ends when it is closed.
+        interval: seconds between two looks at a file.
+        idle: seconds without a new line after which a file is left; None for never.
+
+    Raises:
+        UserError: no such file, it becomes shorter, or a line is no UTF-8.
+    """
+    if path is None:
+        yield from _numbered(_chunks(sys.stdin.fileno()), "standard input")
+        return
+    if not path.is_file():
+        raise UserError(f"{path}: no such file. Check the path; it is looked up from {Path.cwd()}.")
+    with path.open("rb") as file:
+        yield from _numbered(_growth(path, file.fileno(), interval, idle), str(path))
+
+
+def _chunks(descriptor: int) -> Iterator[bytes]:
+    while chunk := os.read(descriptor, _CHUNK):
+        yield chunk
+
+
+def _growth(path: Path, descriptor: int, interval: float, idle: float | None) -> Iterator[bytes]:
+    read, last = 0, time.monotonic()
+    while idle is None or time.monotonic() - last <= idle:
+        if os.fstat(descriptor).st_size < read:
+            raise UserError(f"{path}: became shorter while it was read. A watched file may only grow; start again.")
+        new = b"".join(_chunks(descriptor))
+        if new:
+            read, last = read + len(new), time.monotonic()
+            yield new
+        else:
+            time.sleep(interval)
+
+
+def _numbered(chunks: Iterator[bytes], name: str) -> Iterator[Lines]:
+    rest, number = b"", 0
+    for chunk in chunks:
+        *whole, rest = (rest + chunk).split(b"\n")
+        if whole:
+            yield [(number + i, _text(line, number + i, name)) for i, line in enumerate(whole, 1)]
+            number += len(whole)
+    if rest:
+        yield [(number + 1, _text(rest, number + 1, name))]
+
+
+def _text(line: bytes, number: int, name: str) -> str:
+    try:
+        return line.decode("utf-8-sig" if number == 1 else "utf-8").rstrip("\r")
+    except UnicodeDecodeError:
+        raise UserError(f"{name}: line {number}: is no UTF-8. Save the file with UTF-8 encoding.") from None
+
+
+class RowReader:
+    """Turns lines below a header into checked rows, as `read_table` reads a whole file.
+
+    Args:
+        path: to name in errors.
+        header: the first line.
+        roles: what the columns are.
+        step: pandas offset alias of the timestamps.
+        categories: known values of static categories.
+
+    Attributes:
+        first: the first timestamp of each item.
+    """
+
+    def __init__(self, path: Path, header: str, roles: Roles, step: str, categories: Mapping[str, Sequence[str]]) -> None:
+        self.path, self.header, self.roles, self.categories = path, header, roles, categories
+        self.step, self._offset = step, pd.tseries.frequencies.to_offset(step)
+        self._separator = "\t" if "\t" in header else ";" if ";" in header and "," not in header else ","
+        self.first: dict[str, pd.Timestamp] = {}
+        source = self._source([(1, header)])
+        own = [c for c in (roles.timestamp, roles.item_id, *roles.values, *roles.static_features) if c is not None]
+        for column in own:
+            source.require(column, "that the model was trained on")
+
+    def read(self, lines: Lines) -> tuple[pl.DataFrame, Static | None]:
+        """Columns `ROW`, item_id, timestamp and the values, null where missing, sorted by item and time; and static features.
+
+        Raises:
+            UserError: with the line, for what cannot be used.
+        """
+        source, roles = self._source(lines), self.roles
+        times, items = checked_times(source, roles.timestamp, bare_years=True), checked_items(source, roles.item_id)
+        numbers = [checked_numbers(source, column) for column in roles.values]
+        frame = source.frame.select(ROW, items, times, *numbers).sort("item_id", "timestamp", ROW)
+        for row, item, moment in frame.select(ROW, "item_id", "timestamp").iter_rows():
+            if not self._on_grid(item, pd.Timestamp(moment)):
+                refuse_off_grid(source, (row, item, moment), self.step, 1)
+        return frame, checked_static(source, items, roles, self.categories)
+
+    def _source(self, lines: Lines) -> Source:
+        kept = [(number, line) for number, line in lines if line.strip() and number > 1]
+        text = "\n".join([self.header, *(line for _, line in kept)]) + "\n"
+        try:
+            frame = pl.read_csv(io.BytesIO(text.encode()), separator=self._separator, infer_schema=False)
+        except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
+            raise UserError(f"{self.path}: lines {lines[0][0]} to {lines[-1][0]}: {explain(error)}") from None
+        return Source(self.path, frame.with_columns(pl.Series(ROW, [number for number, _ in kept], dtype=pl.UInt32)), "line")
+
+    def _on_grid(self, item: str, moment: pd.Timestamp) -> bool:
+        first = self.first.setdefault(item, moment)
+        if isinstance(self._offset, pd.tseries.offsets.Tick):
+            return (moment - first) % pd.Timedelta(self._offset) == pd.Timedelta(0)
+        return bool(self._offset.is_on_offset(moment))

@@ -1,0 +1,147 @@
+"""Several series that are observed as their rows arrive, each by an `OnlineForecaster`."""
+
+from collections import deque
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, field
+from datetime import datetime
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+from urllib.parse import quote
+
+import numpy as np
+import pandas as pd
+import polars as pl
+from gluonts.model.forecast import Forecast
+
+from domains.timeseries.data import Roles, quiet_pandas
+from domains.timeseries.data.files import ROW
+from domains.timeseries.data.stream import Lines, RowReader
+from domains.timeseries.data.table import stamps_from
+from domains.timeseries.online import OnlineForecaster
+from titans_seq.errors import UserError
+
+if TYPE_CHECKING:
+    from domains.timeseries.estimator import TitansPredictor
+
+
+@dataclass
+class _Stream:
+    """One series. recent: its last steps, (C,) each, for a plot; known: features ahead by their period."""
+
+    online: OnlineForecaster
+    recent: deque[tuple[pd.Period, np.ndarray]]
+    known: dict[pd.Period, np.ndarray] = field(default_factory=dict)
+    last: datetime | None = None
+
+
+class Streams:
+    """The series of a table that arrives row by row.
+
+    Args:
+        predictor: of a trained model.
+        reader: of the rows.
+        folder: with the states of the series, which are gone on from and kept up to date; None to begin anew and keep none.
+    """
+
+    def __init__(self, predictor: "TitansPredictor", reader: RowReader, folder: Path | None = None) -> None:
+        self.predictor, self.reader, self.folder = predictor, reader, folder
+        self.freq: str = predictor.model.config.freq or ""
+        self._streams: dict[str, _Stream] = {}
+
+    @property
+    def roles(self) -> Roles:
+        """What the columns are."""
+        return self.reader.roles
+
+    def observe(self, lines: Lines) -> list[str]:
+        """Read rows; the items that were among them.
+
+        Where features are known ahead, a row whose targets are all missing is not observed but what is known of its step; a row with
+        targets for the same step may follow.
+
+        Raises:
+            UserError: with the line, for what cannot be used.
+        """
+        frame, static = self.reader.read(lines)
+        fixed = {} if static is None else dict(zip(static.frame["item_id"], static.fields(), strict=True))
+        items = frame.partition_by("item_id", maintain_order=True)
+        for rows in items:
+            item = rows["item_id"][0]
+            if item not in self._streams:
+                self._streams[item] = self._begin(item, fixed.get(item, {}))
+            try:
+                self._observe(self._streams[item], rows)
+            except ValueError as error:
+                raise UserError(f"{self.reader.path}: series '{item}', line {rows[ROW][-1]} or before: {error}.") from error
+        return [rows["item_id"][0] for rows in items]
+
+    def _begin(self, item: str, fixed: Mapping[str, Any]) -> _Stream:
+        path = self._path(item)
+        if path is not None and path.is_file():
+            online = OnlineForecaster.load(path, self.predictor, item_id=item, late="drop", **fixed)
+        else:
+            online = OnlineForecaster(self.predictor, item_id=item, late="drop", **fixed)
+        return _Stream(online, deque(maxlen=3 * self.predictor.prediction_length))
+
+    def _path(self, item: str) -> Path | None:
+        return None if self.folder is None else self.folder / f"{quote(item, safe='')}.safetensors"
+
+    def _observe(self, stream: _Stream, rows: pl.DataFrame) -> None:
+        roles = self.roles
+        values, past, known = (
+            rows.select(columns).to_numpy().astype(np.float64) for columns in (roles.target, roles.past_features, roles.future_features)
+        )
+        with quiet_pandas():
+            periods = [pd.Period(moment, freq=self.freq) for moment in rows["timestamp"]]
+        if roles.future_features:
+            stream.known.update(zip(periods, known, strict=True))
+        here = np.isfinite(values).any(axis=1) if roles.future_features else np.ones(len(values), bool)
+        if not here.any():
+            return
+        stream.online.observe(
+            values[here],
+            [period for period, one in zip(periods, here, strict=True) if one],
+            feat_dynamic_real=known[here] if roles.future_features else None,
+            past_feat_dynamic_real=past[here] if roles.past_features else None,
+        )
+        stream.recent.extend((period, value) for period, value, one in zip(periods, values, here, strict=True) if one)
+        stream.last = rows.filter(pl.Series(here))["timestamp"][-1]
+        end = stream.online.next_period
+        stream.known = {period: value for period, value in stream.known.items() if period >= end}
+        path = self._path(rows["item_id"][0])
+        if path is not None:
+            path.parent.mkdir(parents=True, exist_ok=True)
+            stream.online.save(path)
+
+    def last(self, item: str) -> datetime | None:
+        """Timestamp of the newest observed row; None before the first."""
+        return self._streams[item].last
+
+    def counts(self, item: str) -> dict[str, int]:
+        """Steps read, those of them that were missing, and rows that came too late, all of them since the stream began."""
+        online = self._streams[item].online
+        return {"steps": online.steps, "missing": online.missing, "late": online.dropped}
+
+    def forecast(self, item: str) -> Forecast | None:
+        """Of the steps after the newest row; None where nothing has been observed yet or too little is known ahead."""
+        stream, steps = self._streams[item], self.predictor.prediction_length
+        if stream.online.steps == stream.online.missing:
+            return None
+        if not self.roles.future_features:
+            return stream.online.predict()
+        ahead = [stream.known.get(stream.online.next_period + i) for i in range(steps)]
+        if any(known is None for known in ahead):
+            return None
+        return stream.online.predict(feat_dynamic_real=np.stack([known for known in ahead if known is not None]))
+
+    def history(self, item: str) -> dict[str, Any]:
+        """The newest rows as a GluonTS entry, NaN for steps without one."""
+        recent = dict(self._streams[item].recent)
+        start, end = min(recent), max(recent)
+        index = pd.period_range(start, end)
+        missing = np.full(len(self.roles.target), np.nan)
+        return {"item_id": item, "start": start, "target": np.stack([recent.get(period, missing) for period in index], axis=1)}
+
+    def stamps(self, item_id: str, start: pd.Period, length: int) -> Sequence[datetime]:
+        """As `SeriesTable.stamps`."""
+        return stamps_from(self.reader.first[item_id].to_pydatetime(), self.freq, self.reader.step, start, length)

@@ -1,0 +1,165 @@
+"""Rows as they arrive: whole lines only, in any pieces, with the errors of a table; and forecasts that go on where they were."""
+
+import os
+import sys
+import threading
+import time
+from datetime import datetime, timedelta
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+
+from domains.timeseries import online
+from domains.timeseries.data import Roles
+from domains.timeseries.data.stream import RowReader, follow
+from domains.timeseries.estimator import TitansEstimator
+from domains.timeseries.streams import Streams
+from titans_seq.errors import UserError
+
+STEPS, HEADER = 60, "day,shop,sold,visits,price,region"
+ROLES = Roles(
+    timestamp="day", item_id="shop", target=("sold",), past_features=("visits",), future_features=("price",), static_features=("region",)
+)
+CATEGORIES = {"region": ("north", "south")}
+START = datetime(2024, 1, 1)
+
+
+def row(n: int, shop: str = "a", future: bool = False) -> str:
+    sold, visits = ("", "") if future else (n % 7 + 0.5, n % 5)
+    return f"{START + timedelta(days=n):%Y-%m-%d},{shop},{sold},{visits},{n % 3},{'north' if shop == 'a' else 'south'}"
+
+
+def numbered(*rows: str, first: int = 2) -> list[tuple[int, str]]:
+    return list(enumerate(rows, first))
+
+
+def reader() -> RowReader:
+    return RowReader(Path("live.csv"), HEADER, ROLES, "D", CATEGORIES)
+
+
+@pytest.fixture(scope="module")
+def predictor():
+    rng = np.random.default_rng(0)
+    features = {"feat_dynamic_real": rng.normal(size=(1, STEPS)), "past_feat_dynamic_real": rng.normal(size=(1, STEPS))}
+    entry = {"start": pd.Period(START, "D"), "target": rng.normal(size=(1, STEPS)), "feat_static_cat": np.array([0]), **features}
+    small = {"dim": 8, "num_layers": 1, "variant": "lmm", "memory": {"num_heads": 2, "expansion": 1}}
+    sizes = {"prediction_length": 3, "context_length": 8, "batch_size": 4, "num_batches_per_epoch": 2, "max_epochs": 1, "num_channels": 1}
+    features_of_model = {"num_feat_dynamic_real": 1, "num_past_feat_dynamic_real": 1, "cardinality": [2]}
+    return TitansEstimator(freq="D", titans=small, progress=False, **sizes, **features_of_model).train([entry])
+
+
+def test_a_growing_file_is_followed_by_whole_lines(tmp_path):
+    path = tmp_path / "live.csv"
+    path.write_text("\ufeffa,b\r\n1,2\r\n3,")
+
+    def grow():
+        for text in ("4\n", "5,6\n7,8\n", "9"):
+            time.sleep(0.2)
+            with path.open("a") as file:
+                file.write(text)
+
+    thread = threading.Thread(target=grow)
+    thread.start()
+    lines = [line for batch in follow(path, interval=0.02, idle=1.0) for line in batch]
+    thread.join()
+    assert lines == [(1, "a,b"), (2, "1,2"), (3, "3,4"), (4, "5,6"), (5, "7,8"), (6, "9")]
+
+
+def test_a_pipe_ends_when_it_is_closed(monkeypatch):
+    out, into = os.pipe()
+    monkeypatch.setattr(sys, "stdin", os.fdopen(out))
+    os.write(into, b"a,b\n1,2\n3")
+    os.close(into)
+    assert list(follow(None)) == [[(1, "a,b"), (2, "1,2")], [(3, "3")]]
+    sys.stdin.close()
+
+
+def test_a_file_that_shrinks_or_is_no_text(tmp_path):
+    path = tmp_path / "live.csv"
+    path.write_text("a,b\n1,2\n")
+    lines = follow(path, interval=0.01, idle=5.0)
+    next(lines)
+    path.write_text("a\n")
+    with pytest.raises(UserError, match=r"live\.csv: became shorter"):
+        next(lines)
+    path.write_bytes(b"a,b\n1,\xe9\n")
+    with pytest.raises(UserError, match=r"live\.csv: line 2: is no UTF-8"):
+        next(follow(path))
+    with pytest.raises(UserError, match="no such file"):
+        next(follow(tmp_path / "none.csv"))
+
+
+@pytest.mark.parametrize(
+    ("line", "parts"),
+    [
+        ("2024-01-02,a,many,1,1,north", ["column 'sold', line 9", "'many'", "no number"]),
+        ("2024-13-02,a,1,1,1,north", ["column 'day', line 9", "no time"]),
+        ("2024-01-02 07:00,a,1,1,1,north", ["line 9", "07:00", "regular grid"]),
+        ("2024-01-02,a,inf,1,1,north", ["'sold', line 9", "not finite"]),
+        ("2024-01-02,a,1,1,1,east", ["'region', line 9", "knows no 'east'"]),
+        ("2024-01-02,,1,1,1,north", ["'shop', line 9", "no item"]),
+        ("2024-01-02,a,1,1,1,north,7", ["lines 9 to 9", "more fields"]),
+    ],
+)
+def test_errors_name_the_line(line, parts):
+    made = reader()
+    made.read(numbered(row(0)))
+    with pytest.raises(UserError) as caught:
+        made.read(numbered(line, first=9))
+    for part in ("live.csv", *parts):
+        assert part in str(caught.value)
+
+
+def test_a_header_without_a_column():
+    with pytest.raises(UserError, match=r"live\.csv: there is no column 'visits' \(that the model was trained on\)"):
+        RowReader(Path("live.csv"), HEADER.replace("visits", "visit"), ROLES, "D", CATEGORIES)
+
+
+def rows_of_two_shops() -> list[str]:
+    past = [row(n, shop) for n in range(30) for shop in "ab" if n != 12]
+    return past + [row(n, shop, future=True) for n in (30, 31, 32) for shop in "ab"]
+
+
+def test_pieces_of_any_size_and_a_state_give_the_same_forecasts(predictor, tmp_path):
+    rows = rows_of_two_shops()
+    whole = Streams(predictor, reader())
+    assert whole.observe(numbered(*rows)) == ["a", "b"]
+    assert whole.counts("a") == {"steps": 30, "missing": 1, "late": 0}
+    assert whole.last("b") == START + timedelta(days=29)
+    pieces = Streams(predictor, reader(), tmp_path / "states")
+    for first in range(0, 40, 7):
+        pieces.observe(numbered(*rows[first : min(first + 7, 40)], first=2 + first))
+    resumed = Streams(predictor, reader(), tmp_path / "states")  # reads the file anew: what it has read already is late
+    resumed.observe(numbered(*rows))
+    assert sorted(path.name for path in (tmp_path / "states").iterdir()) == ["a.safetensors", "b.safetensors"]
+    assert resumed.counts("a") == {"steps": 30, "missing": 1, "late": 20}  # the half that was read before
+    for item in "ab":
+        forecast, again = whole.forecast(item), resumed.forecast(item)
+        assert forecast.start_date == pd.Period(START + timedelta(days=30), "D")
+        np.testing.assert_allclose(again.quantile(0.9), forecast.quantile(0.9), rtol=1e-4, atol=1e-5)
+        assert whole.history(item)["target"].shape == (1, 9)
+    assert whole.stamps("a", forecast.start_date, 2) == [START + timedelta(days=30), START + timedelta(days=31)]
+
+
+def test_no_forecast_without_values_or_without_what_is_known_ahead(predictor):
+    streams = Streams(predictor, reader())
+    streams.observe(numbered(row(0)))
+    assert streams.forecast("a") is None
+    streams.observe(numbered(row(1, future=True), row(2, future=True)))
+    assert streams.forecast("a") is None
+    streams.observe(numbered(row(3, future=True)))
+    first = streams.forecast("a")
+    streams.observe(numbered(row(1)))  # what was the future comes true: one more step has to be known
+    assert streams.forecast("a") is None
+    streams.observe(numbered(row(4, future=True)))
+    assert streams.forecast("a").start_date == first.start_date + 1
+
+
+def test_a_gap_that_must_be_a_mistake_names_the_line(predictor, monkeypatch):
+    monkeypatch.setattr(online, "LONGEST_GAP", 50)
+    streams = Streams(predictor, reader())
+    streams.observe(numbered(row(0)))
+    with pytest.raises(UserError, match=r"live\.csv: series 'a', line 3 or before: .* leaves a gap of"):
+        streams.observe([(3, row(60))])
