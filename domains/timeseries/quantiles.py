@@ -1,0 +1,82 @@
+"""A forecast's quantiles as an array, and how they are scored and moved.
+
+Shapes: Q levels, H steps ahead, C channels.
+"""
+
+from collections.abc import Sequence
+from dataclasses import dataclass
+from functools import cached_property
+from itertools import pairwise
+
+import numpy as np
+from gluonts.model.forecast import Forecast, QuantileForecast
+
+SMALLEST = 1e-12
+RELATIVE = 1e-6
+SHARE = 1e-2
+"""Of a forecast's mean spread: the least that a step's spread may be."""
+
+
+@dataclass(frozen=True)
+class Levels:
+    """Levels of quantiles, strictly between 0 and 1 in rising order, at least 2.
+
+    Raises:
+        ValueError: other levels.
+    """
+
+    values: tuple[float, ...]
+
+    def __post_init__(self) -> None:
+        if len(self.values) < 2 or not all(a < b for a, b in pairwise((0.0, *self.values, 1.0))):
+            raise ValueError(f"quantiles must be two levels or more, strictly between 0 and 1 in rising order, got {list(self.values)}")
+
+    @cached_property
+    def outward(self) -> np.ndarray:
+        """(Q,): -1 for levels below the median, whose quantiles are missed by values under them; 1 for the others."""
+        return np.where(np.array(self.values) < 0.5, -1.0, 1.0)
+
+    @cached_property
+    def tails(self) -> np.ndarray:
+        """(Q,): how often a value is to lie beyond each quantile, outward."""
+        values = np.array(self.values)
+        return np.where(values < 0.5, values, 1 - values)
+
+    def scores(self, quantiles: np.ndarray, actual: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        """How far values (H, C) lie beyond quantiles (Q, H, C), in units of the spread (H, C); negative where they do not."""
+        return self.outward[:, None, None] * (actual - quantiles) / spread
+
+    def corrected(self, quantiles: np.ndarray, corrections: np.ndarray) -> np.ndarray:
+        """Quantiles (Q, H, C) moved outward by corrections (Q, H, C) in units of their spread.
+
+        A quantile is at least as far out as those nearer to the median, so none is missed more often than it would be by itself.
+        """
+        moved = quantiles + self.outward[:, None, None] * spread_of(quantiles) * corrections
+        split = int((self.outward < 0).sum())
+        lower, upper = moved[:split], moved[split:]
+        if len(lower) and len(upper):
+            inner = np.minimum(lower[-1], upper[0]), np.maximum(lower[-1], upper[0])
+            lower, upper = np.concatenate([lower[:-1], inner[0][None]]), np.concatenate([inner[1][None], upper[1:]])
+        return np.concatenate([np.minimum.accumulate(lower[::-1])[::-1], np.maximum.accumulate(upper)])
+
+
+def spread_of(quantiles: np.ndarray) -> np.ndarray:
+    """The unit of each step and channel, (Q, H, C) -> (H, C): the distance of the outermost quantiles, never zero."""
+    spread = quantiles[-1] - quantiles[0]
+    level = RELATIVE * np.abs(quantiles).max(0)
+    return np.maximum(np.maximum(spread, SHARE * spread.mean(0)), np.maximum(level, SMALLEST))
+
+
+def quantiles_of(forecast: Forecast, levels: Sequence[float]) -> np.ndarray:
+    """(Q, H, C) float64; levels that a QuantileForecast does not store are interpolated by GluonTS."""
+    steps = forecast.prediction_length
+    return np.stack([np.reshape(forecast.quantile(level), (steps, -1)) for level in levels]).astype(np.float64)
+
+
+def forecast_of(like: Forecast, levels: Levels, quantiles: np.ndarray) -> QuantileForecast:
+    """A forecast of quantiles (Q, H, C); its item, start, shape and mean, where one is stored, are those of `like`."""
+    keys = list(map(str, levels.values))
+    arrays = quantiles.reshape(len(keys), *np.shape(like.quantile(levels.values[0])))
+    if not isinstance(like, QuantileForecast) or "mean" in like.forecast_keys:
+        keys, arrays = ["mean", *keys], np.concatenate([np.reshape(like.mean, (1, *arrays.shape[1:])), arrays])
+    return QuantileForecast(arrays, start_date=like.start_date, forecast_keys=keys, item_id=like.item_id, info=like.info)
