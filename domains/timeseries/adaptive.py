@@ -1,8 +1,8 @@
 """Intervals that adapt while a stream runs: each quantile is moved by how often it was missed of late.
 
-The quantile tracker of conformal PID control (Angelopoulos, Candès and Tibshirani 2023, arXiv 2307.16895, section 2.1): online gradient steps
-on the quantile loss of the scores, of a size in proportion to the scores seen of late. Over the long run a quantile is missed as often as its
-level says, whatever the series does. Shapes: Q levels, H steps ahead, C channels, K forecasts that wait for what comes true.
+The quantile tracker of conformal PID control (Angelopoulos, Candès and Tibshirani 2023, arXiv 2307.16895, section 2.1): online gradient
+steps on the quantile loss of the scores, of a size in proportion to the scores seen of late. Over the long run a quantile is missed as
+often as its level says, whatever the series does. Shapes: Q levels, H steps ahead, C channels, K forecasts that wait for what comes true.
 """
 
 import math
@@ -44,41 +44,40 @@ class QuantileTracker:
         rate: of a step, as a share of the largest score of late; 0 leaves the corrections as they are.
 
     Attributes:
-        corrections: as they are now.
+        corrections: (Q, H, C) as they are now.
+        largest: (Q, H, C), scores of late.
         missed, scored: (Q, H, C) and (H, C), how often each quantile was missed (outward), of how many values.
+        origins: (K, C), number of the first step of each forecast that waits; -1 for none.
+        base, added, units: (K, Q, H, C), (K, Q, H, C) and (K, H, C), its quantiles as the model made them, the corrections that were
+            added to them, and its spread.
     """
 
     def __init__(self, levels: Levels, corrections: np.ndarray, rate: float = RATE) -> None:
         if not 0 <= rate < math.inf:
             raise ValueError(f"rate must be at least 0 and finite, got {rate}")
-        levels_, steps, channels = corrections.shape
+        count, steps, channels = corrections.shape
         self.levels, self.rate = levels, rate
         self.corrections = corrections.astype(np.float64)
         self.largest = np.zeros_like(self.corrections)
-        self.missed, self.scored = np.zeros((levels_, steps, channels), np.int64), np.zeros((steps, channels), np.int64)
+        self.missed, self.scored = np.zeros((count, steps, channels), np.int64), np.zeros((steps, channels), np.int64)
         waiting = min(steps, WAITING)
         self.origins = np.full((waiting, channels), -1)
-        self.base = np.zeros((waiting, levels_, steps, channels))
-        self.issued = np.zeros_like(self.base)
-        self.units = np.zeros((waiting, steps, channels))
+        self.base = np.zeros((waiting, count, steps, channels))
+        self.added = np.zeros_like(self.base)
+        self.units = np.ones((waiting, steps, channels))
 
-    def correct(self, quantiles: np.ndarray) -> np.ndarray:
-        """Quantiles (Q, H, C) of a forecast, corrected."""
-        return self.levels.corrected(quantiles, self.corrections)
+    def issue(self, step: int, quantiles: np.ndarray) -> np.ndarray:
+        """The quantiles (Q, H, C) of a forecast of the steps from number `step` on, corrected; it waits to be scored.
 
-    def issue(self, step: int, quantiles: np.ndarray, issued: np.ndarray) -> None:
-        """Keep a forecast of the steps from number `step` on: quantiles (Q, H, C) as the model made them, and as they were issued.
-
-        Where the horizon is longer than `WAITING` steps, one that follows too soon after the last that is kept will not be scored.
+        Where the horizon is longer than `WAITING` steps, one that follows too soon after the last that waits will not be scored.
         """
-        steps = quantiles.shape[1]
-        last = int(self.origins.max())
-        if last >= 0 and step < last + -(-steps // len(self.origins)):
-            return
-        slot = int(self.origins.max(1).argmin())
-        self.origins[slot] = np.where(np.isfinite(issued).all((0, 1)), step, -1)
-        self.base[slot], self.issued[slot] = np.nan_to_num(quantiles), np.nan_to_num(issued)
-        self.units[slot] = spread_of(self.base[slot])
+        units, last = spread_of(quantiles), int(self.origins.max())
+        if last < 0 or step >= last + -(-quantiles.shape[1] // len(self.origins)):
+            slot, finite = int(self.origins.max(1).argmin()), np.isfinite(quantiles).all((0, 1))
+            self.origins[slot] = np.where(finite, step, -1)
+            self.base[slot], self.added[slot] = np.where(finite, quantiles, 0.0), self.corrections
+            self.units[slot] = np.where(finite, units, 1.0)
+        return self.levels.corrected(quantiles, self.corrections, units)
 
     @property
     def last_step(self) -> int:
@@ -89,17 +88,13 @@ class QuantileTracker:
         """Score the forecasts of step number `step` by its values (C,), NaN where missing, and take a gradient step."""
         ages = step - self.origins  # (K, C)
         slots, channels = np.nonzero((self.origins >= 0) & (ages < self.base.shape[2]) & np.isfinite(values))
-        if not len(slots):
-            return
-        ahead = ages[slots, channels]  # no two forecasts are of the same number of steps ahead
-        outward, tails = self.levels.outward, self.levels.tails
-        beyond = outward * (values[channels, None] - self.base[slots, :, ahead, channels]) / self.units[slots, ahead, channels, None]
-        missed = outward * (values[channels, None] - self.issued[slots, :, ahead, channels]) > 0  # (n, Q)
-        place = (slice(None), ahead, channels)
-        largest = np.maximum(np.abs(beyond).T, math.exp(-1 / MEMORY) * self.largest[place])
-        self.largest[place] = largest
-        self.corrections[place] += self.rate * largest * (missed - tails).T
-        self.missed[place] += missed.T
+        ahead, y = ages[slots, channels], values[channels]  # no two forecasts are of the same number of steps ahead
+        base, added = (x[slots, :, ahead, channels].T for x in (self.base, self.added))  # (Q, n)
+        units = self.units[slots, ahead, channels]
+        scores, place = self.levels.scores(base, y, units), (slice(None), ahead, channels)
+        self.largest[place] = np.maximum(np.abs(scores), math.exp(-1 / MEMORY) * self.largest[place])
+        self.corrections[place] += self.rate * self.largest[place] * ((scores > added) - self.levels.tails[:, None])
+        self.missed[place] += self.levels.scores(self.levels.corrected(base, added, units), y, units) > 0
         self.scored[ahead, channels] += 1
 
     def coverage(self, channel_names: Sequence[str] | None = None) -> pl.DataFrame:
@@ -122,11 +117,11 @@ class AdaptiveState(State):
     scored: Tensor
     origins: Tensor
     base: Tensor
-    issued: Tensor
+    added: Tensor
     units: Tensor
 
 
-ARRAYS = ("corrections", "largest", "missed", "scored", "origins", "base", "issued", "units")
+ARRAYS = ("corrections", "largest", "missed", "scored", "origins", "base", "added", "units")
 
 
 class AdaptiveForecaster(OnlineForecaster):
@@ -162,10 +157,8 @@ class AdaptiveForecaster(OnlineForecaster):
     def predict(self, feat_dynamic_real: Any = None) -> Forecast:
         """As of `OnlineForecaster`, with quantiles corrected by what came true so far; it is kept to be scored."""
         forecast = super().predict(feat_dynamic_real)
-        quantiles = quantiles_of(forecast, self.tracker.levels.values)
-        issued = self.tracker.correct(quantiles)
-        self.tracker.issue(self.steps, quantiles, issued)
-        return forecast_of(forecast, self.tracker.levels, issued)
+        levels = self.tracker.levels
+        return forecast_of(forecast, levels, self.tracker.issue(self.steps, quantiles_of(forecast, levels.values)))
 
     def coverage(self, channel_names: Sequence[str] | None = None) -> pl.DataFrame:
         """How often what came true lay inside the intervals that `predict` gave, as the table of `coverage.coverage`."""

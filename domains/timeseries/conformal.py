@@ -1,7 +1,7 @@
 """Quantiles that hold: split-conformal calibration of any GluonTS predictor.
 
-Shapes: Q levels, H steps ahead, C channels, n forecasts. What calibration adds to a quantile is in units of the forecast's own spread, so that
-series of unlike scale share it.
+Shapes: Q levels, H steps ahead, C channels, n forecasts. What calibration adds to a quantile is in units of the forecast's own spread, so
+that series of unlike scale share it.
 """
 
 from collections.abc import Iterator, Sequence
@@ -57,7 +57,7 @@ class Calibration:
                 f"the calibration is of {steps} steps and {channels} channels, the forecast has {quantiles.shape[1]} steps and "
                 f"{quantiles.shape[2]} channels"
             )
-        return forecast_of(forecast, self.levels, self.levels.corrected(quantiles, self.corrections))
+        return forecast_of(forecast, self.levels, self.levels.corrected(quantiles, self.corrections, spread_of(quantiles)))
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file, whole or not at all."""
@@ -156,8 +156,8 @@ def load_calibrated(folder: str | Path, univariate: bool = False, batch_size: in
 def calibrate(predictor: Predictor, test_data: TestData, quantiles: Sequence[float] | None = None) -> CalibratedPredictor:
     """Correct the quantiles of `predictor` so that each holds on windows like those of `test_data`.
 
-    Conformalised quantile regression with each tail by itself (Romano, Patterson and Candès 2019, theorem 2), for each level, step ahead and
-    channel; scores are in units of the forecast's own spread (Sesia and Candès 2020). Of n windows, the k-th smallest score is taken,
+    Conformalised quantile regression with each tail by itself (Romano, Patterson and Candès 2019, theorem 2), for each level, step ahead
+    and channel; scores are in units of the forecast's own spread (Sesia and Candès 2020). Of n windows, the k-th smallest score is taken,
     k = ceil((1 - tail) (n + 1)): where windows are exchangeable, the next value lies beyond a quantile with at most the probability of its
     tail. Windows of one series follow one another, so in practice this holds as far as the series stays what it was; `online` adapts.
 

@@ -35,8 +35,8 @@ def coverage(
 
     Returns:
         One row a channel, step (1 .. H) and interval: channel, step, interval, coverage, below and above (shares under the lower and over
-        the upper bound; on a bound is inside), count of values, and low and high: coverages that the count leaves open (Clopper and Pearson's
-        exact 95 % interval, of independent windows; that of overlapping ones is wider).
+        the upper bound; on a bound is inside), count of values, and low and high: coverages that the count leaves open (Clopper and
+        Pearson's exact 95 % interval, of independent windows; that of overlapping ones is wider).
     """
     pairs = [_bounds(interval) for interval in intervals]
     below: Any = 0

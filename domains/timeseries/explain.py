@@ -29,8 +29,9 @@ def surprise(predictor: TitansPredictor, entry: Mapping[str, Any], channel_names
         channel_names: C names; None for channel_0, ..
 
     Returns:
-        A row a step, channel, block and head: item_id, channel, timestamp (the step's start), patch, block, head, surprise, and relative: over
-        the mean of that head over the series, so that heads compare. Steps after the last complete patch have not been read yet and have none.
+        A row a step, channel, block and head: item_id, channel, timestamp (the step's start), patch, block, head, surprise, and relative:
+        over the mean of that head over the series, so that heads compare. Steps after the last complete patch have not been read yet and
+        have none.
 
     Raises:
         ValueError: the entry does not fit, or has no complete patch.
@@ -121,8 +122,5 @@ def memory_effect(
     made = {"on": list(predictor.predict(entries))}
     with frozen_memory(predictor.model):
         made["off"] = list(predictor.predict(entries))
-    parts = [
-        forecast_table(forecasts, channel_names, table=table).select(pl.lit(name).alias("memory"), pl.all())
-        for name, forecasts in made.items()
-    ]
-    return pl.concat(parts)
+    tables = {name: forecast_table(forecasts, channel_names, table=table) for name, forecasts in made.items()}
+    return pl.concat([rows.select(pl.lit(name).alias("memory"), pl.all()) for name, rows in tables.items()])

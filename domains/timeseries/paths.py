@@ -1,7 +1,7 @@
 """Sample paths: the quantiles of a forecast, tied together over steps and channels as the series' own past was.
 
-The Schaake shuffle (Clark, Gangopadhyay, Hay, Rajagopalan and Wilby 2004): each step's samples are those of its forecast, and path i has the
-rank at each step that window i of the past had there. Shapes: n paths, T steps of history, H steps ahead, C channels.
+The Schaake shuffle (Clark, Gangopadhyay, Hay, Rajagopalan and Wilby 2004): each step's samples are those of its forecast, and path i has
+the rank at each step that window i of the past had there. Shapes: n paths, T steps of history, H steps ahead, C channels.
 """
 
 from collections.abc import Callable, Iterator

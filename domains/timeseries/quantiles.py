@@ -43,21 +43,26 @@ class Levels:
         return np.where(values < 0.5, values, 1 - values)
 
     def scores(self, quantiles: np.ndarray, actual: np.ndarray, spread: np.ndarray) -> np.ndarray:
-        """How far values (H, C) lie beyond quantiles (Q, H, C), in units of the spread (H, C); negative where they do not."""
-        return self.outward[:, None, None] * (actual - quantiles) / spread
+        """How far values (..) lie beyond quantiles (Q, ..), in units of the spread (..); negative where they do not."""
+        return self._by_level(self.outward, quantiles) * (actual - quantiles) / spread
 
-    def corrected(self, quantiles: np.ndarray, corrections: np.ndarray) -> np.ndarray:
-        """Quantiles (Q, H, C) moved outward by corrections (Q, H, C) in units of their spread.
+    def corrected(self, quantiles: np.ndarray, corrections: np.ndarray, spread: np.ndarray) -> np.ndarray:
+        """Quantiles (Q, ..) moved outward by corrections (Q, ..) in units of the spread (..).
 
         A quantile is at least as far out as those nearer to the median, so none is missed more often than it would be by itself.
         """
-        moved = quantiles + self.outward[:, None, None] * spread_of(quantiles) * corrections
+        moved = quantiles + self._by_level(self.outward, quantiles) * spread * corrections
         split = int((self.outward < 0).sum())
         lower, upper = moved[:split], moved[split:]
         if len(lower) and len(upper):
-            inner = np.minimum(lower[-1], upper[0]), np.maximum(lower[-1], upper[0])
-            lower, upper = np.concatenate([lower[:-1], inner[0][None]]), np.concatenate([inner[1][None], upper[1:]])
+            inner = np.minimum(lower[-1:], upper[:1]), np.maximum(lower[-1:], upper[:1])
+            lower, upper = np.concatenate([lower[:-1], inner[0]]), np.concatenate([inner[1], upper[1:]])
         return np.concatenate([np.minimum.accumulate(lower[::-1])[::-1], np.maximum.accumulate(upper)])
+
+    @staticmethod
+    def _by_level(x: np.ndarray, like: np.ndarray) -> np.ndarray:
+        """(Q,) with the dimensions of (Q, ..)."""
+        return x.reshape(-1, *[1] * (like.ndim - 1))
 
 
 def spread_of(quantiles: np.ndarray) -> np.ndarray:
