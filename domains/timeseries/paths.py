@@ -31,8 +31,8 @@ def sample_paths(forecast: Forecast, target: np.ndarray, num_samples: int, seaso
     """n paths whose marginals are those of `forecast`, at the levels (i + 1/2) / n, and whose dependence is that of past windows.
 
     Windows are taken at the forecast's own phase of the season as far as they reach, then at the phases next to it, the latest first, and
-    relative to the mean of the steps before them (at most a season), as a forecast knows its level. With fewer windows than paths each is
-    used for several. The same arguments give the same paths.
+    relative to the mean of the season before them, as a forecast knows its level. With fewer windows than paths each is used for several.
+    The same arguments give the same paths.
 
     Args:
         forecast: of H steps, with quantiles.
@@ -44,7 +44,7 @@ def sample_paths(forecast: Forecast, target: np.ndarray, num_samples: int, seaso
         ValueError: fewer than 2 whole windows.
     """
     history = np.atleast_2d(np.asarray(target)[..., -LONGEST_HISTORY:].astype(np.float64)).T  # (T, C)
-    windows = past_windows(history, forecast.prediction_length, season_length, num_samples)
+    windows = past_windows(history, forecast.prediction_length, season_length, max(2, num_samples))
     if len(windows) < 2:
         raise ValueError(
             f"item {forecast.item_id!r}: sample paths take the dependence between steps from past windows of {forecast.prediction_length} "
@@ -64,7 +64,7 @@ def sample_paths(forecast: Forecast, target: np.ndarray, num_samples: int, seaso
 
 def past_windows(history: np.ndarray, steps: int, season_length: int, limit: int) -> np.ndarray:
     """At most `limit` windows of H steps of a history (T, C), as `sample_paths` says, each less the mean of the steps before: (m, H, C)."""
-    before = min(season_length, steps)
+    before = max(1, min(season_length, (len(history) - steps) // 2))
     observed = np.isfinite(history)
     seen = observed.any(0)
     missing = np.concatenate([[0], (~observed[:, seen]).any(1).cumsum()])
