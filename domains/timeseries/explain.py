@@ -16,6 +16,11 @@ from domains.timeseries.metrics import forecast_table
 from domains.timeseries.windows import Series
 from titans_seq.memory import NeuralMemory, frozen_memory
 
+BEFORE = 32
+"""Patches over which surprise is usual."""
+FEWEST = 4
+"""Patches before one that its surprise is compared with, at least."""
+
 
 def surprise(predictor: TitansPredictor, entry: Mapping[str, Any], channel_names: Sequence[str] | None = None) -> pl.DataFrame:
     """How much each step of a series surprised the memories that read it, from its first step on.
@@ -30,8 +35,8 @@ def surprise(predictor: TitansPredictor, entry: Mapping[str, Any], channel_names
 
     Returns:
         A row a step, channel, block and head: item_id, channel, timestamp (the step's start), patch, block, head, surprise, and relative:
-        over the mean of that head over the series, so that heads compare. Steps after the last complete patch have not been read yet and
-        have none.
+        over the median of that head over the `BEFORE` patches before, null for the first few. A memory that has read little is surprised
+        by all, so that `relative` tells events, and compares heads. Steps after the last complete patch have not been read and have no row.
 
     Raises:
         ValueError: the entry does not fit, or has no complete patch.
@@ -59,8 +64,6 @@ def _surprise_table(by_head: np.ndarray, series: Series, names: Sequence[str]) -
     length = series.config.patch_length
     with quiet_pandas():
         stamps = pd.period_range(series.start, periods=patches * length).to_timestamp().to_numpy()
-    mean = by_head.mean(-1, keepdims=True)
-    relative = np.divide(by_head, mean, out=np.ones_like(by_head), where=mean > 0)
     steps = np.arange(patches * length)
     c, step, block, head = (
         part.ravel() for part in np.meshgrid(np.arange(channels), steps, np.arange(blocks), np.arange(heads), indexing="ij")
@@ -75,9 +78,18 @@ def _surprise_table(by_head: np.ndarray, series: Series, names: Sequence[str]) -
             "block": block,
             "head": head,
             "surprise": by_head[place],
-            "relative": relative[place],
+            "relative": (by_head / _usual(by_head))[place],
         }
-    ).with_columns(pl.col("timestamp").cast(pl.Datetime("us")))
+    ).with_columns(pl.col("timestamp").cast(pl.Datetime("us")), pl.col("relative").fill_nan(None))
+
+
+def _usual(by_head: np.ndarray) -> np.ndarray:
+    """Median of the `BEFORE` patches before each of (.., N); NaN where there are fewer than `FEWEST`, or nothing moved."""
+    before = np.pad(by_head, [*[(0, 0)] * (by_head.ndim - 1), (BEFORE, 0)], constant_values=np.nan)[..., :-1]
+    windows = np.lib.stride_tricks.sliding_window_view(before, BEFORE, axis=-1)
+    usual = np.full(by_head.shape, np.nan)
+    usual[..., FEWEST:] = np.nanmedian(windows[..., FEWEST:, :], axis=-1)
+    return np.where(usual > 0, usual, np.nan)
 
 
 @contextmanager

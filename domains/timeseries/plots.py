@@ -145,7 +145,9 @@ def plot_coverage(tables: Mapping[str, pl.DataFrame], path: str | Path | None = 
                 ax.axhline(interval, color=_GREY, lw=0.8, ls=(0, (4, 3)), zorder=0)
                 ax.fill_between(rows["step"], rows["low"], rows["high"], color=colour, alpha=0.12, lw=0)
                 ax.plot(rows["step"], rows["coverage"], color=colour, lw=1.4, marker="o", ms=2.2, label=name)
-                ax.annotate(f"{interval:.0%}", (1, interval), xycoords=("axes fraction", "data"), fontsize=8, color=_GREY, va="center")
+                ax.annotate(
+                    f"{100 * interval:g} %", (1, interval), xycoords=("axes fraction", "data"), fontsize=8, color=_GREY, va="center"
+                )
         ax.set_ylim(0, 1)
         ax.set_ylabel(f"{channel}\nshare inside", fontsize=9)
         _plain(ax)
@@ -168,7 +170,8 @@ def plot_surprise(entry: Mapping[str, Any], surprise: pl.DataFrame, path: str | 
         path: where to write a PNG, if anywhere.
 
     Returns:
-        The figure: the mean over blocks and heads in units of each head's mean, the five most surprising patches marked.
+        The figure: the mean over blocks and heads, each over its mean (grey) and over what was usual just before (blue, `relative`), by
+        which the five most surprising patches are marked.
     """
     channels = surprise["channel"].unique(maintain_order=True).to_list()
     shown = channels[:MAX_PANELS]
@@ -180,20 +183,24 @@ def plot_surprise(entry: Mapping[str, Any], surprise: pl.DataFrame, path: str | 
         series, below = axes[2 * i], axes[2 * i + 1]
         patches = (
             surprise.filter(channel=channel)
+            .with_columns(level=pl.col("surprise") / pl.col("surprise").mean().over("block", "head"))
             .group_by("patch", maintain_order=True)
-            .agg(pl.col("timestamp").min(), pl.col("relative").mean(), pl.col("timestamp").n_unique().alias("steps"))
+            .agg(pl.col("level", "relative").mean(), pl.col("timestamp").n_unique().alias("steps"))
         )
         series.plot(dates, target[i], color=_INK, lw=0.9, label="series")
         length = patches["steps"][0]
         edges = dates[: len(patches) * length : length]
-        below.step(edges, patches["relative"], where="post", color=_BLUE, lw=1.1, label="surprise")
-        for patch in patches.top_k(5, by="relative")["patch"]:
+        below.step(edges, patches["level"], where="post", color=_GREY, lw=0.9)
+        below.step(edges, patches["relative"].cast(pl.Float64), where="post", color=_BLUE, lw=1.3)
+        series.plot([], [], color=_GREY, lw=0.9, label="surprise, over its mean")
+        series.plot([], [], color=_BLUE, lw=1.3, label="surprise, over what was usual before")
+        for patch in patches.drop_nulls("relative").top_k(5, by="relative")["patch"]:
             last = min((patch + 1) * length, len(dates) - 1)
             series.axvspan(dates[patch * length], dates[last], color=_ORANGE, alpha=0.25, lw=0, label="most surprising")
         below.axhline(1, color=_GREY, lw=0.8, ls=(0, (4, 3)), zorder=0)
         below.set_ylim(bottom=0)
         _dress(series, channel, "")
-        _dress(below, "surprise\n(mean = 1)", "")
+        _dress(below, "surprise", "")
     left_out = f"; first {len(shown)} of {len(channels)} channels" if len(shown) < len(channels) else ""
     name = f"{entry['item_id']}: " if entry.get("item_id") is not None else ""
     _head(figure, axes[0], f"{name}what the memory found surprising{left_out}")
@@ -233,8 +240,12 @@ def plot_memory_effect(
         for memory, colour in (("on", _BLUE), ("off", _ORANGE)):
             rows = effect.filter(memory=memory)[place : place + of_entry]
             dates = rows["timestamp"].to_numpy()
-            ax.fill_between(dates, rows["q0.1"], rows["q0.9"], color=colour, alpha=0.15, lw=0)
-            ax.plot(dates, rows["q0.5"], color=colour, lw=1.6, ls="-" if memory == "on" else (0, (4, 2)), label=f"memory {memory}")
+            style = "-" if memory == "on" else (0, (4, 2))
+            ax.plot(dates, rows["q0.5"], color=colour, lw=1.6, ls=style, label=f"memory {memory}")
+            for bound in ("q0.1", "q0.9"):
+                ax.plot(dates, rows[bound], color=colour, lw=0.8, ls=style)
+            if memory == "on":
+                ax.fill_between(dates, rows["q0.1"], rows["q0.9"], color=_BANDS[0][3], lw=0)
         if actuals is not None:
             values = np.atleast_2d(actuals[item]["target"])[channel]
             index = pd.period_range(actuals[item]["start"], periods=len(values))
