@@ -47,9 +47,9 @@ def surprise(predictor: TitansPredictor, entry: Mapping[str, Any], channel_names
         raise ValueError(f"{len(names)} channel names for {c.num_channels} channels")
     if series.length < c.patch_length:
         raise ValueError(f"item {series.item!r}: has {series.length} steps, the model reads patches of {c.patch_length}")
-    static = {"feat_static_real": series.static_real, "feat_static_cat": series.static_cat}
+    static: dict[str, Any] = {"feat_static_real": series.static_real, "feat_static_cat": series.static_cat}
     stream = predictor.online(series.start, **{name: values for name, values in static.items() if len(values)})
-    dynamic = {name: values[:, : series.length].T for name, values in series.dynamic.items() if len(values)}
+    dynamic: dict[str, Any] = {name: values[:, : series.length].T for name, values in series.dynamic.items() if len(values)}
     with recorded_surprise(predictor.model) as recorded:
         stream.observe(np.asarray(series.target).T, **dynamic)
     by_head = np.stack(

@@ -52,7 +52,7 @@ def sample_paths(forecast: Forecast, target: np.ndarray, num_samples: int, seaso
             "Forecast without num_samples, or give a longer history"
         )
     levels = (np.arange(num_samples) + 0.5) / num_samples
-    samples = quantiles_of(forecast, levels)  # (n, H, C), rising along n
+    samples = quantiles_of(forecast, levels.tolist())  # (n, H, C), rising along n
     groups, random = -(-num_samples // len(windows)), np.random.default_rng(0)
     paths = np.empty_like(samples)
     for first in range(groups):

@@ -141,7 +141,8 @@ def plot_coverage(tables: Mapping[str, pl.DataFrame], path: str | Path | None = 
     axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
     for ax, channel in zip(axes, shown, strict=True):
         for (name, table), colour in zip(tables.items(), _SERIES, strict=False):
-            for (interval,), rows in table.filter(channel=channel).group_by("interval", maintain_order=True):
+            for interval in table["interval"].unique(maintain_order=True).to_list():
+                rows = table.filter(channel=channel, interval=interval)
                 ax.axhline(interval, color=_GREY, lw=0.8, ls=(0, (4, 3)), zorder=0)
                 ax.fill_between(rows["step"], rows["low"], rows["high"], color=colour, alpha=0.12, lw=0)
                 ax.plot(rows["step"], rows["coverage"], color=colour, lw=1.4, marker="o", ms=2.2, label=name)
@@ -152,8 +153,8 @@ def plot_coverage(tables: Mapping[str, pl.DataFrame], path: str | Path | None = 
         ax.set_ylabel(f"{channel}\nshare inside", fontsize=9)
         _plain(ax)
     axes[-1].set_xlabel("steps ahead", fontsize=9)
-    counts = first["count"]
-    number = f"{counts.min()} to {counts.max()}" if counts.min() != counts.max() else str(counts.max())
+    counts = sorted(set(first["count"].to_list()))
+    number = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     left_out = f"; first {len(shown)} of {len(channels)} channels" if len(shown) < len(channels) else ""
     _head(figure, axes[0], f"Coverage of the central intervals, {number} windows a step{left_out}")
     if path is not None:
