@@ -26,6 +26,7 @@ from domains.timeseries.config import QUANTILES
 from domains.timeseries.conformal import CalibratedPredictor, Calibration, calibrate, load_calibrated, split_conformal
 from domains.timeseries.coverage import coverage
 from domains.timeseries.estimator import TitansEstimator, TitansPredictor
+from domains.timeseries.plots import plot_coverage
 from domains.timeseries.quantiles import Levels, spread_of
 from titans_seq.errors import UserError
 
@@ -279,3 +280,16 @@ def test_an_adaptive_stream_begins_with_the_calibration_and_goes_on_from_the_dis
         forecaster.save(tmp_path / "stream.safetensors")
         sizes.append((tmp_path / "stream.safetensors").stat().st_size)
     assert sizes[0] == sizes[1]
+
+
+def test_the_plot_of_coverage_shows_each_interval_where_it_was_and_where_it_should_be() -> None:
+    _, template = split(noise(100, 2), offset=-60)
+    test_data = template.generate_instances(5, windows=12)
+    table = coverage(Gaussian(5).predict(test_data.input), test_data, ["a", "b"])
+    figure = plot_coverage({"as trained": table})
+    assert [ax.get_ylabel().split("\n")[0] for ax in figure.axes] == ["a", "b"]
+    drawn = [np.asarray(line.get_ydata()) for line in figure.axes[1].lines if line.get_label() == "as trained"]
+    expected = [table.filter(channel="b", interval=interval)["coverage"].to_numpy() for interval in (0.4, 0.6, 0.8)]
+    np.testing.assert_array_equal(drawn, expected)
+    assert figure.get_suptitle() == "Coverage of the central intervals, 12 windows a step"
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["as trained"]
