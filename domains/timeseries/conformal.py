@@ -4,6 +4,7 @@ Shapes: Q levels, H steps ahead, C channels, n forecasts. What calibration adds 
 that series of unlike scale share it.
 """
 
+import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -21,6 +22,7 @@ from domains.timeseries.adaptive import AdaptiveForecaster
 from domains.timeseries.config import QUANTILES
 from domains.timeseries.coverage import actual_of
 from domains.timeseries.estimator import TitansPredictor, load_predictor
+from domains.timeseries.outputs import smallest_value
 from domains.timeseries.paths import with_paths
 from domains.timeseries.quantiles import Levels, forecast_of, quantiles_of, spread_of
 from titans_seq.errors import UserError
@@ -44,8 +46,8 @@ class Calibration:
     corrections: np.ndarray
     counts: np.ndarray
 
-    def apply(self, forecast: Forecast) -> QuantileForecast:
-        """The forecast with its quantiles corrected; a quantile is never moved over one that is nearer to the median.
+    def apply(self, forecast: Forecast, smallest: float = -math.inf) -> QuantileForecast:
+        """The forecast with its quantiles corrected; none is moved over one that is nearer to the median, or below `smallest`.
 
         Raises:
             ValueError: another number of steps or channels than was calibrated.
@@ -57,7 +59,7 @@ class Calibration:
                 f"the calibration is of {steps} steps and {channels} channels, the forecast has {quantiles.shape[1]} steps and "
                 f"{quantiles.shape[2]} channels"
             )
-        return forecast_of(forecast, self.levels, self.levels.corrected(quantiles, self.corrections, spread_of(quantiles)))
+        return forecast_of(forecast, self.levels, self.levels.corrected(quantiles, self.corrections, spread_of(quantiles)), smallest)
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file, whole or not at all."""
@@ -100,7 +102,10 @@ class CalibratedPredictor(Predictor):
     def predict(self, dataset: Dataset, num_samples: int | None = None) -> Iterator[Forecast]:
         """Forecasts of each entry at the calibrated levels; with `num_samples` that many paths of them instead, as of `TitansPredictor`."""
         if num_samples is None:
-            yield from map(self.calibration.apply, self.predictor.predict(dataset))
+            titans = isinstance(self.predictor, TitansPredictor)
+            smallest = smallest_value(self.predictor.model.config.output) if titans else -math.inf
+            for forecast in self.predictor.predict(dataset):
+                yield self.calibration.apply(forecast, smallest)
         else:
             yield from with_paths(self.predict, dataset, num_samples)
 

@@ -78,10 +78,10 @@ def quantiles_of(forecast: Forecast, levels: Sequence[float]) -> np.ndarray:
     return np.stack([np.reshape(forecast.quantile(level), (steps, -1)) for level in levels]).astype(np.float64)
 
 
-def forecast_of(like: Forecast, levels: Levels, quantiles: np.ndarray) -> QuantileForecast:
-    """A forecast of quantiles (Q, H, C); its item, start, shape and mean, where one is stored, are those of `like`."""
+def forecast_of(like: Forecast, levels: Levels, quantiles: np.ndarray, smallest: float) -> QuantileForecast:
+    """A forecast of quantiles (Q, H, C), none below `smallest`; its item, start, shape and mean, if stored, are those of `like`."""
     keys = list(map(str, levels.values))
-    arrays = quantiles.reshape(len(keys), *np.shape(like.quantile(levels.values[0])))
+    arrays = np.maximum(quantiles, smallest).reshape(len(keys), *np.shape(like.quantile(levels.values[0])))
     if not isinstance(like, QuantileForecast) or "mean" in like.forecast_keys:
         keys, arrays = ["mean", *keys], np.concatenate([np.reshape(like.mean, (1, *arrays.shape[1:])), arrays])
     return QuantileForecast(arrays, start_date=like.start_date, forecast_keys=keys, item_id=like.item_id, info=like.info)

@@ -15,6 +15,7 @@ from gluonts.ev.metrics import MeanWeightedSumQuantileLoss
 from gluonts.model.evaluation import evaluate_model
 from gluonts.model.forecast import Forecast, QuantileForecast
 from gluonts.model.predictor import Predictor
+from gluonts.torch.distributions import NegativeBinomialOutput
 from hypothesis import given
 from hypothesis import strategies as st
 from hypothesis.extra.numpy import arrays
@@ -225,6 +226,7 @@ def test_serialised_and_saved_calibrations_come_back_in_another_process(calibrat
 import numpy as np, pandas as pd
 from pathlib import Path
 from gluonts.model.predictor import Predictor
+from gluonts.torch.distributions import NegativeBinomialOutput
 from domains.timeseries.conformal import load_calibrated
 folder = Path({str(tmp_path)!r})
 entry = {{"item_id": "a", "start": pd.Period("2024-01-01 00:00", freq="h"), "target": np.load(folder / "target.npy")}}
@@ -280,6 +282,26 @@ def test_an_adaptive_stream_begins_with_the_calibration_and_goes_on_from_the_dis
         forecaster.save(tmp_path / "stream.safetensors")
         sizes.append((tmp_path / "stream.safetensors").stat().st_size)
     assert sizes[0] == sizes[1]
+
+
+def test_intervals_of_counts_stay_counts() -> None:
+    """A distribution is calibrated as well, keeps its mean, and no quantile of counts falls below zero."""
+    counts = np.random.default_rng(0).poisson(0.5, size=300).astype(np.float32)
+    settings: dict[str, Any] = {"prediction_length": 4, "freq": "h", "context_length": 32, "progress": False}
+    estimator = TitansEstimator(**settings, distr_output=NegativeBinomialOutput(), max_epochs=1, num_batches_per_epoch=5)
+    predictor = estimator.train([{"start": START, "target": counts[:200]}])
+    _, template = split([{"item_id": "a", "start": START, "target": counts}], offset=-80)
+    test_data = template.generate_instances(4, windows=20)
+    calibrated = calibrate(predictor, test_data, quantiles=(0.1, 0.5, 0.9))
+    calibrated.calibration.corrections[:] = 3.0
+    for forecast, plain in zip(calibrated.predict(test_data.input), predictor.predict(test_data.input), strict=True):
+        assert forecast.quantile(0.1).min() == 0
+        np.testing.assert_array_equal(forecast.mean, plain.mean)
+    stream = calibrated.online(START)
+    stream.observe(counts)
+    forecast = stream.predict()
+    assert forecast.forecast_array.shape == (4, 4)
+    assert forecast.quantile(0.1).min() == 0
 
 
 def test_the_plot_of_coverage_shows_each_interval_where_it_was_and_where_it_should_be() -> None:
