@@ -32,6 +32,8 @@ RATE = 0.05
 """Of a gradient step, as a share of the largest score of late."""
 MEMORY = 100
 """Scores after which the largest counts 1/e."""
+LARGEST = 10.0
+"""Scores beyond it do not make steps larger: a forecast that was all but certain and wrong must not widen those to come beyond measure."""
 WAITING = 32
 """Most forecasts that wait to be scored."""
 
@@ -93,7 +95,7 @@ class QuantileTracker:
         base, added = (x[slots, :, ahead, channels].T for x in (self.base, self.added))  # (Q, n)
         units = self.units[slots, ahead, channels]
         scores, place = self.levels.scores(base, y, units), (slice(None), ahead, channels)
-        self.largest[place] = np.maximum(np.abs(scores), math.exp(-1 / MEMORY) * self.largest[place])
+        self.largest[place] = np.maximum(np.abs(scores).clip(max=LARGEST), math.exp(-1 / MEMORY) * self.largest[place])
         self.corrections[place] += self.rate * self.largest[place] * ((scores > added) - self.levels.tails[:, None])
         self.missed[place] += self.levels.scores(self.levels.corrected(base, added, units), y, units) > 0
         self.scored[ahead, channels] += 1

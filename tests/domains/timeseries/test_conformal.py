@@ -165,6 +165,17 @@ def test_adaptive_coverage_returns_after_a_shift_and_the_fixed_does_not() -> Non
     assert (np.nanmean(fixed[1500:], 0) < 0.4).all()
 
 
+def test_one_forecast_that_was_certain_and_wrong_does_not_spoil_those_to_come() -> None:
+    base = np.tile(norm.ppf(QUANTILES)[:, None, None], (1, 1, 1))
+    tracker = QuantileTracker(LEVELS, np.zeros_like(base))
+    for step, value in enumerate(np.random.default_rng(0).normal(size=1000)):
+        stuck = step in (400, 500, 600)  # a sensor stood still, then jumped
+        issued = tracker.issue(step, np.full_like(base, 5.0) if stuck else base)
+        tracker.arrive(step, np.array([value + 50 * stuck]))
+        assert issued[-1, 0, 0] - issued[0, 0, 0] < 8
+    assert abs(tracker.coverage().filter(interval=0.8)["coverage"][0] - 0.8) < 0.03
+
+
 def test_forecasts_wait_in_constant_room_and_each_is_scored_once() -> None:
     """A horizon longer than the room: forecasts that follow one another too soon are left out, so none waits for ever."""
     horizon = 100
