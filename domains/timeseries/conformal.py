@@ -17,6 +17,8 @@ from gluonts.dataset.common import Dataset
 from gluonts.dataset.split import TestData
 from gluonts.model.forecast import Forecast, QuantileForecast
 from gluonts.model.predictor import Predictor
+from rich.console import Console
+from rich.progress import track
 
 from domains.timeseries.adaptive import AdaptiveForecaster
 from domains.timeseries.config import QUANTILES
@@ -47,7 +49,7 @@ class Calibration:
     counts: np.ndarray
 
     def apply(self, forecast: Forecast, smallest: float = -math.inf) -> QuantileForecast:
-        """The forecast with its quantiles corrected; none is moved over one that is nearer to the median, or below `smallest`.
+        """The forecast with its quantiles corrected and put in order, none below `smallest`.
 
         Raises:
             ValueError: another number of steps or channels than was calibrated.
@@ -158,7 +160,9 @@ def load_calibrated(folder: str | Path, univariate: bool = False, batch_size: in
 # ---- learning the corrections
 
 
-def calibrate(predictor: Predictor, test_data: TestData, quantiles: Sequence[float] | None = None) -> CalibratedPredictor:
+def calibrate(
+    predictor: Predictor, test_data: TestData, quantiles: Sequence[float] | None = None, *, progress: bool = True
+) -> CalibratedPredictor:
     """Correct the quantiles of `predictor` so that each holds on windows like those of `test_data`.
 
     Conformalised quantile regression with each tail by itself (Romano, Patterson and Candès 2019, theorem 2), for each level, step ahead
@@ -171,13 +175,16 @@ def calibrate(predictor: Predictor, test_data: TestData, quantiles: Sequence[flo
         test_data: windows that training has not seen, as `gluonts.dataset.split.split(..)[1].generate_instances(prediction_length,
             windows=.., distance=..)` makes them. With a `distance` shorter than the prediction length, few steps give many windows.
         quantiles: levels to calibrate, in rising order; None for those that the predictor's first forecast stores, else 0.1 to 0.9.
+        progress: show a bar of the windows.
 
     Raises:
         ValueError: too few observed windows for the outermost level (9 for 0.1, 19 for 0.05, 99 for 0.01), or levels out of order.
     """
     levels = None if quantiles is None else Levels(tuple(quantiles))
     scores = []
-    for forecast, label in zip(predictor.predict(test_data.input), test_data.label, strict=True):
+    windows = test_data.windows * len(test_data.dataset) if hasattr(test_data.dataset, "__len__") else None
+    pairs = zip(predictor.predict(test_data.input), test_data.label, strict=True)
+    for forecast, label in track(pairs, "Calibrating", windows, console=Console(stderr=True), disable=not progress):
         levels = levels or _levels_of(forecast)
         made = quantiles_of(forecast, levels.values)
         scores.append(levels.scores(made, actual_of(label), spread_of(made)).astype(np.float32))

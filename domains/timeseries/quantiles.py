@@ -47,17 +47,12 @@ class Levels:
         return self._by_level(self.outward, quantiles) * (actual - quantiles) / spread
 
     def corrected(self, quantiles: np.ndarray, corrections: np.ndarray, spread: np.ndarray) -> np.ndarray:
-        """Quantiles (Q, ..) moved outward by corrections (Q, ..) in units of the spread (..).
+        """Quantiles (Q, ..) moved outward by corrections (Q, ..) in units of the spread (..), and put in order where they cross.
 
-        A quantile is at least as far out as those nearer to the median, so none is missed more often than it would be by itself.
+        So the outermost are at least as far out as their own corrections say, and the others no worse on average (Chernozhukov,
+        Fernández-Val and Galichon 2010).
         """
-        moved = quantiles + self._by_level(self.outward, quantiles) * spread * corrections
-        split = int((self.outward < 0).sum())
-        lower, upper = moved[:split], moved[split:]
-        if len(lower) and len(upper):
-            inner = np.minimum(lower[-1:], upper[:1]), np.maximum(lower[-1:], upper[:1])
-            lower, upper = np.concatenate([lower[:-1], inner[0]]), np.concatenate([inner[1], upper[1:]])
-        return np.concatenate([np.minimum.accumulate(lower[::-1])[::-1], np.maximum.accumulate(upper)])
+        return np.sort(quantiles + self._by_level(self.outward, quantiles) * spread * corrections, axis=0)
 
     @staticmethod
     def _by_level(x: np.ndarray, like: np.ndarray) -> np.ndarray:
