@@ -173,7 +173,8 @@ def calibrate(
     Args:
         predictor: any GluonTS predictor.
         test_data: windows that training has not seen, as `gluonts.dataset.split.split(..)[1].generate_instances(prediction_length,
-            windows=.., distance=..)` makes them. With a `distance` shorter than the prediction length, few steps give many windows.
+            windows=.., distance=..)` makes them. With a `distance` shorter than the prediction length, few steps give many windows; one
+            that shares no factor with the season (5 of 24 hours) lets each step ahead be seen at every time of day.
         quantiles: levels to calibrate, in rising order; None for those that the predictor's first forecast stores, else 0.1 to 0.9.
         progress: show a bar of the windows.
 

@@ -153,7 +153,7 @@ def plot_coverage(tables: Mapping[str, pl.DataFrame], path: str | Path | None = 
         ax.set_ylabel(f"{channel}\nshare inside", fontsize=9)
         _plain(ax)
     axes[-1].set_xlabel("steps ahead", fontsize=9)
-    counts = sorted(set(first["count"].to_list()))
+    counts = sorted({count for table in tables.values() for count in table["count"].to_list()})
     number = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
     left_out = f"; first {len(shown)} of {len(channels)} channels" if len(shown) < len(channels) else ""
     _head(figure, axes[0], f"Coverage of the central intervals, {number} windows a step{left_out}")
