@@ -2,7 +2,7 @@
 
 import tempfile
 import warnings
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -12,6 +12,7 @@ import pandas as pd
 import torch
 from gluonts.core.component import validated
 from gluonts.dataset.common import Dataset
+from gluonts.model.forecast import Forecast
 from gluonts.torch.distributions import Output, QuantileOutput
 from gluonts.torch.model.estimator import PyTorchLightningEstimator, TrainOutput
 from gluonts.torch.model.predictor import PyTorchPredictor
@@ -23,6 +24,7 @@ from domains.timeseries.config import QUANTILES, ForecasterConfig
 from domains.timeseries.model import TitansForecaster
 from domains.timeseries.online import OnlineForecaster
 from domains.timeseries.outputs import LOCATION, describe_output
+from domains.timeseries.paths import with_paths
 from domains.timeseries.presets import default_backbone
 from domains.timeseries.ridge import start_from_ridge
 from domains.timeseries.windows import DYNAMIC, ForecastInstance, RandomWindows, Series, Units, calendar, last_windows
@@ -88,6 +90,22 @@ class TitansPredictor(PyTorchPredictor):
     def online(self, start: pd.Period | None = None, **arguments: Any) -> OnlineForecaster:
         """A stream to carry on (`OnlineForecaster`, which says what `arguments` there are), from the period `start` on."""
         return OnlineForecaster(self, start, **arguments)
+
+    def predict(self, dataset: Dataset, num_samples: int | None = None) -> Iterator[Forecast]:
+        """Forecasts of each entry, in order: quantiles or a distribution of each step.
+
+        Args:
+            dataset: GluonTS entries.
+            num_samples: give so many sample paths instead (gluonts SampleForecast), whose steps and channels depend on one another as in
+                the entry's own history (`paths.sample_paths`).
+
+        Raises:
+            ValueError: an entry does not fit, or its history is too short for paths.
+        """
+        if num_samples is None:
+            yield from super().predict(dataset)
+        else:
+            yield from with_paths(super().predict, dataset, num_samples)
 
     @property
     def model(self) -> TitansForecaster:

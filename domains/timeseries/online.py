@@ -273,9 +273,12 @@ class OnlineForecaster:
 
     def save(self, path: str | Path) -> None:
         """Write the stream to a safetensors file, whole or not at all: some kilobytes a channel, whatever has been observed."""
+        self._snapshot().save(path)
+
+    def _snapshot(self) -> StreamState:
         rows = self._state.moments.weight.new_ones(self.model.config.num_channels, dtype=torch.int64)
         numbers = (self.next_period.ordinal, self._fingerprint(), self.steps, self.missing, self.dropped)
-        StreamState(self._state, torch.stack([number * rows for number in numbers], 1)).save(path)
+        return StreamState(self._state, torch.stack([number * rows for number in numbers], 1))
 
     @classmethod
     def load(cls, path: str | Path, predictor: "TitansPredictor", **arguments: Any) -> "OnlineForecaster":
@@ -286,14 +289,16 @@ class OnlineForecaster:
         """
         saved = StreamState.load(path)
         made = cls(predictor, **arguments)
-        fresh = made._state
-        same_shapes = [x.shape for x in saved.forecaster.tensors()] == [x.shape for x in fresh.tensors()]
-        numbers = saved.numbers
-        if not same_shapes or numbers.shape[1:] != (5,) or int(numbers[0, 1]) != made._fingerprint():
-            raise UserError(f"{path}: is of a stream of another model. Load it with the predictor that it was made with.")
-        made._state = saved.forecaster.to(made.model.linear.weight.device)
-        made._next, _, made.steps, made.missing, made.dropped = (int(number) for number in numbers[0])
+        made._restore(saved, path)
         return made
+
+    def _restore(self, saved: StreamState, path: str | Path) -> None:
+        same_shapes = [x.shape for x in saved.forecaster.tensors()] == [x.shape for x in self._state.tensors()]
+        numbers = saved.numbers
+        if not same_shapes or numbers.shape[1:] != (5,) or int(numbers[0, 1]) != self._fingerprint():
+            raise UserError(f"{path}: is of a stream of another model. Load it with the predictor that it was made with.")
+        self._state = saved.forecaster.to(self.model.linear.weight.device)
+        self._next, _, self.steps, self.missing, self.dropped = (int(number) for number in numbers[0])
 
 
 def _masked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

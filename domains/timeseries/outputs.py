@@ -1,5 +1,6 @@
 """What the forecaster predicts of a step: GluonTS outputs, and how the forecaster uses them."""
 
+import math
 from statistics import NormalDist
 from typing import Any
 
@@ -18,6 +19,11 @@ OUTPUTS: dict[str, type[Output]] = {
 }
 LOCATION = {"quantile": 0, "normal": 0, "student_t": 1, "laplace": 0}
 """Which argument of an output is a location, that a shift of the series shifts; counts have none."""
+
+
+def smallest_value(config: OutputConfig) -> float:
+    """The least value of what is predicted: 0 of counts, -inf else."""
+    return -math.inf if config.kind in LOCATION else 0.0
 
 
 def make_output(config: OutputConfig) -> Output:

@@ -17,6 +17,7 @@ MAX_PANELS = 8
 _INK, _BLUE, _ORANGE, _GREY = "#24292f", "#0969da", "#d4600a", "#8c959f"
 _BANDS = ((0.1, 0.9, "80 %", "#d3e5fa"), (0.25, 0.75, "50 %", "#a3c9f5"))
 """Lower and upper level, name, colour. Levels that a forecast does not store are interpolated by GluonTS."""
+_SERIES = ("#0969da", "#d4600a", "#1a7f37", "#8250df", "#bf3989", "#6e7781")
 
 
 def plot_forecast(
@@ -191,3 +192,153 @@ def _title(
     if num_items < len(history):
         title += f"; first {num_items} of {len(history)} series"
     return title
+
+
+def plot_coverage(tables: Mapping[str, pl.DataFrame], path: str | Path | None = None) -> Figure:
+    """Draw how often intervals held against the steps ahead, a panel a channel (`MAX_PANELS` at most), a dashed line where they should.
+
+    Args:
+        tables: those of `coverage` by what made the forecasts, such as {"before": .., "after calibration": ..}, of the same channels.
+        path: where to write a PNG, if anywhere.
+
+    Returns:
+        The figure. Shaded is what the number of windows leaves open, if they were independent.
+    """
+    first = next(iter(tables.values()))
+    channels = first["channel"].unique(maintain_order=True).to_list()
+    shown = channels[:MAX_PANELS]
+    figure = Figure(figsize=(10, 1.1 + 2.3 * len(shown)), dpi=150, layout="constrained")
+    axes = figure.subplots(len(shown), 1, sharex=True, squeeze=False)[:, 0]
+    for ax, channel in zip(axes, shown, strict=True):
+        for (name, table), colour in zip(tables.items(), _SERIES, strict=False):
+            for interval in table["interval"].unique(maintain_order=True).to_list():
+                rows = table.filter(channel=channel, interval=interval)
+                ax.axhline(interval, color=_GREY, lw=0.8, ls=(0, (4, 3)), zorder=0)
+                ax.fill_between(rows["step"], rows["low"], rows["high"], color=colour, alpha=0.12, lw=0)
+                ax.plot(rows["step"], rows["coverage"], color=colour, lw=1.4, marker="o", ms=2.2, label=name)
+                ax.annotate(
+                    f"{100 * interval:g} %", (1, interval), xycoords=("axes fraction", "data"), fontsize=8, color=_GREY, va="center"
+                )
+        ax.set_ylim(0, 1)
+        ax.set_ylabel(f"{channel}\nshare inside", fontsize=9)
+        _plain(ax)
+    axes[-1].set_xlabel("steps ahead", fontsize=9)
+    counts = sorted({count for table in tables.values() for count in table["count"].to_list()})
+    number = f"{counts[0]} to {counts[-1]}" if len(counts) > 1 else str(counts[0])
+    left_out = f"; first {len(shown)} of {len(channels)} channels" if len(shown) < len(channels) else ""
+    _head(figure, axes[0], f"Coverage of the central intervals, {number} windows a step{left_out}")
+    if path is not None:
+        figure.savefig(path, format="png")
+    return figure
+
+
+def plot_surprise(entry: Mapping[str, Any], surprise: pl.DataFrame, path: str | Path | None = None) -> Figure:
+    """Draw a series and below it how much its steps surprised the memory, two panels a channel (`MAX_PANELS` channels at most).
+
+    Args:
+        entry: the GluonTS entry, target (C, T) or (T,).
+        surprise: the table of `explain.surprise` of it.
+        path: where to write a PNG, if anywhere.
+
+    Returns:
+        The figure: the mean over blocks and heads, each over its mean (grey) and over what was usual just before (blue, `relative`), by
+        which the five most surprising patches are marked.
+    """
+    channels = surprise["channel"].unique(maintain_order=True).to_list()
+    shown = channels[:MAX_PANELS]
+    figure = Figure(figsize=(10, 1.1 + 2.7 * len(shown)), dpi=150, layout="constrained")
+    axes = figure.subplots(2 * len(shown), 1, sharex=True, squeeze=False, height_ratios=[2, 1] * len(shown))[:, 0]
+    target = np.atleast_2d(entry["target"])
+    dates = _dates(pd.period_range(entry["start"], periods=target.shape[1]))
+    for i, channel in enumerate(shown):
+        series, below = axes[2 * i], axes[2 * i + 1]
+        patches = (
+            surprise.filter(channel=channel)
+            .with_columns(level=pl.col("surprise") / pl.col("surprise").mean().over("block", "head"))
+            .group_by("patch", maintain_order=True)
+            .agg(pl.col("level", "relative").mean(), pl.col("timestamp").n_unique().alias("steps"))
+        )
+        series.plot(dates, target[i], color=_INK, lw=0.9, label="series")
+        length = patches["steps"][0]
+        edges = dates[: len(patches) * length : length]
+        below.step(edges, patches["level"], where="post", color=_GREY, lw=0.9)
+        below.step(edges, patches["relative"].cast(pl.Float64), where="post", color=_BLUE, lw=1.3)
+        series.plot([], [], color=_GREY, lw=0.9, label="surprise, over its mean")
+        series.plot([], [], color=_BLUE, lw=1.3, label="surprise, over what was usual before")
+        for patch in patches.drop_nulls("relative").top_k(5, by="relative")["patch"]:
+            last = min((patch + 1) * length, len(dates) - 1)
+            series.axvspan(dates[patch * length], dates[last], color=_ORANGE, alpha=0.25, lw=0, label="most surprising")
+        below.axhline(1, color=_GREY, lw=0.8, ls=(0, (4, 3)), zorder=0)
+        below.set_ylim(bottom=0)
+        _dress(series, channel, "")
+        _dress(below, "surprise", "")
+    left_out = f"; first {len(shown)} of {len(channels)} channels" if len(shown) < len(channels) else ""
+    name = f"{entry['item_id']}: " if entry.get("item_id") is not None else ""
+    _head(figure, axes[0], f"{name}what the memory found surprising{left_out}")
+    figure.align_ylabels(axes)
+    if path is not None:
+        figure.savefig(path, format="png")
+    return figure
+
+
+def plot_memory_effect(
+    history: Sequence[Mapping[str, Any]],
+    effect: pl.DataFrame,
+    path: str | Path | None = None,
+    actuals: Sequence[Mapping[str, Any]] | None = None,
+) -> Figure:
+    """Draw forecasts with what the memory learned and without, a panel a channel of the first items (`MAX_PANELS` at most).
+
+    Args:
+        history: the GluonTS entries that were forecast.
+        effect: the table of `explain.memory_effect` of them.
+        path: where to write a PNG, if anywhere.
+        actuals: entries with what came true, in the same order.
+
+    Returns:
+        The figure: median and 80 % interval each way.
+    """
+    channels = effect["channel"].unique(maintain_order=True).to_list()
+    num_channels = min(len(channels), MAX_PANELS)
+    num_items = min(len(history), MAX_PANELS // num_channels)
+    figure = Figure(figsize=(10, 1.1 + 1.9 * num_items * num_channels), dpi=150, layout="constrained")
+    axes = figure.subplots(num_items * num_channels, 1, sharex=num_items == 1, squeeze=False)[:, 0]
+    of_entry = effect.height // (2 * len(history) * len(channels))
+    for panel, ax in enumerate(axes):
+        item, channel = divmod(panel, num_channels)
+        _draw_history(ax, dict(history[item]), channel, 3 * of_entry)
+        place = (item * len(channels) + channel) * of_entry
+        for memory, colour in (("on", _BLUE), ("off", _ORANGE)):
+            rows = effect.filter(memory=memory)[place : place + of_entry]
+            dates = rows["timestamp"].to_numpy()
+            style = "-" if memory == "on" else (0, (4, 2))
+            ax.plot(dates, rows["q0.5"], color=colour, lw=1.6, ls=style, label=f"memory {memory}")
+            for bound in ("q0.1", "q0.9"):
+                ax.plot(dates, rows[bound], color=colour, lw=0.8, ls=style)
+            if memory == "on":
+                ax.fill_between(dates, rows["q0.1"], rows["q0.9"], color=_BANDS[0][3], lw=0)
+        if actuals is not None:
+            values = np.atleast_2d(actuals[item]["target"])[channel]
+            index = pd.period_range(actuals[item]["start"], periods=len(values))
+            ax.plot(_dates(index), values, color=_INK, lw=0.7, marker="o", ms=2.6, label="came true")
+        _dress(ax, channels[channel], str(history[item].get("item_id", item)) if num_items > 1 else "")
+    left_out = [f"first {num_channels} of {len(channels)} channels"] if num_channels < len(channels) else []
+    left_out += [f"first {num_items} of {len(history)} series"] if num_items < len(history) else []
+    _head(figure, axes[0], "; ".join(["What the forecast owes to memory: median and 80 % interval", *left_out]))
+    figure.align_ylabels(axes)
+    if path is not None:
+        figure.savefig(path, format="png")
+    return figure
+
+
+def _plain(ax: Axes) -> None:
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.grid(axis="y", color="#d0d7de", lw=0.6)
+    ax.tick_params(labelsize=8, color=_GREY)
+
+
+def _head(figure: Figure, ax: Axes, title: str) -> None:
+    """Title, and a legend of the names in the first panel, each once."""
+    figure.suptitle(title, x=0.01, ha="left", fontsize=12)
+    handles = dict(zip(*reversed(ax.get_legend_handles_labels()), strict=True))
+    figure.legend(handles.values(), handles.keys(), loc="outside lower center", ncols=len(handles), frameon=False, fontsize=9)

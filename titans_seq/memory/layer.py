@@ -4,7 +4,8 @@ Shapes: B batch, T time, H heads, D head width.
 """
 
 import math
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any, cast
@@ -15,6 +16,7 @@ from torch import Tensor, nn
 
 from titans_seq.config import MemoryConfig
 from titans_seq.memory.functional import neural_memory, read_memory
+from titans_seq.memory.rule import key_gradients
 from titans_seq.memory.state import Gates, LocalMemory, MemoryState, MemoryWeights, TwoLevelState
 from titans_seq.memory.two_level import read_two_level, two_level_memory
 from titans_seq.packing import LeftAligned, check_marks, last_rows, token_positions
@@ -32,7 +34,13 @@ class MemoryLayerState(State):
 
 
 class MemoryNetwork(nn.Module):
-    """The outer parameters of one memory: its learned first state and norm, and the maps that make its gates."""
+    """The outer parameters of one memory: its learned first state and norm, and the maps that make its gates.
+
+    Attributes:
+        frozen: the memory neither learns nor forgets, see `frozen_memory`.
+    """
+
+    frozen = False
 
     def _make_network(self, dim: int, config: MemoryConfig) -> None:
         self.config = config
@@ -85,6 +93,9 @@ class MemoryNetwork(nn.Module):
         logits = self.momentum_and_step(x).unflatten(-1, (config.depth, 2, self.heads))  # (B, T, L, 2, H)
         eta, theta = _sigmoid(logits.permute(3, 2, 0, 4, 1)).unbind(0)  # (L, B, H, T) each
         theta = config.max_step * theta
+        if self.frozen:
+            nothing = torch.zeros_like(eta).unbind(0)
+            return [Gates(zero, zero, zero) for zero in nothing]
         if not config.momentum:
             eta = torch.zeros_like(eta)
         return [Gates(*layer) for layer in zip(self._alphas(x, eta), eta.unbind(0), theta.unbind(0), strict=True)]
@@ -178,10 +189,43 @@ class NeuralMemory(MemoryNetwork):
         self, x: Tensor, state: MemoryLayerState | None, impl: str, mask: Tensor | None, reset: Tensor | None
     ) -> tuple[Tensor, MemoryLayerState]:
         """As `forward`, padding behind the tokens of each row."""
-        mixed, tail = self._convolve(self.qkv(x), None if state is None else state.convolution, mask, reset)
-        q, k, v = F.silu(mixed).unflatten(-1, (3, self.heads, self.width)).permute(2, 0, 3, 1, 4).unbind(0)  # (B, H, T, D)
-        y, memory = self._memory(_l2_norm(q), _l2_norm(k), v, x, None if state is None else state.memory, impl, mask, reset)
+        q, k, v, tail = self._project(x, None if state is None else state.convolution, mask, reset)
+        y, memory = self._memory(q, k, v, x, None if state is None else state.memory, impl, mask, reset)
         return self._finish(y, self.gate(x)), MemoryLayerState(memory, tail)
+
+    def _project(
+        self, x: Tensor, tail: Tensor | None, mask: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
+        """q, k, v (B, H, T, D) of x (B, T, dim), and the convolution's next tail."""
+        mixed, tail = self._convolve(self.qkv(x), tail, mask, reset)
+        q, k, v = F.silu(mixed).unflatten(-1, (3, self.heads, self.width)).permute(2, 0, 3, 1, 4).unbind(0)
+        return _l2_norm(q), _l2_norm(k), v, tail
+
+    @torch.no_grad()
+    def surprise(self, x: Tensor, state: MemoryLayerState | None = None) -> Tensor:
+        """How much each token surprises the memory: the norm of its inner loss's gradient (arXiv 2501.00663, section 3.1).
+
+        Of two levels, it is the global memory's. Token by token: meant for a look at a sequence, not for training.
+
+        Args:
+            x: (B, T, dim), as `forward` reads it, without padding.
+            state: of the stream so far, None at its begin; it stays as it is.
+
+        Returns:
+            (B, H, L, T): the Frobenius norm of the gradient by each of the L memory layers, where the rule takes it, before the clip.
+        """
+        state = self.initial_state(len(x)) if state is None else state
+        q, k, v, _ = self._project(x, state.convolution)
+        memory, norms = state.memory, []
+        for t in range(x.shape[1]):
+            q_t, k_t, v_t = (part[:, :, t : t + 1] for part in (q, k, v))
+            now = memory if isinstance(memory, MemoryState) else memory.shared
+            points = now.weights if self.config.gradient == "token" else now.anchor
+            gradients = key_gradients(k_t.to(points[0].dtype), v_t.to(points[0].dtype), points, self.weights)
+            parts = zip(gradients.inputs, gradients.outputs, strict=True)  # rank one: the norm of u g^T is |u| |g|
+            norms.append(torch.stack([torch.linalg.vector_norm(u, dim=-1) * torch.linalg.vector_norm(g, dim=-1) for u, g in parts], 2))
+            _, memory = self._memory(q_t, k_t, v_t, x[:, t : t + 1], memory, "auto", None, None)
+        return torch.cat(norms, -1)
 
     def _memory(
         self,
@@ -270,6 +314,24 @@ class NeuralMemory(MemoryNetwork):
     def _finish(self, y: Tensor, gate: Tensor) -> Tensor:
         """y (B, H, T, D): norm, times the gate (B, T, H D), then projection to (B, T, dim)."""
         return self.output(self.output_norm(y.to(self.output_norm.weight.dtype)).transpose(1, 2).flatten(2) * gate)
+
+
+@contextmanager
+def frozen_memory(model: nn.Module) -> Iterator[None]:
+    """Within it the memories of `model` neither learn nor forget: all their gates are 0.
+
+    A stream that begins within it reads the learned first states W^0 alone: what a model does without what it has read, beyond its
+    attention's window. One that goes on reads its memories as they stand.
+    """
+    memories = [module for module in model.modules() if isinstance(module, MemoryNetwork)]
+    before = [memory.frozen for memory in memories]
+    try:
+        for memory in memories:
+            memory.frozen = True
+        yield
+    finally:
+        for memory, frozen in zip(memories, before, strict=True):
+            memory.frozen = frozen
 
 
 def _l2_norm(x: Tensor) -> Tensor:

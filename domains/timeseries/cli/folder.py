@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from domains.timeseries.cli.options import Lengths
     from domains.timeseries.data import Roles, SeriesTable, Table
     from domains.timeseries.model import TitansForecaster
-    from titans_seq.card import Card, command_line, versions
+    from titans_seq.card import Card
 
 TABLE_NAME = "table.json"
 Missing = Literal["error", "mask"]
