@@ -7,7 +7,6 @@ import shlex
 import sys
 from dataclasses import dataclass
 from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,7 +14,7 @@ import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
-from benchmarks.machine import ROOT, cpu_model, revision
+from benchmarks.machine import ROOT, cpu_model, installed, revision
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -38,14 +37,6 @@ def environment(module: str) -> Report:
         "system": platform.platform(),
         "load": round(os.getloadavg()[0], 2),
     }
-
-
-def installed(package: str) -> str | None:
-    """Version of a package, None where it is not installed."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def write_json(path: Path, found: Report) -> None:

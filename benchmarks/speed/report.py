@@ -11,11 +11,11 @@ from rich import box
 from rich.table import Table
 
 from benchmarks import reporting
-from benchmarks.machine import available_mib, source_digest
+from benchmarks.machine import available_mib, installed, source_digest
 from benchmarks.reporting import Report, Section
 from benchmarks.speed import operations, parity
 from benchmarks.speed.cells import BACKWARD, BATCH, DECODE, DECODE_WINDOW, DEPTH, FORWARD, TIMED_RUNS, WIDTH, Cell, Limits, Result
-from benchmarks.speed.peers import PEERS, installed, packages
+from benchmarks.speed.peers import PEERS, packages
 
 SCHEMA = 2
 README = Section("speed")

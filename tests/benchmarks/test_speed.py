@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import ROOT, git
+from benchmarks.machine import ROOT, git, installed
 from benchmarks.speed import __main__ as command
 from benchmarks.speed import compare, measure, operations, parity, peers, plan, plots, profiling, report, subjects
 from benchmarks.speed.cells import BACKWARD, DECODE, DECODE_WINDOW, DEPTH, FORWARD, WIDTH, Cell, Floor, Limits, Measurement, Result, Spread
@@ -216,7 +216,7 @@ def test_absent_peers_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", [name for name, peer in peers.PEERS.items() if not peer.needs_gpu])
 def test_peers_run(name: str) -> None:
-    if peers.installed(peers.PEERS[name].package) is None:
+    if installed(peers.PEERS[name].package) is None:
         pytest.skip(f"{peers.PEERS[name].package} is not installed: pip install -e '.[bench]'")
     call = subjects.make_call(Cell(name, BACKWARD, 64, expansion=4))
     _, finite = measure.run_once(call, backward=True)
