@@ -98,13 +98,17 @@ class Ridge:
     penalties: tuple[float, ...] = (1.0, 10.0, 100.0, 1_000.0, 10_000.0)
     centres: tuple[str, ...] = tuple(CENTRES)
 
-    def fit(self, train: Windows, validation: Windows, seed: int) -> Fitted:
-        candidates = []
+    def candidates(self, train: Windows, validation: Windows) -> list[tuple[float, str, float, Tensor]]:
+        """Validation error, centre, penalty and weights (L, H) of every combination."""
+        found = []
         for centre in self.centres:
             seen = moments(validation, centre)
             weights = solve(moments(train, centre), self.penalties)
-            candidates += [(seen.mse(w), centre, penalty, w) for penalty, w in zip(self.penalties, weights, strict=True)]
-        _, centre, penalty, weight_LH = min(candidates, key=lambda candidate: candidate[0])
+            found += [(seen.mse(w), centre, penalty, w) for penalty, w in zip(self.penalties, weights, strict=True)]
+        return found
+
+    def fit(self, train: Windows, validation: Windows, seed: int) -> Fitted:
+        _, centre, penalty, weight_LH = min(self.candidates(train, validation), key=lambda candidate: candidate[0])
         chosen = {"centre": centre, "penalty": penalty}
         return Fitted(linear(weight_LH.float(), centre), weight_LH.numel(), chosen)
 

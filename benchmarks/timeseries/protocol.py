@@ -101,12 +101,17 @@ class Errors:
     windows: int
 
 
+class NotFinite(ValueError):
+    """A forecast that is NaN or infinite."""
+
+
 @torch.inference_mode()
 def evaluate(predict: Predict, windows: Windows, batch: int = BATCH) -> Errors:
     """Errors of the forecasts of every window, summed in float64.
 
     Raises:
-        ValueError: forecasts of another shape than the labels, or not finite.
+        ValueError: forecasts of another shape than the labels.
+        NotFinite: forecasts that are not finite.
     """
     squared_HC = absolute_HC = torch.zeros((), dtype=torch.float64)
     for past_BLC, future_BHC in windows.batches(batch):
@@ -117,6 +122,6 @@ def evaluate(predict: Predict, windows: Windows, batch: int = BATCH) -> Errors:
         squared_HC = squared_HC + error_BHC.square().sum(0)
         absolute_HC = absolute_HC + error_BHC.abs().sum(0)
     if not torch.isfinite(squared_HC).all():
-        raise ValueError("forecasts that are not finite")
+        raise NotFinite("forecasts that are not finite")
     by_step_H = squared_HC.mean(1) / len(windows)
     return Errors(float(by_step_H.mean()), float(absolute_HC.mean()) / len(windows), by_step_H.tolist(), len(windows))
