@@ -123,11 +123,16 @@ def show(options: argparse.Namespace, console: Console) -> None:
             section.write(file, sections[section])
 
 
+def quiet() -> None:
+    """No notices of other packages to their developers."""
+    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
+    warnings.filterwarnings("ignore", module="(gluonts|lightning).*")
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     options = parse_arguments(arguments)
     console = Console(width=None if sys.stdout.isatty() else 160, highlight=False, soft_wrap=not sys.stdout.isatty())
-    logging.getLogger("lightning.pytorch").setLevel(logging.WARNING)
-    warnings.filterwarnings("ignore", module="(gluonts|lightning).*")  # notices of other packages to their developers
+    quiet()
     torch.set_num_threads(options.threads)
     try:
         (show if options.table else run)(options, console)

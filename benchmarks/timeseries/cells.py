@@ -66,7 +66,7 @@ class Cell:
     @property
     def label(self) -> str:
         seed = "" if self.seed is None else f", seed {self.seed}"
-        return f"{self.dataset}, look-back {self.look_back}, horizon {self.horizon}: {MODELS[self.model].label}{seed}"
+        return f"{self.dataset}, look-back {self.look_back}, horizon {self.horizon}: {self.model}{seed}"
 
 
 @dataclass(frozen=True)
@@ -77,6 +77,7 @@ class Result:
         windows: test windows, all of them.
         mse, mae: over windows, steps ahead and channels, standardised by the training rows.
         mse_by_step: of each step ahead.
+        scores: of probabilistic forecasts.
         validation_mse: over every validation window.
         chosen: on validation.
         budget: of a trained model.
@@ -92,6 +93,7 @@ class Result:
     mse: float | None = None
     mae: float | None = None
     mse_by_step: list[float] = field(default_factory=list)
+    scores: dict[str, float] = field(default_factory=dict)
     validation_mse: float | None = None
     parameters: int = 0
     chosen: dict[str, Any] = field(default_factory=dict)
@@ -140,4 +142,4 @@ def choose_look_back(dataset: str) -> tuple[int, dict[int, float]]:
 
 def _ridge_validation_mse(dataset: str, look_back: int, horizon: int) -> float:
     parts = split(dataset, look_back, horizon)
-    return min(error for error, *_ in Ridge().candidates(parts.train.sample(CHOICE_WINDOWS), parts.validation))
+    return min(candidate.mse for candidate in Ridge().candidates(parts.train.sample(CHOICE_WINDOWS), parts.validation))

@@ -15,7 +15,7 @@ from benchmarks.timeseries.training import Budget
 from titans_seq.errors import UserError
 
 SCHEMA = 1
-PACKAGES = ("gluonts", "lightning", "numpy", "polars")
+PACKAGES = ("gluonts", "lightning", "numpy", "polars", "statsforecast")
 
 
 def measure(cell: Cell, budget: Budget, run: int = 0) -> Result:
@@ -82,10 +82,9 @@ class Results:
         results = [Result.from_dict(cell) for cell in found["cells"]]
         return cls(path, found["runs"], found["look_backs"], {result.cell: result for result in results})
 
-    def begin(self) -> int:
+    def begin(self, module: str = "benchmarks.timeseries") -> int:
         """Note a run, and give its number."""
-        versions = {name: installed(name) for name in PACKAGES}
-        self.runs.append({**reporting.environment("benchmarks.timeseries"), "versions": versions})
+        self.runs.append({**reporting.environment(module), "versions": {name: installed(name) for name in PACKAGES}})
         return len(self.runs) - 1
 
     def long_look_back(self, dataset: str) -> int:
@@ -95,7 +94,7 @@ class Results:
             self.look_backs[dataset] = {"long": chosen, "validation_mse": {str(n): error for n, error in errors.items()}}
         return self.look_backs[dataset]["long"]
 
-    def holds(self, cell: Cell, budget: Budget) -> bool:
+    def holds(self, cell: Cell, budget: Any) -> bool:
         """Whether a cell is measured already, a trained one within the same budget."""
         known = self.cells.get(cell)
         return known is not None and known.budget in (None, asdict(budget))

@@ -6,7 +6,7 @@ Shape suffixes: B windows of a batch, L look-back, H horizon, C channels.
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Iterator
+from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Protocol
 
@@ -14,7 +14,7 @@ import lightning.pytorch as pl
 import torch
 from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
 from torch import Tensor, nn
-from torch.utils.data import DataLoader, IterableDataset
+from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
 from benchmarks.timeseries.forecasters import Epoch, Fitted
 from benchmarks.timeseries.protocol import Windows, evaluate
@@ -49,20 +49,23 @@ class Network(Protocol):
         ...
 
 
-class Shuffled(IterableDataset):
-    """Batches of training windows in another order every epoch."""
+class ByIndex(Dataset):
+    """Batches of windows by the places of their windows."""
 
-    def __init__(self, windows: Windows, budget: Budget, seed: int) -> None:
-        self.windows, self.budget = windows, budget
-        self.generator = torch.Generator().manual_seed(seed)
+    def __init__(self, windows: Windows) -> None:
+        self.windows = windows
 
     def __len__(self) -> int:
-        return min(self.budget.batches, len(self.windows) // self.budget.batch_size)
+        return len(self.windows)
 
-    def __iter__(self) -> Iterator[tuple[Tensor, Tensor]]:
-        order = torch.randperm(len(self.windows), generator=self.generator)
-        for index in order.split(self.budget.batch_size)[: len(self)]:
-            yield self.windows.take(index)
+    def __getitem__(self, places: list[int]) -> tuple[Tensor, Tensor]:
+        return self.windows.take(torch.tensor(places))
+
+
+def shuffled(windows: Windows, budget: Budget, seed: int) -> DataLoader:
+    """Batches of all windows, in another order every epoch."""
+    order = RandomSampler(range(len(windows)), generator=torch.Generator().manual_seed(seed))
+    return DataLoader(ByIndex(windows), batch_size=None, sampler=BatchSampler(order, budget.batch_size, drop_last=False))
 
 
 class Learner(pl.LightningModule):
@@ -89,7 +92,9 @@ class Learner(pl.LightningModule):
         begin = time.process_time()
         error = evaluate(self.net, self.validation).mse
         loss = float(torch.stack(self.losses).mean())
-        self.epochs.append(Epoch(loss, error, round(seconds, 2), round(cpu_seconds, 2), round(time.process_time() - begin, 2)))
+        self.epochs.append(
+            Epoch(len(self.losses), loss, error, round(seconds, 2), round(cpu_seconds, 2), round(time.process_time() - begin, 2))
+        )
         self.net.train()
         self.log("validation_mse", error)
 
@@ -106,12 +111,14 @@ class Learner(pl.LightningModule):
 def train(net: nn.Module, lr: float, weight_decay: float, train: Windows, validation: Windows, budget: Budget, seed: int) -> list[Epoch]:
     """Train `net` in place; it ends with the weights of its best epoch on validation."""
     learner = Learner(net, lr, weight_decay, validation.sample(budget.validation_windows))
+    loader = shuffled(train, budget, seed)
     with tempfile.TemporaryDirectory(prefix="titans-seq-") as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
         best = ModelCheckpoint(folder, monitor="validation_mse", save_weights_only=True, save_on_train_epoch_end=True)
         stop = EarlyStopping("validation_mse", patience=budget.patience, check_on_train_epoch_end=True, check_finite=True)
         trainer = pl.Trainer(
             max_epochs=budget.epochs,
+            limit_train_batches=min(budget.batches, len(loader)),
             gradient_clip_val=1.0,
             callbacks=[best, stop],
             logger=False,
@@ -121,7 +128,7 @@ def train(net: nn.Module, lr: float, weight_decay: float, train: Windows, valida
             accelerator="gpu" if torch.cuda.is_available() else "cpu",
             devices=1,
         )
-        trainer.fit(learner, DataLoader(Shuffled(train, budget, seed), batch_size=None))
+        trainer.fit(learner, loader)
         weights = torch.load(best.best_model_path, weights_only=True)["state_dict"]
     learner.load_state_dict(weights)
     learner.net.eval()
@@ -143,6 +150,5 @@ class Learned:
         epochs = train(net, self.lr, self.weight_decay, train_windows, validation, self.budget, seed)
         best = min(range(len(epochs)), key=lambda i: epochs[i].validation_mse)
         parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)
-        batches = len(Shuffled(train_windows, self.budget, seed))
-        chosen = {"lr": self.lr, "weight_decay": self.weight_decay, "best_epoch": best + 1, "batches": batches}
+        chosen = {"lr": self.lr, "weight_decay": self.weight_decay, "best_epoch": best + 1, "batches": epochs[0].batches}
         return Fitted(net, parameters, chosen, epochs)
