@@ -19,7 +19,7 @@ class OutputConfig(Config):
         beta: weight of the variance in the loss of a distribution (Seitzer et al. 2022); 0 is its likelihood.
     """
 
-    kind: Literal["quantile", "normal", "student_t", "laplace"] = "quantile"
+    kind: Literal["quantile", "normal", "student_t", "laplace", "negative_binomial"] = "quantile"
     quantiles: tuple[float, ...] = QUANTILES
     beta: float = 0.0
 
@@ -37,13 +37,20 @@ class ForecasterConfig(Config):
 
     Attributes:
         prediction_length: steps ahead.
-        context_length: steps seen.
+        context_length: steps seen by a forecast that begins cold; a stream that is carried on has seen all of it.
         titans: the backbone.
         num_channels: series that are forecast together.
+        channel_mixing: whether channels see one another (attention between the tokens of the same steps); else each is read on its own.
         freq: pandas frequency of the series that it was trained on ("h", "D", ..); None if unknown.
         num_time_features: calendar features a step, each in [-0.5, 0.5] as GluonTS makes them.
+        num_feat_dynamic_real: features of a step that are known ahead.
+        num_past_feat_dynamic_real: features of a step that are known once it is past.
+        num_feat_static_real: numbers that belong to a series as a whole.
+        cardinality: number of categories of each static category of a series.
         patch_length: steps a token.
         horizon_dim: features of each step ahead in the head.
+        linear_length: steps that the linear part sees, the latest; None for context_length, at most 512.
+        scale_length: steps over which the running level and spread forget what was by 1 - 1/e; None for context_length.
         output: what is predicted of each step.
     """
 
@@ -51,14 +58,45 @@ class ForecasterConfig(Config):
     context_length: int
     titans: TitansConfig
     num_channels: int = 1
+    channel_mixing: bool = False
     freq: str | None = None
     num_time_features: int = 0
+    num_feat_dynamic_real: int = 0
+    num_past_feat_dynamic_real: int = 0
+    num_feat_static_real: int = 0
+    cardinality: tuple[int, ...] = ()
     patch_length: int = 8
     horizon_dim: int = 16
+    linear_length: int | None = None
+    scale_length: int | None = None
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def __post_init__(self) -> None:
         super().__post_init__()
         for name in ("prediction_length", "context_length", "num_channels", "patch_length", "horizon_dim"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        self._require("num_time_features", self.num_time_features >= 0, "at least 0")
+        for name in ("num_time_features", "num_feat_dynamic_real", "num_past_feat_dynamic_real", "num_feat_static_real"):
+            self._require(name, getattr(self, name) >= 0, "at least 0")
+        for name in ("linear_length", "scale_length"):
+            self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1 or None")
+        self._require("cardinality", all(n >= 1 for n in self.cardinality), "numbers of categories, each at least 1")
+
+    @property
+    def num_future_feat(self) -> int:
+        """Columns of `future_feat`: the calendar, features known ahead, and whether each of those is there."""
+        return self.num_time_features + 2 * self.num_feat_dynamic_real
+
+    @property
+    def num_past_feat(self) -> int:
+        """Columns of `past_feat`: those of `future_feat`, past features, and whether each of those is there."""
+        return self.num_future_feat + 2 * self.num_past_feat_dynamic_real
+
+    @property
+    def linear_steps(self) -> int:
+        """Steps that the linear part sees."""
+        return min(self.context_length, 512) if self.linear_length is None else self.linear_length
+
+    @property
+    def scale_steps(self) -> int:
+        """Steps over which the running level and spread forget."""
+        return self.context_length if self.scale_length is None else self.scale_length

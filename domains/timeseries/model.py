@@ -1,181 +1,430 @@
-"""The forecaster: instance normalisation, patches, the Titans backbone over patches, a head for the whole horizon.
+"""The forecaster: running normalisation, patches, the Titans backbone over patches, a head for the whole horizon.
 
-Shape suffixes: B batch, L context length, H prediction length, C channels, F time features, N patches, P patch length, E model width.
+Shape suffixes: B batch, C channels, R = B * C rows, T steps, L context length, H prediction length, N patches, P patch length, E width,
+F features of a step, K steps that the linear part sees.
 """
 
 import math
+from dataclasses import dataclass
+from typing import NamedTuple
 
 import torch
-from gluonts.torch.distributions import LaplaceOutput, NormalOutput, Output, QuantileOutput, StudentTOutput
+from gluonts.torch.distributions import QuantileOutput
 from torch import Tensor, nn
 
-from domains.timeseries.config import ForecasterConfig, OutputConfig
-from titans_seq import Titans
+from domains.timeseries.config import ForecasterConfig
+from domains.timeseries.outputs import LOCATION, in_series_units, make_output, shifted, start_neutral
+from domains.timeseries.scaling import SMALLEST, Moments, count_units, real_units, scan
+from titans_seq import Titans, TitansState
 from titans_seq.checkpoint import Pretrained
+from titans_seq.state import State
 
 HARMONICS = 2
-FLAT_CONTEXT = 0.1
-"""A context with less than this share of its series' spread has less weight in training."""
+TOKEN_FACTS = 6
+"""What a token says beside its values: change of level and spread, level and spread in the channel's units, history, share arrived."""
 
 
-OUTPUTS: dict[str, type[Output]] = {
-    "quantile": QuantileOutput,
-    "normal": NormalOutput,
-    "student_t": StudentTOutput,
-    "laplace": LaplaceOutput,
-}
+@dataclass(frozen=True)
+class ForecasterState(State):
+    """Where streams stand: all that a forecast needs, of a size that does not grow. R = B * C rows.
 
-
-def make_output(config: OutputConfig) -> Output:
-    """The GluonTS output that `config` describes."""
-    return QuantileOutput(list(config.quantiles)) if config.kind == "quantile" else OUTPUTS[config.kind](beta=config.beta)
-
-
-def describe_output(output: Output) -> OutputConfig:
-    """Inverse of `make_output`.
-
-    Raises:
-        ValueError: an output that the forecaster cannot serve.
+    titans:   the backbone after the last complete patch.
+    moments:  level and spread after the last complete patch.
+    hidden:   (R, E), what the backbone knew after it; zeros before the first.
+    values:   (R, max(K, P)) float64, the latest values, whatever where not observed.
+    seen:     the same shape, 1 where observed.
+    features: (R, P, F) of the latest steps.
+    pending:  steps after the last complete patch, fewer than P.
     """
-    for kind, output_class in OUTPUTS.items():
-        if type(output) is output_class:
-            levels = {"quantiles": tuple(map(float, output.quantiles))} if isinstance(output, QuantileOutput) else {"beta": output.beta}
-            return OutputConfig.from_dict({"kind": kind, **levels})
-    names = ", ".join(output_class.__name__ for output_class in OUTPUTS.values())
-    raise ValueError(f"distr_output must be one of {names}, got {type(output).__name__}")
+
+    titans: TitansState
+    moments: Moments
+    hidden: Tensor
+    values: Tensor
+    seen: Tensor
+    features: Tensor
+    pending: int
 
 
-def instance_scale(x_BLC: Tensor, observed_BLC: Tensor) -> tuple[Tensor, Tensor]:
-    """Mean and standard deviation of each channel over the observed steps, (B, 1, C) each, in float64.
+class Context(NamedTuple):
+    """Steps to read: x, seen (R, T) float64; features (R, T, F); static, what is added to each token, (R, E) or (C, E)."""
 
-    A channel without variation gets the smallest scale that float32 tells from its level, so that its forecast is its level.
-    """
-    x, seen = x_BLC.double(), observed_BLC.double()
-    count = seen.sum(1, keepdim=True).clamp(min=1)
-    loc = (x * seen).sum(1, keepdim=True) / count
-    variance = ((x - loc).square() * seen).sum(1, keepdim=True) / count
-    return loc, variance.sqrt().clamp(min=1e-12).maximum(1e-6 * loc.abs())
+    x: Tensor
+    seen: Tensor
+    features: Tensor
+    static: Tensor
+
+
+class Outlook(NamedTuple):
+    """Where a forecast is made from: hidden (R, E); loc, scale and weight of history (R,) float64."""
+
+    hidden: Tensor
+    loc: Tensor
+    scale: Tensor
+    weight: Tensor
+
+
+class Reading(NamedTuple):
+    """Of N patches: hidden (R, N, E); loc, scale and weight of history (R, N) float64; titans and moments after the last."""
+
+    hidden: Tensor
+    loc: Tensor
+    scale: Tensor
+    weight: Tensor
+    titans: TitansState
+    moments: Moments
 
 
 def fourier_features(time_features: Tensor) -> Tensor:
-    """Sine and cosine of calendar features in [-0.5, 0.5]: (B, T, F) -> (B, T, 2 * HARMONICS * F), periodic without a jump."""
+    """Sine and cosine of calendar features in [-0.5, 0.5]: (.., F) -> (.., 2 * HARMONICS * F), periodic without a jump."""
     angles = torch.cat([2 * math.pi * n * time_features for n in range(1, HARMONICS + 1)], dim=-1)
     return torch.cat([angles.sin(), angles.cos()], dim=-1)
+
+
+class ChannelMixing(nn.Module):
+    """Attention between the tokens of all channels at the same steps, added to them; it begins as nothing."""
+
+    def __init__(self, width: int, num_heads: int) -> None:
+        super().__init__()
+        self.norm = nn.RMSNorm(width)
+        self.attention = nn.MultiheadAttention(width, num_heads, batch_first=True)
+        nn.init.zeros_(self.attention.out_proj.weight)
+
+    def forward(self, tokens_BCNE: Tensor) -> Tensor:
+        """(B, C, N, E) -> (B, C, N, E)."""
+        x = self.norm(tokens_BCNE).transpose(1, 2).flatten(0, 1)  # (B N, C, E)
+        mixed, _ = self.attention(x, x, x, need_weights=False)
+        return tokens_BCNE + mixed.unflatten(0, (-1, tokens_BCNE.shape[2])).transpose(1, 2)
 
 
 class TitansForecaster(Pretrained):
     """Probabilistic forecasts of C channels, each read by the same backbone with an embedding that tells it apart.
 
-    The context is normalised per channel and cut into patches of values, observed flags and calendar; the backbone reads them in order,
-    and what it knows after the last one, with the normalised context itself (a linear map, as in DLinear) and the calendar of each step
-    ahead, gives the parameters of `distr_output`, a GluonTS output, for every step and channel.
+    Values are cut into patches, each normalised by the level and spread of all before its end (`scaling`), and read in order with observed
+    flags, calendar and features. What the backbone knows after the last one, and the calendar and features of each step ahead, give the
+    parameters of `distr_output`, a GluonTS output, for every step and channel, around a linear forecast from the latest values (as in
+    DLinear). A stream is carried on by `observe` and forecast by `predict`; `forward` does both for a context that begins cold.
+
+    Attributes:
+        channel_loc, channel_scale: (C,) level and spread of each channel in the training data.
+        feature_loc, feature_scale: of features known ahead, past features and static features, in this order.
     """
 
     model_type = "titans_forecaster"
     config_class = ForecasterConfig
+    channel_loc: Tensor
+    channel_scale: Tensor
+    feature_loc: Tensor
+    feature_scale: Tensor
 
     def __init__(self, config: ForecasterConfig) -> None:
         super().__init__()
         self.config = c = config
         self.distr_output = make_output(c.output)
         width = c.titans.dim
-        self.num_patches = -(-c.context_length // c.patch_length)
-        self.calendar_dim = 2 * HARMONICS * c.num_time_features
-        self.embed = nn.Linear(c.patch_length * 2 + self.calendar_dim, width)
+        calendar = 2 * HARMONICS * c.num_time_features
+        dynamic = 2 * (c.num_feat_dynamic_real + c.num_past_feat_dynamic_real)
+        self.embed = nn.Linear(c.patch_length * (2 + dynamic) + calendar + TOKEN_FACTS, width)
         self.channel_embedding = nn.Parameter(torch.zeros(c.num_channels, width))
+        self.static = nn.Linear(c.num_feat_static_real, width, bias=False) if c.num_feat_static_real else None
+        self.categories = nn.ModuleList(nn.Embedding(count, width) for count in c.cardinality)
+        self.mixing = ChannelMixing(width, c.titans.attention.num_heads) if c.channel_mixing else None
         self.titans = Titans(c.titans)
         self.to_horizon = nn.Linear(width, c.prediction_length * c.horizon_dim)
-        self.linear = nn.Linear(c.context_length, c.prediction_length)
-        self.calendar = nn.Linear(self.calendar_dim + width, c.horizon_dim) if self.calendar_dim else None
+        ahead = calendar + 2 * c.num_feat_dynamic_real
+        self.ahead = nn.Linear(ahead, c.horizon_dim, bias=False) if ahead else None
+        self.linear = nn.Linear(c.linear_steps, c.prediction_length)
         self.args_proj = self.distr_output.get_args_proj(c.horizon_dim + 1)
-        nn.init.constant_(self.linear.weight, 0.0)
-        nn.init.constant_(self.linear.bias, 0.0)
+        for parameter in self.linear.parameters():
+            nn.init.zeros_(parameter)
+        for table in self.categories:
+            nn.init.normal_(table.weight, std=0.02)
+        start_neutral(self.args_proj, c.output)
+        features = c.num_feat_dynamic_real + c.num_past_feat_dynamic_real + c.num_feat_static_real
+        for name, size in (("channel", c.num_channels), ("feature", features)):
+            self.register_buffer(f"{name}_loc", torch.zeros(size))
+            self.register_buffer(f"{name}_scale", torch.ones(size))
+
+    # ---- what a user calls
 
     def forward(
         self,
         past_target: Tensor,
         past_observed_values: Tensor,
-        past_time_feat: Tensor | None = None,
-        future_time_feat: Tensor | None = None,
+        past_feat: Tensor | None = None,
+        future_feat: Tensor | None = None,
+        feat_static_real: Tensor | None = None,
+        feat_static_cat: Tensor | None = None,
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        """Parameters of the output and the scale that they are in.
+        """Parameters of the output and the scale that they are in, from a context that begins cold.
 
         Args:
             past_target: (B, L, C), or (B, L) of a univariate series; unobserved values are ignored.
-            past_observed_values: the same shape, 1 where observed, else 0.
-            past_time_feat, future_time_feat: (B, L, F) and (B, H, F); None without time features.
+            past_observed_values: the same shape, above 0 where observed.
+            past_feat: (B, L, num_past_feat) and
+            future_feat: (B, H, num_future_feat), columns as `ForecasterConfig` says; None where there are none.
+            feat_static_real: (B, num_feat_static_real) and
+            feat_static_cat: (B, len(cardinality)) integers; None where there are none.
 
         Returns:
             distr_args, each (B, H, C, ..), loc and scale (B, 1, C); without the dimension C for a univariate series. Nothing is
             known of a channel without any observed value: its loc, and so its forecast, is NaN.
         """
-        distr_args, loc, scale = self._arguments(past_target, past_observed_values, past_time_feat, future_time_feat)
-        known = past_observed_values.sum(1, keepdim=True) > 0
-        return distr_args, torch.where(known, loc, torch.nan), scale
+        context = self._context(past_target, past_observed_values, past_feat, feat_static_real, feat_static_cat)
+        reading = self._read(context, self._padding(context.x.shape[1]))
+        last = Outlook(reading.hidden[:, -1], *(x[:, -1] for x in (reading.loc, reading.scale, reading.weight)))
+        features = self._features_ahead(future_feat, len(context.x))
+        distr_args, loc, scale = self._forecast(last, context.x, context.seen, features)
+        loc = torch.where(last.weight > 0, loc, torch.nan)
+        return self._for_gluonts(distr_args, loc, scale, univariate=past_target.dim() == 2)
 
-    def _arguments(
-        self, past_target: Tensor, past_observed_values: Tensor, past_time_feat: Tensor | None, future_time_feat: Tensor | None
+    def initial_state(self, batch_size: int) -> ForecasterState:
+        """The state before the first step of `batch_size` series."""
+        c, rows, device = self.config, batch_size * self.config.num_channels, self.linear.weight.device
+        values = torch.zeros(rows, max(c.linear_steps, c.patch_length), dtype=torch.float64, device=device)
+        features = self.linear.weight.new_zeros(rows, c.patch_length, c.num_past_feat)
+        hidden = self.linear.weight.new_zeros(rows, c.titans.dim)
+        titans = self.titans.initial_state(rows)
+        return ForecasterState(titans, Moments.initial(rows, device), hidden, values, torch.zeros_like(values), features, 0)
+
+    def observe(
+        self,
+        state: ForecasterState,
+        target: Tensor,
+        observed_values: Tensor,
+        feat: Tensor | None = None,
+        feat_static_real: Tensor | None = None,
+        feat_static_cat: Tensor | None = None,
+    ) -> ForecasterState:
+        """Read T >= 1 further steps; arguments as of `forward`, T for L. How steps are cut into pieces does not matter."""
+        new = self._context(target, observed_values, feat, feat_static_real, feat_static_cat)
+        values, seen = torch.cat([state.values, new.x], 1), torch.cat([state.seen, new.seen], 1)
+        features = torch.cat([state.features, new.features], 1)
+        titans, moments, hidden = state.titans, state.moments, state.hidden
+        waiting = state.pending + new.x.shape[1]
+        pending = waiting % self.config.patch_length
+        if waiting > pending:
+            complete = slice(-waiting, -pending or None)
+            reading = self._read(Context(values[:, complete], seen[:, complete], features[:, complete], new.static), 0, titans, moments)
+            titans, moments, hidden = reading.titans, reading.moments, reading.hidden[:, -1]
+        kept, P = state.values.shape[1], self.config.patch_length
+        return ForecasterState(titans, moments, hidden, values[:, -kept:], seen[:, -kept:], features[:, -P:], pending)
+
+    def predict(
+        self,
+        state: ForecasterState,
+        future_feat: Tensor | None = None,
+        feat_static_real: Tensor | None = None,
+        feat_static_cat: Tensor | None = None,
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        """As `forward`, with finite values everywhere: what the loss is of."""
-        univariate = past_target.dim() == 2
-        if univariate:
-            past_target, past_observed_values = past_target.unsqueeze(-1), past_observed_values.unsqueeze(-1)
-        loc, scale = instance_scale(past_target, past_observed_values)
-        x_BLC = torch.where(past_observed_values > 0, (past_target - loc) / scale, 0.0).to(self.embed.weight.dtype)
-        observed = past_observed_values.to(x_BLC.dtype)
-        hidden_BCE = self._read(x_BLC, observed, past_time_feat)
-        features = self._horizon(x_BLC, hidden_BCE, future_time_feat)  # (B, H, C, horizon_dim + 1)
-        loc, scale = loc.to(x_BLC.dtype), scale.to(x_BLC.dtype)
-        if univariate:
-            features, loc, scale = features.squeeze(2), loc.squeeze(-1), scale.squeeze(-1)
-        distr_args = self.args_proj(features)
-        if isinstance(self.distr_output, QuantileOutput) and not self.training:
-            distr_args = (distr_args[0].sort(dim=-1).values,)  # quantiles that cross are put in order (Chernozhukov et al. 2010)
-        return distr_args, loc, scale
+        """As `forward`, of the steps after those that `state` has observed, an unfinished patch included; `state` stays as it is."""
+        last = Outlook(state.hidden, *_units(state.moments, self._counts), state.moments.weight)
+        if state.pending:
+            rest = slice(-state.pending, None)
+            static = self._static(feat_static_real, feat_static_cat)
+            context = Context(state.values[:, rest], state.seen[:, rest], state.features[:, rest], static)
+            reading = self._read(context, 0, state.titans, state.moments)
+            last = Outlook(reading.hidden[:, -1], *(x[:, -1] for x in (reading.loc, reading.scale, reading.weight)))
+        features = self._features_ahead(future_feat, len(state.values))
+        distr_args, loc, scale = self._forecast(last, state.values, state.seen, features)
+        loc = torch.where(last.weight > 0, loc, torch.nan)
+        return self._for_gluonts(distr_args, loc, scale, univariate=False)
 
-    def _read(self, x_BLC: Tensor, observed_BLC: Tensor, time_feat: Tensor | None) -> Tensor:
-        """What the backbone knows of each channel after the last patch, (B, C, E)."""
-        c = self.config
-        patches = torch.cat([self._patches(x_BLC), self._patches(observed_BLC)], dim=-1)  # (B, C, N, 2 P)
-        if self.calendar_dim and time_feat is not None:
-            last = fourier_features(time_feat)[:, c.patch_length - 1 - self._padding :: c.patch_length]  # of each patch's last step
-            patches = torch.cat([patches, last.unsqueeze(1).expand(-1, patches.shape[1], -1, -1)], dim=-1)
-        tokens = self.embed(patches) + self.channel_embedding.unsqueeze(1)  # (B, C, N, E)
-        y, _ = self.titans(tokens.flatten(0, 1))
-        return y[:, -1].unflatten(0, (-1, c.num_channels))
+    def loss(self, batch: dict[str, Tensor], forecasts: int = 1, unfinished: int = 0) -> Tensor:
+        """Mean loss over observed future values, in units of each series' spread (a scalar).
+
+        Args:
+            batch: the arguments of `forward`; future_target, future_observed_values (B, H, C) or (B, H); series_spread (B, C) or (B,), the
+                standard deviation of the whole training series.
+            forecasts: made from the ends of so many last patches of each context, as far as there are.
+            unfinished: steps of the last patch, if it is not to be complete: what a stream meets.
+        """
+        names = ("past_target", "past_observed_values", "past_feat", "feat_static_real", "feat_static_cat")
+        context = self._context(*(batch.get(name) for name in names))  # type: ignore[arg-type]
+        length, H, P = context.x.shape[1], self.config.prediction_length, self.config.patch_length
+        padding = self._padding(length - unfinished)
+        reading = self._read(context, padding)
+        x = torch.cat([context.x, self._rows(batch["future_target"])], 1)
+        seen = torch.cat([context.seen, self._rows(batch["future_observed_values"])], 1)
+        features = torch.cat(
+            [context.features[..., : self.config.num_future_feat], self._features_ahead(batch.get("future_feat"), len(x))], 1
+        )
+        spread = batch["series_spread"].double().reshape(-1).clamp(min=SMALLEST)
+        total, count = x.new_zeros(()), x.new_zeros(())
+        for n in range(reading.loc.shape[1] - 1, -1, -1)[:forecasts]:
+            end = min((n + 1) * P - padding, length)
+            ahead = slice(end, end + H)
+            last = Outlook(*(part[:, n] for part in reading[:4]))
+            distr_args, loc, scale = self._forecast(last, x[:, :end], seen[:, :end], features[:, ahead])
+            loc, scale = loc.unsqueeze(1), scale.unsqueeze(1)
+            counted = (seen[:, ahead] > 0) & (last.weight > 0).unsqueeze(1)
+            if self._counts:
+                loss = self.distr_output.loss(x[:, ahead].to(features.dtype), distr_args, scale=scale.to(features.dtype))
+            else:
+                target = ((x[:, ahead] - loc) / scale).clamp(-1e4, 1e4).to(features.dtype)
+                loss = in_series_units(self.distr_output.loss(target, distr_args), scale, spread.unsqueeze(1), self.config.output)
+            total, count = total + torch.where(counted, loss, 0.0).sum(), count + counted.sum()
+        return total / count.clamp(min=1)
+
+    def linear_problem(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
+        """What the linear part would have to map to what, of a batch as of `loss`: inputs (n, K), targets (n, H), weights (n,); float64.
+
+        The n rows are those of the batch whose future is wholly observed.
+        """
+        x, seen = self._rows(batch["past_target"]), self._rows(batch["past_observed_values"])
+        future = self._rows(batch["future_target"])
+        patches = (self._patched(part, self._padding(x.shape[1])) for part in (x, seen))
+        _, moments = scan(*patches, self.config.scale_steps, Moments.initial(len(x), x.device))
+        loc, scale = _units(moments, self._counts)
+        inputs = self._linear_inputs(loc, scale, x, seen)
+        targets = (future - loc.unsqueeze(1)) / scale.unsqueeze(1)
+        weight = (scale / batch["series_spread"].double().reshape(-1).clamp(min=SMALLEST)).clamp(max=100).square()
+        whole = self._rows(batch["future_observed_values"]).all(1) & (moments.weight > 0)
+        return inputs[whole], targets[whole], weight[whole]
+
+    # ---- pieces
 
     @property
-    def _padding(self) -> int:
-        return self.num_patches * self.config.patch_length - self.config.context_length
+    def _counts(self) -> bool:
+        """Whether the output is of counts, which have a scale but no level."""
+        return self.config.output.kind not in LOCATION
 
-    def _patches(self, x_BLC: Tensor) -> Tensor:
-        """(B, L, C) -> (B, C, N, P); zeros in front fill the first patch."""
-        x = nn.functional.pad(x_BLC.transpose(1, 2), (self._padding, 0))
-        return x.unflatten(-1, (self.num_patches, self.config.patch_length))
+    def _padding(self, length: int) -> int:
+        """Unobserved steps in front of a context, so that it ends with a complete patch."""
+        return -length % self.config.patch_length
 
-    def _horizon(self, x_BLC: Tensor, hidden_BCE: Tensor, time_feat: Tensor | None) -> Tensor:
-        c = self.config
-        h = self.to_horizon(hidden_BCE).unflatten(-1, (c.prediction_length, c.horizon_dim)).transpose(1, 2)  # (B, H, C, .)
-        if self.calendar is not None and time_feat is not None:
-            ahead = fourier_features(time_feat).unsqueeze(2).expand(-1, -1, c.num_channels, -1)
-            known = hidden_BCE.unsqueeze(1).expand(-1, c.prediction_length, -1, -1)
-            h = h + self.calendar(torch.cat([ahead, known], dim=-1))
-        linear = self.linear(x_BLC.transpose(1, 2)).transpose(1, 2).unsqueeze(-1)  # (B, H, C, 1)
-        return torch.cat([nn.functional.gelu(h), linear], dim=-1)
+    def _rows(self, x: Tensor) -> Tensor:
+        """(B, T, C), or (B, T) of a univariate series, -> (R, T) float64."""
+        return (x.unsqueeze(-1) if x.dim() == 2 else x).transpose(1, 2).flatten(0, 1).double()
 
-    def loss(self, batch: dict[str, Tensor]) -> Tensor:
-        """Mean loss over observed future values, in units of each context's spread (a scalar).
+    def _context(
+        self, target: Tensor, observed: Tensor, feat: Tensor | None, static_real: Tensor | None, static_cat: Tensor | None
+    ) -> Context:
+        x, seen = self._rows(target), self._rows(observed)
+        x = torch.where(seen > 0, x, 0.0)
+        return Context(x, seen, self._features(feat, *x.shape), self._static(static_real, static_cat))
 
-        A context that hardly moves, against its whole series, counts less: what follows it is large in its units. The weight is known
-        before the future is, so the loss stays proper.
+    def _features(self, feat_BTF: Tensor | None, rows: int, steps: int) -> Tensor:
+        """Past features of each row, (R, T, F), those of the user in units of the training data."""
+        c, dtype = self.config, self.linear.weight.dtype
+        if feat_BTF is None:
+            return torch.zeros(rows, steps, c.num_past_feat, dtype=dtype, device=self.linear.weight.device)
+        calendar, known, known_seen, past, past_seen = feat_BTF.split(
+            [c.num_time_features, *(2 * [c.num_feat_dynamic_real]), *(2 * [c.num_past_feat_dynamic_real])], dim=-1
+        )
+        values = self._standard(torch.cat([known, past], -1), torch.cat([known_seen, past_seen], -1), 0)
+        known, past = values.split([c.num_feat_dynamic_real, c.num_past_feat_dynamic_real], dim=-1)
+        return torch.cat([calendar, known, known_seen, past, past_seen], -1).to(dtype).repeat_interleave(c.num_channels, 0)
 
-        batch: the arguments of `forward`; future_target, future_observed_values (B, H, C) or (B, H); series_spread (B, C) or (B,), the
-        standard deviation of the whole training series.
-        """
-        past, observed = batch["past_target"], batch["past_observed_values"]
-        distr_args, loc, scale = self._arguments(past, observed, batch.get("past_time_feat"), batch.get("future_time_feat"))
-        future, seen = batch["future_target"], batch["future_observed_values"]
-        target = ((future - loc) / scale).clamp(-1e4, 1e4).to(loc.dtype)
-        weight = scale / scale.maximum(FLAT_CONTEXT * batch["series_spread"].to(scale.dtype).unsqueeze(1))
-        loss = self.distr_output.loss(target, distr_args)
-        return (loss * weight * seen).sum() / seen.sum().clamp(min=1)
+    def _features_ahead(self, feat_BHF: Tensor | None, rows: int) -> Tensor:
+        """Features of the steps ahead of each row, (R, H, num_future_feat)."""
+        c, dtype = self.config, self.linear.weight.dtype
+        if feat_BHF is None:
+            return torch.zeros(rows, c.prediction_length, c.num_future_feat, dtype=dtype, device=self.linear.weight.device)
+        calendar, known, seen = feat_BHF.split([c.num_time_features, c.num_feat_dynamic_real, c.num_feat_dynamic_real], dim=-1)
+        return torch.cat([calendar, self._standard(known, seen, 0), seen], -1).to(dtype).repeat_interleave(c.num_channels, 0)
+
+    def _standard(self, values: Tensor, seen: Tensor | None, first: int) -> Tensor:
+        """Features from number `first` on in units of the training data; 0 where not seen."""
+        units = slice(first, first + values.shape[-1])
+        standard = ((values - self.feature_loc[units]) / self.feature_scale[units]).clamp(-10, 10)
+        return standard if seen is None else torch.where(seen > 0, standard, 0.0)
+
+    def _static(self, real_BS: Tensor | None, cat_BK: Tensor | None) -> Tensor:
+        """What a row's channel and series add to each of its tokens, (R, E) or (C, E) where the series tells nothing."""
+        c, of_channel = self.config, self.channel_embedding
+        of_series = []
+        if self.static is not None and real_BS is not None:
+            dynamic = c.num_feat_dynamic_real + c.num_past_feat_dynamic_real
+            of_series.append(self.static(self._standard(real_BS, None, dynamic).to(of_channel.dtype)))
+        if self.categories and cat_BK is not None:
+            of_series.extend(table(cat_BK[:, i].long()) for i, table in enumerate(self.categories))
+        return (sum(of_series).unsqueeze(1) + of_channel).flatten(0, 1) if of_series else of_channel
+
+    def _read(self, context: Context, padding: int, titans: TitansState | None = None, moments: Moments | None = None) -> Reading:
+        """Read T steps after `padding` unobserved ones; where they do not fill the last patch, it counts as unfinished."""
+        c, rows = self.config, len(context.x)
+        x, seen, features = (self._patched(part, padding) for part in context[:3])  # (R, N, P), (R, N, P, F)
+        before = Moments.initial(rows, x.device) if moments is None else moments
+        each, after = scan(x, seen, c.scale_steps, before)
+        loc, scale = _units(each, self._counts)
+        arrived = x.new_ones(x.shape[1])
+        arrived[-1] -= -(padding + context.x.shape[1]) % c.patch_length / c.patch_length
+        facts = self._facts(each, before, loc, scale, arrived)
+        tokens = self._tokens(x, seen, features, loc, scale, facts, context.static)
+        if self.mixing is not None:
+            tokens = self.mixing(tokens.unflatten(0, (-1, c.num_channels))).flatten(0, 1)
+        hidden, titans = self.titans(tokens, titans)
+        return Reading(hidden, loc, scale, each.weight, titans, after)
+
+    def _patched(self, x: Tensor, padding: int) -> Tensor:
+        """(R, T, ..) -> (R, N, P, ..), zeros in front and behind."""
+        P = self.config.patch_length
+        x = nn.functional.pad(x, (*(0, 0) * (x.dim() - 2), padding, -(padding + x.shape[1]) % P))
+        return x.unflatten(1, (-1, P))
+
+    def _facts(self, each: Moments, before: Moments, loc: Tensor, scale: Tensor, arrived: Tensor) -> Tensor:
+        """The facts of each token, (R, N, TOKEN_FACTS)."""
+        first_loc, first_scale = _units(before, self._counts)
+        loc_before = torch.cat([first_loc.unsqueeze(1), loc[:, :-1]], 1)
+        scale_before = torch.cat([first_scale.unsqueeze(1), scale[:, :-1]], 1)
+        goes_on = torch.cat([before.weight.unsqueeze(1), each.weight[:, :-1]], 1) > 0
+        known = each.weight > 0
+        repeats = len(loc) // self.config.num_channels
+        channel_loc, channel_scale = (x.double().repeat(repeats).unsqueeze(1) for x in (self.channel_loc, self.channel_scale))
+        facts = (
+            torch.where(goes_on, torch.asinh((loc - loc_before) / scale), 0.0),
+            torch.where(goes_on, (scale / scale_before).log().clamp(-5, 5), 0.0),
+            torch.where(known, torch.asinh((loc - channel_loc) / channel_scale), 0.0),
+            torch.where(known, (scale / channel_scale).log().clamp(-5, 5), 0.0),
+            torch.log1p(each.weight) / math.log1p(self.config.scale_steps),
+            arrived.expand_as(loc),
+        )
+        return torch.stack(facts, -1)
+
+    def _tokens(
+        self, x_RNP: Tensor, seen_RNP: Tensor, feat_RNPF: Tensor, loc: Tensor, scale: Tensor, facts: Tensor, static: Tensor
+    ) -> Tensor:
+        """(R, N, E)."""
+        F_time, dtype = self.config.num_time_features, self.linear.weight.dtype
+        values = torch.where(seen_RNP > 0, (x_RNP - loc.unsqueeze(-1)) / scale.unsqueeze(-1), 0.0)
+        calendar = fourier_features(feat_RNPF[:, :, 0, :F_time])  # of a patch's first step, which is always there
+        parts = (values, (seen_RNP > 0).double(), feat_RNPF[..., F_time:].flatten(2), calendar, facts)
+        tokens = self.embed(torch.cat([part.to(dtype) for part in parts], -1))
+        return tokens + static.repeat(len(tokens) // len(static), 1).unsqueeze(1)
+
+    def _forecast(self, last: Outlook, x_RT: Tensor, seen_RT: Tensor, feat_RHF: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """distr_args (R, H, ..), loc and scale (R,) of the steps after T, in the units of the last patch."""
+        c, dtype = self.config, last.hidden.dtype
+        latest = self._linear_inputs(last.loc, last.scale, x_RT, seen_RT)
+        linear = self.linear(latest.to(dtype))  # (R, H)
+        h = self.to_horizon(last.hidden).unflatten(-1, (c.prediction_length, c.horizon_dim))
+        if self.ahead is not None:
+            calendar, rest = feat_RHF.split([c.num_time_features, feat_RHF.shape[-1] - c.num_time_features], dim=-1)
+            h = h + self.ahead(torch.cat([fourier_features(calendar), rest], -1))
+        distr_args = self.args_proj(torch.cat([nn.functional.gelu(h), linear.unsqueeze(-1)], -1))
+        if not self._counts:
+            distr_args = shifted(distr_args, linear, c.output)
+        if isinstance(self.distr_output, QuantileOutput) and not self.training:
+            distr_args = (distr_args[0].sort(dim=-1).values,)  # quantiles that cross are put in order (Chernozhukov et al. 2010)
+        return distr_args, last.loc, last.scale
+
+    def _linear_inputs(self, loc: Tensor, scale: Tensor, x_RT: Tensor, seen_RT: Tensor) -> Tensor:
+        """What the linear part sees: the latest K values in units of loc and scale (R,), 0 where there is none, (R, K) float64."""
+        K = self.config.linear_steps
+        x = torch.where(seen_RT > 0, (x_RT - loc.unsqueeze(1)) / scale.unsqueeze(1), 0.0)[:, -K:]
+        return nn.functional.pad(x, (K - x.shape[1], 0))
+
+    def _for_gluonts(
+        self, distr_args: tuple[Tensor, ...], loc: Tensor, scale: Tensor, *, univariate: bool
+    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """Rows as (B, H, C, ..), and (B, 1, C) of loc and scale; without C for a univariate series."""
+        if univariate:
+            return distr_args, loc.unsqueeze(1).to(distr_args[0].dtype), scale.unsqueeze(1).to(distr_args[0].dtype)
+        channels, dtype = self.config.num_channels, distr_args[0].dtype
+        args = tuple(argument.unflatten(0, (-1, channels)).transpose(1, 2) for argument in distr_args)
+        return args, *(x.unflatten(0, (-1, channels)).unsqueeze(1).to(dtype) for x in (loc, scale))
+
+
+def _units(moments: Moments, counts: bool) -> tuple[Tensor, Tensor]:
+    return count_units(moments) if counts else real_units(moments)

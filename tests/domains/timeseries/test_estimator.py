@@ -18,7 +18,6 @@ from gluonts.torch.distributions import NormalOutput, PoissonOutput, StudentTOut
 from domains.timeseries.data import load_example, split
 from domains.timeseries.estimator import QUANTILES, TitansEstimator
 from domains.timeseries.metrics import evaluate, seasonal_naive
-from domains.timeseries.model import instance_scale
 from titans_seq import AttentionConfig, MemoryConfig, TitansConfig
 
 SMALL = TitansConfig(
@@ -119,7 +118,7 @@ def test_missing_values_are_masked_not_imputed() -> None:
     x = torch.from_numpy(noise(1, 28, 2)).float()
     observed = torch.ones_like(x)
     observed[:, 5:9, 0] = 0
-    features = {"past_time_feat": torch.zeros(1, 28, 3), "future_time_feat": torch.zeros(1, 7, 3)}
+    features = {"past_feat": torch.zeros(1, 28, 3), "future_feat": torch.zeros(1, 7, 3)}
     other = torch.where(observed.bool(), x, 1e5)
     with torch.no_grad():
         (a,), loc_a, _ = module(x, observed, **features)
@@ -171,34 +170,6 @@ def test_the_schedule_follows_the_trainers_epochs() -> None:
     small_estimator(validation_windows=0, trainer_kwargs=settings).train(entries(noise(120)))
     assert len(seen) == 3 * 4
     assert seen[-1] < 0.05 * max(seen)  # the last of twelve steps
-
-
-def test_instance_scale() -> None:
-    x = torch.tensor([[1.0, 5.0, 0.0], [3.0, 5.0, 0.0], [99.0, 5.0, 0.0]])[None]
-    observed = torch.tensor([[1.0, 1.0, 0.0], [1.0, 1.0, 0.0], [0.0, 1.0, 0.0]])[None]
-    loc, scale = instance_scale(x, observed)
-    assert loc.flatten().tolist() == [2.0, 5.0, 0.0]
-    assert scale.flatten().tolist() == pytest.approx([1.0, 5e-6, 1e-12])
-
-
-def test_the_weight_of_a_window_does_not_depend_on_its_future() -> None:
-    """A flat context weighs little and a usual one fully, whatever follows: else the loss would favour forecasts of calm."""
-    module = small_estimator(num_channels=1, distr_output=NormalOutput()).create_lightning_module().eval()
-    batch = {
-        "past_target": torch.from_numpy(noise(1, 28, 1)).float() * torch.tensor([1.0, 1e-3]).view(2, 1, 1),
-        "past_observed_values": torch.ones(2, 28, 1),
-        "past_time_feat": torch.zeros(2, 28, 3),
-        "future_time_feat": torch.zeros(2, 7, 3),
-        "future_observed_values": torch.ones(2, 7, 1),
-        "series_spread": torch.ones(2, 1),
-    }
-    usual, flat = ({name: x[i : i + 1] for name, x in batch.items()} for i in (0, 1))
-    loc, scale = instance_scale(usual["past_target"], usual["past_observed_values"])
-    future = loc + scale * torch.linspace(-2, 2, 7).view(1, 7, 1)
-    usual["future_target"], flat["future_target"] = future.float(), 1e-3 * future.float()
-    with torch.no_grad():
-        ratio = (module.model.loss(flat) / module.model.loss(usual)).item()  # the same window in other units
-    assert ratio == pytest.approx(1e-3 * scale.item() / 0.1, rel=1e-3)
 
 
 def test_a_constant_series_is_forecast_constant() -> None:

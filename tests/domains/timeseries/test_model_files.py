@@ -4,12 +4,13 @@ from pathlib import Path
 
 import pytest
 import torch
-from gluonts.torch.distributions import LaplaceOutput, NormalOutput, Output, QuantileOutput, StudentTOutput
+from gluonts.torch.distributions import LaplaceOutput, NegativeBinomialOutput, NormalOutput, Output, QuantileOutput, StudentTOutput
 from safetensors.torch import load_file
 
 from domains.timeseries import presets
 from domains.timeseries.config import ForecasterConfig, OutputConfig
-from domains.timeseries.model import TitansForecaster, describe_output, make_output
+from domains.timeseries.model import TitansForecaster
+from domains.timeseries.outputs import describe_output, make_output
 
 GOLDEN = Path(__file__).parents[2] / "titans_seq" / "golden" / "forecaster"
 
@@ -23,7 +24,7 @@ def test_the_golden_forecaster_gives_its_stored_quantiles() -> None:
     torch.testing.assert_close(quantiles, example["quantiles"], rtol=1e-5, atol=1e-5)
 
 
-OUTPUTS = [QuantileOutput([0.05, 0.5]), NormalOutput(), StudentTOutput(beta=0.5), LaplaceOutput()]
+OUTPUTS = [QuantileOutput([0.05, 0.5]), NormalOutput(), StudentTOutput(beta=0.5), LaplaceOutput(), NegativeBinomialOutput()]
 
 
 @pytest.mark.parametrize("output", OUTPUTS, ids=lambda output: type(output).__name__)

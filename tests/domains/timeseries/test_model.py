@@ -1,0 +1,232 @@
+"""The forecaster as a function of its inputs: units, missing values, streams, and the loss."""
+
+import dataclasses
+from pathlib import Path
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from domains.timeseries import presets
+from domains.timeseries.config import ForecasterConfig, OutputConfig
+from domains.timeseries.model import ForecasterState, TitansForecaster
+from domains.timeseries.ridge import start_from_ridge
+from domains.timeseries.scaling import Moments, real_units, scan
+
+FEATURES = {"num_time_features": 2, "num_feat_dynamic_real": 1, "num_past_feat_dynamic_real": 1, "num_feat_static_real": 2}
+
+
+def make_model(**changes: object) -> TitansForecaster:
+    """With weights that are not those of the start, where many parts are silent; float64."""
+    torch.manual_seed(0)
+    model = TitansForecaster(dataclasses.replace(presets.debug(), **changes)).double().eval()
+    with torch.no_grad():
+        for name, parameter in model.named_parameters():
+            if not name.startswith("titans."):
+                parameter.add_(0.1 * torch.randn_like(parameter))
+    return model
+
+
+def make_inputs(config: ForecasterConfig, steps: int, rows: int = 2) -> dict[str, torch.Tensor]:
+    torch.manual_seed(1)
+    H = config.prediction_length
+    return {
+        "target": 50 + 3 * torch.randn(rows, steps, config.num_channels, dtype=torch.float64).cumsum(1),
+        "observed_values": (torch.rand(rows, steps, config.num_channels) > 0.2).double(),
+        "feat": torch.rand(rows, steps, config.num_past_feat, dtype=torch.float64) - 0.5,
+        "future_feat": torch.rand(rows, H, config.num_future_feat, dtype=torch.float64) - 0.5,
+        "feat_static_real": torch.randn(rows, config.num_feat_static_real, dtype=torch.float64),
+        "feat_static_cat": torch.zeros(rows, len(config.cardinality), dtype=torch.int64),
+    }
+
+
+def statics(x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    return {name: x[name] for name in ("feat_static_real", "feat_static_cat")}
+
+
+def stream(model: TitansForecaster, x: dict[str, torch.Tensor], cuts: list[int]) -> ForecasterState:
+    """Observe the pieces between the cuts."""
+    steps = x["target"].shape[1]
+    state = model.initial_state(len(x["target"]))
+    for start, stop in zip([0, *cuts], [*cuts, steps], strict=True):
+        if stop > start:
+            piece = (x[name][:, start:stop] for name in ("target", "observed_values", "feat"))
+            state = model.observe(state, *piece, **statics(x))
+    return state
+
+
+def assert_same(a: tuple, b: tuple) -> None:
+    for left, right in zip((*a[0], *a[1:]), (*b[0], *b[1:]), strict=True):
+        torch.testing.assert_close(left, right, rtol=1e-9, atol=1e-9)
+
+
+VARIANTS = [{"titans": presets.debug(variant).titans} for variant in ("lmm", "mac", "mag", "mal")]
+
+
+@pytest.mark.parametrize("changes", [*VARIANTS, {**FEATURES, "cardinality": (3,)}, {"channel_mixing": True}], ids=str)
+@given(steps=st.integers(1, 41), cuts=st.lists(st.integers(0, 41), max_size=4))
+def test_how_a_stream_is_cut_does_not_matter(changes: dict, steps: int, cuts: list[int]) -> None:
+    model = make_model(**changes)
+    x = make_inputs(model.config, steps)
+    x["observed_values"][:, 0] = 1
+    with torch.inference_mode():
+        whole = stream(model, x, [])
+        pieces = stream(model, x, sorted(min(cut, steps) for cut in cuts))
+        assert_same(*(model.predict(state, x["future_feat"], **statics(x)) for state in (whole, pieces)))
+
+
+@pytest.mark.parametrize("steps", [4, 8, 12])
+def test_a_stream_forecasts_what_a_context_of_its_steps_forecasts(steps: int) -> None:
+    model = make_model(**FEATURES)
+    x = make_inputs(model.config, steps)
+    with torch.inference_mode():
+        online = model.predict(stream(model, x, [5] if steps > 5 else []), x["future_feat"], **statics(x))
+        cold = model(x["target"], x["observed_values"], x["feat"], x["future_feat"], x["feat_static_real"])
+    assert_same(online, cold)
+
+
+def test_an_unfinished_patch_counts(tmp_path: Path) -> None:
+    model = make_model()
+    x = make_inputs(model.config, 11)
+    x["observed_values"][:] = 1
+    with torch.inference_mode():
+        state = stream(model, x, [])
+        before = model.predict(state)
+        state.save(tmp_path / "state.safetensors")
+        assert_same(before, model.predict(ForecasterState.load(tmp_path / "state.safetensors")))
+        x["target"][:, 9] += 5
+        (changed,), _, _ = model.predict(stream(model, x, []))
+    assert (changed - before[0][0]).abs().max() > 1e-3
+
+
+def test_the_state_does_not_grow() -> None:
+    model = make_model(**FEATURES)
+    x = make_inputs(model.config, 403)
+    sizes = {stream(model, {name: v[:, :n] if v.dim() == 3 else v for name, v in x.items()}, []).nbytes for n in (3, 40, 403)}
+    assert len(sizes) == 1
+
+
+@pytest.mark.parametrize(("factor", "offset"), [(1e3, 0.0), (1e-3, 1e3), (2.0, -1e6)])
+def test_units_and_level_do_not_matter(factor: float, offset: float) -> None:
+    model = make_model()
+    x = make_inputs(model.config, 10)
+    model.channel_loc.copy_(torch.tensor([50.0, 40.0]))
+    (plain,), loc, scale = model(x["target"], x["observed_values"])
+    model.channel_loc.mul_(factor).add_(offset)
+    model.channel_scale.mul_(factor)
+    (scaled,), loc_scaled, scale_scaled = model(factor * x["target"] + offset, x["observed_values"])
+    expected = factor * (plain * scale.unsqueeze(-1) + loc.unsqueeze(-1)) + offset
+    torch.testing.assert_close(scaled * scale_scaled.unsqueeze(-1) + loc_scaled.unsqueeze(-1), expected, rtol=1e-6, atol=1e-6 * factor)
+
+
+def test_what_stands_in_a_missing_place_does_not_matter() -> None:
+    model = make_model(**FEATURES)
+    x = make_inputs(model.config, 10)
+    feat = x["feat"].clone()
+    feat[:, :, 3] = (feat[:, :, 3] > 0).double()  # whether the feature known ahead is there
+    arguments = (x["observed_values"], feat, x["future_feat"], x["feat_static_real"])
+    plain = model(x["target"], *arguments)
+    target = torch.where(x["observed_values"] > 0, x["target"], torch.nan)
+    feat = feat.clone()
+    feat[:, :, 2] = torch.where(feat[:, :, 3] > 0, feat[:, :, 2], torch.nan)
+    assert_same(plain, model(target, x["observed_values"], feat, *arguments[2:]))
+
+
+@given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60), st.integers(1, 7), st.integers(1, 50))
+def test_moments_are_the_weighted_ones(values: list[float], patch: int, length: int) -> None:
+    x = torch.tensor(values, dtype=torch.float64)
+    x = torch.nn.functional.pad(x, (0, -len(x) % patch)).view(1, -1, patch)
+    seen = torch.nn.functional.pad(torch.ones(len(values)), (0, x.numel() - len(values))).view(x.shape)
+    each, after = scan(x, seen, length, Moments.initial(1))
+    weights = torch.exp(-patch / length * torch.arange(x.shape[1] - 1, -1, -1, dtype=torch.float64)).view(1, -1, 1) * seen
+    mean = (weights * x).sum() / weights.sum()
+    loc, scale = real_units(after)
+    torch.testing.assert_close(loc, mean.view(1), rtol=1e-9, atol=1e-6)
+    deviation = ((weights * (x - mean).square()).sum() / weights.sum()).sqrt().clamp(min=1e-12).maximum(1e-6 * mean.abs())
+    torch.testing.assert_close(scale, deviation.view(1), rtol=1e-6, atol=1e-6)
+    torch.testing.assert_close(each.mean[:, -1], after.mean)
+
+
+def batch_of(model: TitansForecaster, rows: int = 8) -> dict[str, torch.Tensor]:
+    x = make_inputs(model.config, model.config.context_length + model.config.prediction_length, rows)
+    L = model.config.context_length
+    return {
+        "past_target": x["target"][:, :L],
+        "past_observed_values": x["observed_values"][:, :L],
+        "past_feat": x["feat"][:, :L],
+        "future_feat": x["future_feat"],
+        "future_target": x["target"][:, L:],
+        "future_observed_values": torch.ones_like(x["target"][:, L:]),
+        "series_spread": torch.full((rows, model.config.num_channels), 4.0),
+    }
+
+
+@pytest.mark.parametrize("kind", ["quantile", "normal"])
+def test_training_in_other_units_is_the_same_training(kind: str) -> None:
+    """The loss is in units of each series: a series in cents counts like the same in euros."""
+    model = make_model(output=OutputConfig(kind=kind, beta=1.0 if kind == "normal" else 0.0))
+    batch = batch_of(model)
+    plain = model.loss(batch)
+    model.channel_loc.mul_(100)
+    model.channel_scale.mul_(100)
+    cents = {name: 100 * x if name in ("past_target", "future_target", "series_spread") else x for name, x in batch.items()}
+    torch.testing.assert_close(model.loss(cents), plain, rtol=1e-6, atol=0)
+
+
+def test_an_earlier_forecast_is_the_one_that_a_shorter_context_gives() -> None:
+    """loss(forecasts=2) is the mean of the losses from the last two patch ends."""
+    model = make_model(**FEATURES)
+    batch = batch_of(model)
+    batch["past_observed_values"][:] = 1
+    last, both = model.loss(batch), model.loss(batch, forecasts=2)
+    P, L = model.config.patch_length, model.config.context_length
+    joined = {name: torch.cat([batch[f"past_{name}"], batch[f"future_{name}"]], 1) for name in ("target", "observed_values")}
+    ahead = torch.cat([batch["past_feat"][..., : model.config.num_future_feat], batch["future_feat"]], 1)
+    earlier = batch | {
+        "past_target": joined["target"][:, : L - P],
+        "past_observed_values": joined["observed_values"][:, : L - P],
+        "past_feat": batch["past_feat"][:, : L - P],
+        "future_target": joined["target"][:, L - P : L - P + model.config.prediction_length],
+        "future_observed_values": joined["observed_values"][:, L - P : L - P + model.config.prediction_length],
+        "future_feat": ahead[:, L - P : L - P + model.config.prediction_length],
+    }
+    torch.testing.assert_close(both, (last + model.loss(earlier)) / 2, rtol=1e-9, atol=0)
+
+
+def test_the_linear_start_is_the_ridge_regression() -> None:
+    """With enough data of an autoregression the start forecasts nearly as its own law does, before any step of training."""
+    torch.manual_seed(0)
+    config = dataclasses.replace(presets.debug(), num_channels=1, context_length=12, prediction_length=2, patch_length=4)
+    noise = torch.randn(2000, 64, dtype=torch.float64)
+    x = torch.zeros_like(noise)
+    for t in range(2, 64):
+        x[:, t] = 1.2 * x[:, t - 1] - 0.5 * x[:, t - 2] + 0.1 * noise[:, t]
+    x = x[:, -14:, None] + 30
+    ones = torch.ones_like(x)
+    batch = {
+        "past_target": x[:, :12],
+        "past_observed_values": ones[:, :12],
+        "future_target": x[:, 12:],
+        "future_observed_values": ones[:, 12:],
+        "series_spread": x.std(1),
+    }
+    model = TitansForecaster(config).double().eval()
+    start_from_ridge(model, [batch])
+    (quantiles,), loc, scale = model(batch["past_target"], batch["past_observed_values"])
+    median = quantiles[..., 4] * scale + loc
+    error = (median[:, 0] - batch["future_target"][:, 0]).square().mean().sqrt()
+    naive = (batch["past_target"][:, -1] - batch["future_target"][:, 0]).square().mean().sqrt()
+    assert error < 0.115 < naive  # the noise alone is 0.1
+
+
+def test_counts_are_forecast_by_a_negative_binomial() -> None:
+    model = make_model(num_channels=1, output=OutputConfig(kind="negative_binomial"))
+    x = torch.poisson(torch.full((4, 13, 1), 3.0)).double()
+    ones = torch.ones_like(x)
+    batch = {"past_target": x[:, :10], "past_observed_values": ones[:, :10], "future_target": x[:, 10:]}
+    batch |= {"future_observed_values": ones[:, 10:], "series_spread": torch.ones(4, 1)}
+    assert torch.isfinite(model.loss(batch))
+    args, loc, scale = model(x[:, :10], ones[:, :10])
+    assert (loc == 0).all()
+    assert (model.distr_output.distribution(args, loc, scale).sample() >= 0).all()
