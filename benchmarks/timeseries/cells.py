@@ -45,9 +45,20 @@ def _patchtst(dataset: str, budget: Budget) -> Forecaster:
     return Learned(patchtst, lr=1e-3, budget=budget)
 
 
+def _titans(memory: bool) -> Callable[[str, Budget], Forecaster]:
+    def make(dataset: str, budget: Budget) -> Forecaster:
+        from benchmarks.timeseries.ours import LEARNING_RATE, WEIGHT_DECAY, Settings, titans
+
+        return Learned(titans(Settings(memory=memory)), LEARNING_RATE, budget, WEIGHT_DECAY)
+
+    return make
+
+
 MODELS = {
     "naive": Model("seasonal naive", _naive, learned=False),
     "ridge": Model("ridge, closed form", _ridge, learned=False),
+    "titans": Model("Titans", _titans(memory=True)),
+    "titans-no-memory": Model("Titans, memory off", _titans(memory=False)),
     "dlinear": Model("DLinear", _dlinear),
     "patchtst": Model("PatchTST", _patchtst),
 }

@@ -36,7 +36,7 @@ class Budget:
     batches: int = 250
     batch_size: int = 32
     patience: int = 3
-    validation_windows: int = 1_000
+    validation_windows: int = 500
 
 
 class Network(Protocol):
