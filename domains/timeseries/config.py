@@ -41,6 +41,8 @@ class ForecasterConfig(Config):
         titans: the backbone.
         num_channels: series that are forecast together.
         channel_mixing: whether channels see one another (attention between the tokens of the same steps); else each is read on its own.
+        absolute_level: whether tokens say where level and spread stand in those of the channel in the training data. Without it, a forecast
+            in other units or at another level is the same forecast.
         freq: pandas frequency of the series that it was trained on ("h", "D", ..); None if unknown.
         num_time_features: calendar features a step, each in [-0.5, 0.5] as GluonTS makes them.
         num_feat_dynamic_real: features of a step that are known ahead.
@@ -59,6 +61,7 @@ class ForecasterConfig(Config):
     titans: TitansConfig
     num_channels: int = 1
     channel_mixing: bool = False
+    absolute_level: bool = True
     freq: str | None = None
     num_time_features: int = 0
     num_feat_dynamic_real: int = 0

@@ -83,7 +83,7 @@ class TitansPredictor(PyTorchPredictor):
     @property
     def univariate(self) -> bool:
         """Whether targets and forecasts have no dimension of channels."""
-        return self.input_transform.univariate  # type: ignore[attr-defined]
+        return self.input_transform.univariate
 
     def online(self, start: pd.Period | None = None, **arguments: Any) -> OnlineForecaster:
         """A stream to carry on (`OnlineForecaster`, which says what `arguments` there are), from the period `start` on."""
@@ -92,7 +92,7 @@ class TitansPredictor(PyTorchPredictor):
     @property
     def model(self) -> TitansForecaster:
         """The network, for `save_pretrained` and to carry streams on."""
-        return self.prediction_net.model  # type: ignore[union-attr, return-value]
+        return self.prediction_net.model
 
 
 class TitansEstimator(PyTorchLightningEstimator):
@@ -105,6 +105,8 @@ class TitansEstimator(PyTorchLightningEstimator):
         context_length: steps of history that the model sees; None for 4 * prediction_length. Shorter histories are padded and masked.
         patch_length: steps a token; None for a length that gives about 16 tokens, at most 32.
         channel_mixing: whether channels see one another.
+        absolute_level: whether the model is told level and spread against those of the training data: good for a few long series that it
+            knows, not for many of unlike units.
         num_feat_dynamic_real, num_past_feat_dynamic_real, num_feat_static_real, cardinality: of the features that entries have, under
             GluonTS's names: feat_dynamic_real (F, T + H) known ahead, past_feat_dynamic_real (F, T), feat_static_real (F,),
             feat_static_cat with so many categories each. Missing dynamic values (NaN) are masked.
@@ -132,6 +134,7 @@ class TitansEstimator(PyTorchLightningEstimator):
         context_length: int | None = None,
         patch_length: int | None = None,
         channel_mixing: bool = False,
+        absolute_level: bool = True,
         num_feat_dynamic_real: int = 0,
         num_past_feat_dynamic_real: int = 0,
         num_feat_static_real: int = 0,
@@ -163,6 +166,7 @@ class TitansEstimator(PyTorchLightningEstimator):
             context_length=context_length,
             num_channels=1 if num_channels is None else num_channels,
             channel_mixing=channel_mixing,
+            absolute_level=absolute_level,
             freq=freq,
             num_time_features=calendar(np.zeros(1, np.int64), freq).shape[-1],
             num_feat_dynamic_real=num_feat_dynamic_real,
@@ -256,6 +260,7 @@ class TitansEstimator(PyTorchLightningEstimator):
         settings = {
             "max_epochs": self.max_epochs,
             "gradient_clip_val": 1.0,
+            "limit_train_batches": self.num_batches_per_epoch,  # gives the progress bar its end
             "logger": False,
             "default_root_dir": folder,
             "enable_progress_bar": self.progress,

@@ -137,8 +137,8 @@ class TitansForecaster(Pretrained):
         self.args_proj = self.distr_output.get_args_proj(c.horizon_dim + 1)
         for parameter in self.linear.parameters():
             nn.init.zeros_(parameter)
-        for table in self.categories:
-            nn.init.normal_(table.weight, std=0.02)
+        for weight in self.categories.parameters():
+            nn.init.normal_(weight, std=0.02)
         start_neutral(self.args_proj, c.output)
         features = c.num_feat_dynamic_real + c.num_past_feat_dynamic_real + c.num_feat_static_real
         for name, size in (("channel", c.num_channels), ("feature", features)):
@@ -273,8 +273,8 @@ class TitansForecaster(Pretrained):
         """
         x, seen = self._rows(batch["past_target"]), self._rows(batch["past_observed_values"])
         future = self._rows(batch["future_target"])
-        patches = (self._patched(part, self._padding(x.shape[1])) for part in (x, seen))
-        _, moments = scan(*patches, self.config.scale_steps, Moments.initial(len(x), x.device))
+        x_patches, seen_patches = (self._patched(part, self._padding(x.shape[1])) for part in (x, seen))
+        _, moments = scan(x_patches, seen_patches, self.config.scale_steps, Moments.initial(len(x), x.device))
         loc, scale = _units(moments, self._counts)
         inputs = self._linear_inputs(loc, scale, x, seen)
         targets = (future - loc.unsqueeze(1)) / scale.unsqueeze(1)
@@ -369,7 +369,7 @@ class TitansForecaster(Pretrained):
         loc_before = torch.cat([first_loc.unsqueeze(1), loc[:, :-1]], 1)
         scale_before = torch.cat([first_scale.unsqueeze(1), scale[:, :-1]], 1)
         goes_on = torch.cat([before.weight.unsqueeze(1), each.weight[:, :-1]], 1) > 0
-        known = each.weight > 0
+        known = (each.weight > 0) & self.config.absolute_level
         repeats = len(loc) // self.config.num_channels
         channel_loc, channel_scale = (x.double().repeat(repeats).unsqueeze(1) for x in (self.channel_loc, self.channel_scale))
         facts = (

@@ -1,6 +1,7 @@
 """What the forecaster predicts of a step: GluonTS outputs, and how the forecaster uses them."""
 
 from statistics import NormalDist
+from typing import Any
 
 import torch
 from gluonts.torch.distributions import LaplaceOutput, NegativeBinomialOutput, NormalOutput, Output, QuantileOutput, StudentTOutput
@@ -38,7 +39,7 @@ def describe_output(output: Output) -> OutputConfig:
     raise ValueError(f"distr_output must be one of {names}, got {type(output).__name__}")
 
 
-def start_neutral(projection: nn.Module, config: OutputConfig) -> None:
+def start_neutral(projection: Any, config: OutputConfig) -> None:
     """Let the layer that makes an output's arguments begin at a standard one: zero weights, and quantiles of the normal distribution."""
     for parameter in projection.parameters():
         nn.init.zeros_(parameter)

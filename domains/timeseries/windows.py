@@ -226,9 +226,6 @@ class RandomWindows(IterableDataset):
             random = np.random.default_rng((self.seed, epoch, batch))
             yield collate([self._draw(random) for _ in range(self.batch_size)], self.config)
 
-    def __len__(self) -> int:
-        return self.num_batches
-
     def _draw(self, random: np.random.Generator) -> dict[str, np.ndarray]:
         one = self.series[random.integers(len(self.series))]
         place = int(random.integers(self.min_past, one.length - self.config.prediction_length + 1))

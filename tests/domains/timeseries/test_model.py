@@ -62,9 +62,10 @@ def assert_same(a: tuple, b: tuple) -> None:
 
 
 VARIANTS = [{"titans": presets.debug(variant).titans} for variant in ("lmm", "mac", "mag", "mal")]
+CHANGES = [*VARIANTS, {**FEATURES, "cardinality": (3,)}, {"channel_mixing": True}, {"absolute_level": False}]
 
 
-@pytest.mark.parametrize("changes", [*VARIANTS, {**FEATURES, "cardinality": (3,)}, {"channel_mixing": True}], ids=str)
+@pytest.mark.parametrize("changes", CHANGES, ids=str)
 @given(steps=st.integers(1, 41), cuts=st.lists(st.integers(0, 41), max_size=4))
 def test_how_a_stream_is_cut_does_not_matter(changes: dict, steps: int, cuts: list[int]) -> None:
     model = make_model(**changes)
@@ -120,7 +121,7 @@ def test_units_and_level_do_not_matter(factor: float, offset: float) -> None:
     torch.testing.assert_close(scaled * scale_scaled.unsqueeze(-1) + loc_scaled.unsqueeze(-1), expected, rtol=1e-6, atol=1e-6 * factor)
 
 
-def test_what_stands_in_a_missing_place_does_not_matter() -> None:
+def test_what_stands_in_a_missing_place_does_not_matter_but_that_it_is_missing() -> None:
     model = make_model(**FEATURES)
     x = make_inputs(model.config, 10)
     feat = x["feat"].clone()
@@ -131,6 +132,8 @@ def test_what_stands_in_a_missing_place_does_not_matter() -> None:
     feat = feat.clone()
     feat[:, :, 2] = torch.where(feat[:, :, 3] > 0, feat[:, :, 2], torch.nan)
     assert_same(plain, model(target, x["observed_values"], feat, *arguments[2:]))
+    (whole,), _, _ = model(x["target"], torch.ones_like(x["target"]), feat, *arguments[2:])
+    assert (whole - plain[0][0]).abs().max() > 1e-3
 
 
 @given(st.lists(st.floats(-1e6, 1e6), min_size=1, max_size=60), st.integers(1, 7), st.integers(1, 50))

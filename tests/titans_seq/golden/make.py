@@ -51,7 +51,7 @@ def make_forecaster() -> None:
         context = torch.randn(2, model.config.context_length, model.config.num_channels)
         (quantiles,), _, _ = model(context, torch.ones_like(context))
     model.save_pretrained(HERE / "forecaster", card=CARD)
-    save_file({"context": context, "quantiles": quantiles}, HERE / "forecaster" / "example.safetensors")
+    save_file({"context": context, "quantiles": quantiles.contiguous()}, HERE / "forecaster" / "example.safetensors")
 
 
 if __name__ == "__main__":
