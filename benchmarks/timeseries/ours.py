@@ -26,6 +26,7 @@ class Settings:
         dim, num_layers, dropout: of the backbone.
         variant: of the backbone.
         output: "normal" is trained by the squared error (beta 1) and forecasts the mean, "quantile" forecasts the median.
+        absolute_level: of the ForecasterConfig.
         ridge: begin from the closed-form linear forecaster.
         chunk_size, max_step: of the memory.
         memory: False lets the memory learn nothing while it reads.
@@ -38,6 +39,7 @@ class Settings:
     dropout: float = 0.1
     variant: str = "mag"
     output: str = "normal"
+    absolute_level: bool = False
     ridge: bool = True
     chunk_size: int = 16
     max_step: float = MemoryConfig.max_step
@@ -65,6 +67,7 @@ class Settings:
             context_length=windows.look_back,
             num_channels=windows.series_TC.shape[1],
             patch_length=self.patch_length,
+            absolute_level=self.absolute_level,
             output=OutputConfig(kind="normal", beta=1.0) if self.output == "normal" else OutputConfig(kind="quantile"),
             titans=TitansConfig(
                 dim=self.dim,

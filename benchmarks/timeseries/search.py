@@ -40,6 +40,7 @@ def variants() -> dict[str, Variant]:
     base = Variant()
     model = {
         "memory off": {"memory": False},
+        "absolute level": {"absolute_level": True},
         "no ridge start": {"ridge": False},
         "patch 8": {"patch_length": 8},
         "patch 32": {"patch_length": 32},
@@ -51,6 +52,7 @@ def variants() -> dict[str, Variant]:
         "quantiles": {"output": "quantile"},
         "lmm": {"variant": "lmm"},
         "mac": {"variant": "mac"},
+        "chunk 4, step 0.2": {"chunk_size": 4, "max_step": 0.2},
     }
     training = {"lr 3e-4": {"lr": 3e-4}, "lr 3e-3": {"lr": 3e-3}, "decay 0.05": {"weight_decay": 0.05}}
     found = {"base": base, **{name: replace(base, settings=replace(base.settings, **changes)) for name, changes in model.items()}}

@@ -194,6 +194,17 @@ def test_a_trained_model_beats_the_last_value_and_ends_with_its_best_epoch(model
     assert best < 0.5 * evaluate(naive.predict, validation).mse
 
 
+@pytest.mark.parametrize("output", ["normal", "quantile"])
+def test_titans_begins_about_where_the_ridge_ends(output: str, data_folder: Path) -> None:
+    from benchmarks.timeseries.ours import Settings, titans
+
+    parts = split("ETTh1", 96, 96)
+    validation = parts.validation.sample(200)
+    begun = evaluate(titans(Settings(output=output))(parts.train).eval(), validation)
+    ridge = evaluate(Ridge().fit(parts.train.sample(2000), validation, 0).predict, validation)
+    assert begun.mse < 1.02 * ridge.mse
+
+
 def test_the_same_seed_trains_the_same_model() -> None:
     train, validation = Windows(waves(), 48, 12), Windows(waves()[300:], 48, 12)
     budget = Budget(epochs=1, batches=5)
