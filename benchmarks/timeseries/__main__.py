@@ -57,7 +57,10 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--datasets", action=known("data set", list(SOURCES)), default=list(SOURCES), help=f"comma-separated: {', '.join(SOURCES)}")
     add("--look-backs", type=look_backs, default=[str(SHORT), "long"], help="steps, or 'long': chosen on validation (default: 96,long)")
     add("--horizons", type=integers, default=list(HORIZONS), help="comma-separated (default: 96,192,336,720)")
-    add("--models", action=known("model", list(MODELS)), default=list(MODELS), help=f"comma-separated: {', '.join(MODELS)}")
+    ablations = [name for name, model in MODELS.items() if model.ablation]
+    usual = [name for name in MODELS if name not in ablations]
+    about = f"comma-separated (default: {','.join(usual)}); ablations: {', '.join(ablations)}"
+    add("--models", action=known("model", list(MODELS)), default=usual, help=about)
     add("--seeds", type=lambda text: [int(name) for name in names(text)], default=[0, 1, 2], help="of trained models (default: 0,1,2)")
     add("--epochs", type=positive(int), default=Budget.epochs, help="of training at most (default: %(default)s)")
     add("--batches", type=positive(int), default=Budget.batches, help="of an epoch at most (default: %(default)s)")

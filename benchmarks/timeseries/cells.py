@@ -18,11 +18,12 @@ CHOICE_WINDOWS = 5_000
 
 @dataclass(frozen=True)
 class Model:
-    """A row of the table. make: the forecaster of a data set, within a budget."""
+    """A row of the table. make: the forecaster of a data set, within a budget. ablation: measured only when it is named."""
 
     label: str
     make: Callable[[str, Budget], Forecaster]
     learned: bool = True
+    ablation: bool = False
 
 
 def _naive(dataset: str, budget: Budget) -> Forecaster:
@@ -45,11 +46,11 @@ def _patchtst(dataset: str, budget: Budget) -> Forecaster:
     return Learned(patchtst, lr=1e-3, budget=budget)
 
 
-def _titans(memory: bool) -> Callable[[str, Budget], Forecaster]:
+def _titans(**changes: Any) -> Callable[[str, Budget], Forecaster]:
     def make(dataset: str, budget: Budget) -> Forecaster:
         from benchmarks.timeseries.ours import LEARNING_RATE, WEIGHT_DECAY, Settings, titans
 
-        return Learned(titans(Settings(memory=memory)), LEARNING_RATE, budget, WEIGHT_DECAY)
+        return Learned(titans(Settings(**changes)), LEARNING_RATE, budget, WEIGHT_DECAY)
 
     return make
 
@@ -57,10 +58,14 @@ def _titans(memory: bool) -> Callable[[str, Budget], Forecaster]:
 MODELS = {
     "naive": Model("seasonal naive", _naive, learned=False),
     "ridge": Model("ridge, closed form", _ridge, learned=False),
-    "titans": Model("Titans", _titans(memory=True)),
+    "titans": Model("Titans", _titans()),
     "titans-no-memory": Model("Titans, memory off", _titans(memory=False)),
     "dlinear": Model("DLinear", _dlinear),
     "patchtst": Model("PatchTST", _patchtst),
+    "titans-no-momentum": Model("Titans, no momentum", _titans(momentum=False), ablation=True),
+    "titans-no-forgetting": Model("Titans, no forgetting", _titans(forgetting=False), ablation=True),
+    "titans-no-convolution": Model("Titans, no convolution", _titans(convolution=False), ablation=True),
+    "titans-linear-memory": Model("Titans, memory of depth 1", _titans(depth=1), ablation=True),
 }
 
 

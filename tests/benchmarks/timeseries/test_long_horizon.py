@@ -48,6 +48,9 @@ def _data(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch) -> No
         monkeypatch.setenv("TITANS_SEQ_DATA", str(request.getfixturevalue("data_folder")))
 
 
+OFF = {"memory": False, "momentum": False, "forgetting": False, "convolution": False, "depth": 1}
+
+
 def waves(steps: int = 600, season: int = 12) -> Tensor:
     """Two noisy seasonal channels, (T, 2)."""
     t = torch.arange(steps)
@@ -180,7 +183,7 @@ def test_seasonal_naive_repeats_the_last_season_that_the_window_holds() -> None:
     assert fallen_back.chosen == {"season": 1}
 
 
-@pytest.mark.parametrize("model", [name for name, model in MODELS.items() if model.learned])
+@pytest.mark.parametrize("model", [name for name, model in MODELS.items() if model.learned and not model.ablation])
 def test_a_trained_model_beats_the_last_value_and_ends_with_its_best_epoch(model: str) -> None:
     train, validation = Windows(waves(1200), 48, 12), Windows(waves(1200)[600:], 48, 12)
     budget = Budget(epochs=3, batches=60, patience=2)
@@ -203,6 +206,19 @@ def test_titans_begins_about_where_the_ridge_ends(output: str, data_folder: Path
     begun = evaluate(titans(Settings(output=output))(parts.train).eval(), validation)
     ridge = evaluate(Ridge().fit(parts.train.sample(2000), validation, 0).predict, validation)
     assert begun.mse < 1.02 * ridge.mse
+
+
+def test_ablations_switch_off_what_they_name() -> None:
+    from benchmarks.timeseries.ours import Settings
+
+    windows = Windows(waves(), 48, 12)
+    usual = Settings().config(windows).titans.memory
+    changed = {name: Settings(**{name: value}).config(windows).titans.memory for name, value in OFF.items()}
+    assert changed["memory"].max_step < 1e-9 < usual.max_step
+    assert (changed["momentum"].momentum, usual.momentum) == (False, True)
+    assert (changed["forgetting"].forgetting, usual.forgetting) == ("none", "head")
+    assert (changed["convolution"].convolution_width, usual.convolution_width) == (1, 4)
+    assert (changed["depth"].depth, usual.depth) == (1, 2)
 
 
 def test_the_same_seed_trains_the_same_model() -> None:
