@@ -96,7 +96,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         for cell in todo:
             progress.update(task, description=cell.label)
             found.add(measure(cell, options.budget, number))
-            progress.console.print(line(found, cell))
+            progress.console.print(line(found, cell), soft_wrap=True)
             progress.advance(task)
     console.print(table([found.cells[cell] for cell in cells]))
     if options.output is not None:

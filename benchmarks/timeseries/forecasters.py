@@ -12,10 +12,10 @@ from benchmarks.timeseries.protocol import Predict, Windows
 
 @dataclass(frozen=True)
 class Epoch:
-    """A part of training after which there was a look at validation. seconds: of the wall; cpu_seconds: of the process."""
+    """A part of training before a look at validation, the first of no batch. seconds: of the wall; cpu_seconds: of the process."""
 
     batches: int
-    train_loss: float
+    train_loss: float | None
     validation_mse: float
     seconds: float
     cpu_seconds: float

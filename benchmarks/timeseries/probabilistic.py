@@ -269,7 +269,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
             progress.update(task, description=cell.label)
             found.add(result := measure(cell, budget, number))
             scores = ", ".join(f"{name} {result.scores[name]:.4f}" for name in SCORES)
-            progress.console.print(f"{cell.label}: {scores}, {result.fit_cpu_seconds:.0f} CPU s")
+            progress.console.print(f"{cell.label}: {scores}, {result.fit_cpu_seconds:.0f} CPU s", soft_wrap=True)
             progress.advance(task)
     console.print(markdown(found), markup=False)
 

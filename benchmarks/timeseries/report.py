@@ -51,7 +51,7 @@ def table(results: Sequence[Result]) -> Table:
         view.add_row(
             *(r.cell.dataset, str(r.cell.look_back), str(r.cell.horizon), MODELS[r.cell.model].label, seed),
             *(shown(r.mse), shown(r.mae), shown(r.validation_mse)),
-            *(r.failed or f"{r.windows:,}", str(len(r.epochs) or ""), f"{r.fit_cpu_seconds:.1f}"),
+            *(r.failed or f"{r.windows:,}", str(len(r.epochs) - 1 if r.epochs else ""), f"{r.fit_cpu_seconds:.1f}"),
         )
     return view
 
@@ -136,7 +136,7 @@ def cost(found: Results) -> str:
         for model in MODELS:
             runs = [r for r in found.of(*place, model) if r.epochs]
             if runs:
-                epoch = fmean(epoch["cpu_seconds"] for r in runs for epoch in r.epochs)
+                epoch = fmean(epoch["cpu_seconds"] for r in runs for epoch in r.epochs[1:])
                 test = fmean(r.predict_cpu_seconds for r in runs)
                 sizes = [f"{runs[0].parameters:,}", str(runs[0].chosen["batches"])]
                 rows.append([*map(str, place), MODELS[model].label, *sizes, f"{epoch:.1f}", f"{test:.1f}"])

@@ -82,7 +82,7 @@ def table(trials: Sequence[dict[str, Any]]) -> str:
         ratios = [[t["mse"] / t["ridge_mse"] for t in own if (t["dataset"], t["look_back"], t["horizon"]) == place] for place in places]
         entries = [f"{fmean(found):.3f}" if found else "-" for found in ratios]
         mean = f"{fmean(fmean(found) for found in ratios):.3f}" if all(ratios) else "-"
-        seconds = fmean(epoch["cpu_seconds"] for t in own for epoch in t["epochs"])
+        seconds = fmean(epoch["cpu_seconds"] for t in own for epoch in t["epochs"][1:])
         rows.append([name, *entries, mean, f"{own[0]['parameters']:,}", f"{seconds:.0f}"])
     head = ["validation MSE over ridge", *(f"{d} {L}/{H}" for d, L, H in places), "mean", "parameters", "CPU s an epoch"]
     return markdown_table(head, rows)

@@ -12,7 +12,7 @@ from typing import Protocol
 
 import lightning.pytorch as pl
 import torch
-from lightning.pytorch.callbacks import EarlyStopping, ModelCheckpoint
+from lightning.pytorch.callbacks import EarlyStopping
 from torch import Tensor, nn
 from torch.utils.data import BatchSampler, DataLoader, Dataset, RandomSampler
 
@@ -69,13 +69,18 @@ def shuffled(windows: Windows, budget: Budget, seed: int) -> DataLoader:
 
 
 class Learner(pl.LightningModule):
-    """AdamW with a one-cycle learning rate; the error on validation windows after every epoch."""
+    """AdamW with a one-cycle learning rate; the error on validation windows before training and after every epoch."""
 
     def __init__(self, net: nn.Module, lr: float, weight_decay: float, validation: Windows) -> None:
         super().__init__()
         self.net, self.lr, self.weight_decay, self.validation = net, lr, weight_decay, validation
         self.epochs: list[Epoch] = []
         self.losses: list[Tensor] = []
+
+    def on_train_start(self) -> None:
+        """A network that begins in closed form may never get better: what it is before training counts as well."""
+        self.begin = time.perf_counter(), time.process_time()
+        self.look()
 
     def on_train_epoch_start(self) -> None:
         self.losses = []
@@ -87,16 +92,21 @@ class Learner(pl.LightningModule):
         return loss
 
     def on_train_epoch_end(self) -> None:
+        self.log("validation_mse", self.look())
+
+    def look(self) -> float:
+        """The error on validation windows, noted with what the epoch took; the best weights are kept."""
         seconds, cpu_seconds = time.perf_counter() - self.begin[0], time.process_time() - self.begin[1]
-        self.net.eval()
         begin = time.process_time()
-        error = evaluate(self.net, self.validation).mse
-        loss = float(torch.stack(self.losses).mean())
-        self.epochs.append(
-            Epoch(len(self.losses), loss, error, round(seconds, 2), round(cpu_seconds, 2), round(time.process_time() - begin, 2))
-        )
+        self.net.eval()
+        error = evaluate(lambda past_BLC: self.net(past_BLC.to(self.device)).to(past_BLC.device), self.validation).mse
         self.net.train()
-        self.log("validation_mse", error)
+        loss = float(torch.stack(self.losses).mean()) if self.losses else None
+        times = (round(x, 2) for x in (seconds, cpu_seconds, time.process_time() - begin))
+        if all(error < epoch.validation_mse for epoch in self.epochs):
+            self.best = {name: value.clone() for name, value in self.net.state_dict().items()}
+        self.epochs.append(Epoch(len(self.losses), loss, error, *times))
+        return error
 
     def configure_optimizers(self) -> dict:
         matrices = [p for p in self.parameters() if p.dim() >= 2 and p.requires_grad]
@@ -109,18 +119,18 @@ class Learner(pl.LightningModule):
 
 
 def train(net: nn.Module, lr: float, weight_decay: float, train: Windows, validation: Windows, budget: Budget, seed: int) -> list[Epoch]:
-    """Train `net` in place; it ends with the weights of its best epoch on validation."""
+    """Train `net` in place; it ends with the weights of its best epoch on validation, 0 being before training."""
     learner = Learner(net, lr, weight_decay, validation.sample(budget.validation_windows))
     loader = shuffled(train, budget, seed)
     with tempfile.TemporaryDirectory(prefix="titans-seq-") as folder, warnings.catch_warnings():
         warnings.filterwarnings("ignore", message=".*does not have many workers.*")
-        best = ModelCheckpoint(folder, monitor="validation_mse", save_weights_only=True, save_on_train_epoch_end=True)
         stop = EarlyStopping("validation_mse", patience=budget.patience, check_on_train_epoch_end=True, check_finite=True)
         trainer = pl.Trainer(
             max_epochs=budget.epochs,
             limit_train_batches=min(budget.batches, len(loader)),
             gradient_clip_val=1.0,
-            callbacks=[best, stop],
+            callbacks=[stop],
+            enable_checkpointing=False,
             logger=False,
             default_root_dir=folder,
             enable_progress_bar=False,
@@ -129,9 +139,8 @@ def train(net: nn.Module, lr: float, weight_decay: float, train: Windows, valida
             devices=1,
         )
         trainer.fit(learner, loader)
-        weights = torch.load(best.best_model_path, weights_only=True)["state_dict"]
-    learner.load_state_dict(weights)
-    learner.net.eval()
+    net.load_state_dict(learner.best)
+    net.eval()
     return learner.epochs
 
 
@@ -150,5 +159,5 @@ class Learned:
         epochs = train(net, self.lr, self.weight_decay, train_windows, validation, self.budget, seed)
         best = min(range(len(epochs)), key=lambda i: epochs[i].validation_mse)
         parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)
-        chosen = {"lr": self.lr, "weight_decay": self.weight_decay, "best_epoch": best + 1, "batches": epochs[0].batches}
+        chosen = {"lr": self.lr, "weight_decay": self.weight_decay, "best_epoch": best, "batches": epochs[1].batches}
         return Fitted(net, parameters, chosen, epochs)
