@@ -10,23 +10,17 @@ from pathlib import Path
 
 import torch
 from rich.console import Console
-from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 import benchmarks.speed
-from benchmarks.machine import ROOT, positive
+from benchmarks.machine import positive
+from benchmarks.reporting import RESULTS, names, progress_bar, write_json
 from benchmarks.speed import compare as comparing
 from benchmarks.speed.cells import MODES, Cell, Limits, Result
 from benchmarks.speed.measure import measure
 from benchmarks.speed.parity import Parity, check_parity, forms_to_check
 from benchmarks.speed.peers import PEERS, chosen, packages
 from benchmarks.speed.plan import GROUPS, QUICK, Grid, plan, reason_of_form, reason_to_skip, select
-from benchmarks.speed.report import BEGIN, environment, kept, markdown, replace_between_markers, report, table, write
-
-RESULTS = ROOT / "benchmarks" / "results"
-
-
-def names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
+from benchmarks.speed.report import README, environment, kept, markdown, report, table
 
 
 def lengths(text: str) -> list[int]:
@@ -98,11 +92,6 @@ def run_cells(
     return parities, results
 
 
-def progress_bar() -> Progress:
-    columns = (TextColumn("{task.description:<64}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
-
-
 def run(options: argparse.Namespace, console: Console) -> None:
     """Measure, print, write."""
     limits = Limits(options.threads, options.budget_seconds, Limits.prefill_seconds * (6 if options.long else 1), options.device)
@@ -113,7 +102,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
 
     def save(parities: list[Parity], results: list[Result], profile: dict | None = None) -> None:
         if output is not None:
-            write(output, report(start, parities, results, time.perf_counter() - begin, profile))
+            write_json(output, report(start, parities, results, time.perf_counter() - begin, profile))
 
     with progress_bar() as progress:
         task = progress.add_task("", total=len(options.cells) + len(forms_to_check(options.cells)))
@@ -178,7 +167,7 @@ def run_comparison(options: argparse.Namespace, console: Console) -> None:
             )
     if options.output is not None:
         sides = {"a": options.compare, "b": options.against}
-        write(options.output, {**environment(limits), **sides, "comparisons": [asdict(comparison) for comparison in found]})
+        write_json(options.output, {**environment(limits), **sides, "comparisons": [asdict(comparison) for comparison in found]})
         console.print(f"written to {options.output}")
 
 
@@ -193,9 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             text = markdown(json.loads(output.read_text()))
             print(text)
             if options.readme:
-                if BEGIN not in (readme := options.readme.read_text()):
-                    sys.exit(f"{options.readme} has no {BEGIN}")
-                options.readme.write_text(replace_between_markers(readme, text))
+                README.write_json(options.readme, text)
         return
     if options.compare:
         run_comparison(options, console)

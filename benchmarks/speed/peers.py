@@ -6,7 +6,6 @@ They are given our sizes, depth 2 and expansion 4, where they can be; else `comp
 
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from importlib.metadata import PackageNotFoundError, version
 
 from torch import nn
 
@@ -102,14 +101,6 @@ PEERS = {
 
 def packages() -> list[str]:
     return sorted({peer.package for peer in PEERS.values()})
-
-
-def installed(package: str) -> str | None:
-    """The version, or None."""
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def chosen(names: Sequence[str]) -> list[str]:

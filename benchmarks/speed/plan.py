@@ -3,11 +3,11 @@
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
-from benchmarks.machine import available_mib
+from benchmarks.machine import available_mib, installed
 from benchmarks.speed.cells import BACKWARD, DECODE, FORWARD, MODES, TIMED_RUNS, Cell, Limits, Result
 from benchmarks.speed.measure import MEMORY_SHARE, beyond_text
 from benchmarks.speed.parity import Parity, needs_check
-from benchmarks.speed.peers import PEERS, installed
+from benchmarks.speed.peers import PEERS
 from benchmarks.speed.subjects import LAYERS, MODELS
 from titans_seq.config import MemoryConfig
 from titans_seq.memory.functional import IMPLEMENTATIONS

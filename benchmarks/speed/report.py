@@ -2,12 +2,7 @@
 
 import json
 import os
-import platform
-import shlex
-import sys
 from collections.abc import Sequence
-from datetime import UTC, datetime
-from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 from typing import Any
 
@@ -15,36 +10,25 @@ import torch
 from rich import box
 from rich.table import Table
 
-from benchmarks.machine import available_mib, cpu_model, revision, source_digest
+from benchmarks import reporting
+from benchmarks.machine import available_mib, installed, source_digest
+from benchmarks.reporting import Report, Section
 from benchmarks.speed import operations, parity
 from benchmarks.speed.cells import BACKWARD, BATCH, DECODE, DECODE_WINDOW, DEPTH, FORWARD, TIMED_RUNS, WIDTH, Cell, Limits, Result
 from benchmarks.speed.goals import judge
-from benchmarks.speed.peers import PEERS, installed, packages
+from benchmarks.speed.peers import PEERS, packages
 
 SCHEMA = 2
-BEGIN, END = "<!-- speed:begin -->", "<!-- speed:end -->"
-
-Report = dict[str, Any]
+README = Section("speed")
 
 
 def environment(limits: Limits) -> Report:
     """Command, date, revision, versions, machine."""
-    found = revision() or ""
     return {
         "schema": SCHEMA,
-        "command": shlex.join(["python", "-m", "benchmarks.speed", *sys.argv[1:]]),
-        "date": datetime.now(UTC).isoformat(timespec="seconds"),
-        "revision": found.removesuffix("+changes") or None,
-        "changes": found.endswith("+changes"),
+        **reporting.environment("benchmarks.speed"),
         "source": source_digest(),
-        "titans_seq": _version("titans-seq"),
-        "python": platform.python_version(),
-        "torch": torch.__version__,
-        "cpu": cpu_model(),
-        "cpus": os.cpu_count(),
-        "system": platform.platform(),
         "free_mib": round(available_mib()),
-        "load": round(os.getloadavg()[0], 2),
         "gpu": torch.cuda.get_device_name(limits.device) if limits.device != "cpu" else None,
         "device": limits.device,
         "threads": limits.threads,
@@ -53,13 +37,6 @@ def environment(limits: Limits) -> Report:
             name: {"package": peer.package, "version": installed(peer.package), "computes": peer.computes} for name, peer in PEERS.items()
         },
     }
-
-
-def _version(package: str) -> str | None:
-    try:
-        return version(package)
-    except PackageNotFoundError:
-        return None
 
 
 def report(
@@ -87,14 +64,6 @@ def report(
         "cells": [result.to_dict() for result in results],
         "profile": profile,
     }
-
-
-def write(path: Path, found: Report) -> None:
-    """Whole or not at all: a run that is ended leaves the last complete file."""
-    path.parent.mkdir(parents=True, exist_ok=True)
-    partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(found, indent=1) + "\n")
-    partial.replace(path)
 
 
 def read_results(found: Report) -> list[Result]:
@@ -205,17 +174,3 @@ def _few(runs: int) -> str:
 
 def _mib(x: float) -> str:
     return f"{x / 1024:.1f} GiB" if x >= 1024 else f"{x:.0f} MiB" if x >= 10 else f"{x:.1f} MiB"
-
-
-def between_markers(text: str) -> str | None:
-    """What stands between the markers of a README, None if it has none."""
-    if BEGIN not in text or END not in text:
-        return None
-    return text.split(BEGIN, 1)[1].split(END, 1)[0].strip()
-
-
-def replace_between_markers(text: str, content: str) -> str:
-    """The README with another table between its markers."""
-    before, _, rest = text.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    return f"{before}{BEGIN}\n{content}\n{END}{after}"

@@ -194,7 +194,7 @@ def _title(
     return title
 
 
-def plot_coverage(tables: Mapping[str, pl.DataFrame], path: str | Path | None = None) -> Figure:
+def plot_coverage_by_horizon(tables: Mapping[str, pl.DataFrame], path: str | Path | None = None) -> Figure:
     """Draw how often intervals held against the steps ahead, a panel a channel (`MAX_PANELS` at most), a dashed line where they should.
 
     Args:

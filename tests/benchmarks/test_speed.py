@@ -13,7 +13,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
-from benchmarks.machine import ROOT, git
+from benchmarks.machine import ROOT, git, installed
 from benchmarks.speed import __main__ as command
 from benchmarks.speed import compare, measure, operations, parity, peers, plan, plots, profiling, report, subjects
 from benchmarks.speed.cells import BACKWARD, DECODE, DECODE_WINDOW, DEPTH, FORWARD, WIDTH, Cell, Floor, Limits, Measurement, Result, Spread
@@ -216,7 +216,7 @@ def test_absent_peers_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize("name", [name for name, peer in peers.PEERS.items() if not peer.needs_gpu])
 def test_peers_run(name: str) -> None:
-    if peers.installed(peers.PEERS[name].package) is None:
+    if installed(peers.PEERS[name].package) is None:
         pytest.skip(f"{peers.PEERS[name].package} is not installed: pip install -e '.[bench]'")
     call = subjects.make_call(Cell(name, BACKWARD, 64, expansion=4))
     _, finite = measure.run_once(call, backward=True)
@@ -352,14 +352,14 @@ def test_readme_table_goes_between_its_markers() -> None:
     table = report.markdown(json.loads(json.dumps(example())))
     assert "| memory layer, E 4, C 16 | 10,200 / 2,050 (10 MiB / 2.0 GiB) | - |" in table
     assert "| memory layer, E 4, C 16 | 2.0 (1.5 MiB) |" in table
-    readme = report.replace_between_markers(f"before {report.BEGIN}old{report.END} after", table)
+    readme = report.README.replace(f"before {report.README.begin}old{report.README.end} after", table)
     assert readme.startswith("before ")
     assert readme.endswith(" after")
-    assert report.between_markers(readme) == table
+    assert report.README.read(readme) == table
 
 
 def test_readme_shows_the_shipped_results() -> None:
-    shown = report.between_markers((ROOT / "README.md").read_text())
+    shown = report.README.read((ROOT / "README.md").read_text())
     if shown is None:
         pytest.skip("the README has no speed table between markers yet")
     assert shown == report.markdown(json.loads((ROOT / "benchmarks" / "results" / "speed_cpu.json").read_text()))

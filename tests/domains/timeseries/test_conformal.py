@@ -27,7 +27,7 @@ from domains.timeseries.config import QUANTILES
 from domains.timeseries.conformal import CalibratedPredictor, Calibration, calibrate, load_calibrated, split_conformal
 from domains.timeseries.coverage import coverage
 from domains.timeseries.estimator import TitansEstimator, TitansPredictor
-from domains.timeseries.plots import plot_coverage
+from domains.timeseries.plots import plot_coverage_by_horizon
 from domains.timeseries.quantiles import Levels, spread_of
 from titans_seq.errors import UserError
 
@@ -322,7 +322,7 @@ def test_the_plot_of_coverage_shows_each_interval_where_it_was_and_where_it_shou
     _, template = split(noise(100, 2), offset=-60)
     test_data = template.generate_instances(5, windows=12)
     table = coverage(Gaussian(5).predict(test_data.input), test_data, ["a", "b"])
-    figure = plot_coverage({"as trained": table})
+    figure = plot_coverage_by_horizon({"as trained": table})
     assert [ax.get_ylabel().split("\n")[0] for ax in figure.axes] == ["a", "b"]
     drawn = [np.asarray(line.get_ydata()) for line in figure.axes[1].lines if line.get_label() == "as trained"]
     expected = [table.filter(channel="b", interval=interval)["coverage"].to_numpy() for interval in (0.4, 0.6, 0.8)]

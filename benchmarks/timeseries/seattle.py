@@ -1,4 +1,4 @@
-"""Forecasters side by side on one held-out split: `python -m benchmarks.forecast`, or `--quick` for a minute's worth of it.
+"""Forecasters side by side on one held-out split: `python -m benchmarks.timeseries.seattle`, or `--quick` for a minute's worth of it.
 
 All learn from the same steps and are scored on the same windows that none of them has seen: Titans in its four variants and otherwise
 with its defaults, GluonTS's DLinear and PatchTST, the seasonal naive, and the climatology of the day of the year. The peers read the same
@@ -42,7 +42,7 @@ from rich import box
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.machine import cpu_model, positive, revision
+from benchmarks.machine import ROOT, cpu_model, positive, revision
 from domains.timeseries.data import EXAMPLES, SeriesTable, check_length, load_example, quiet_pandas, read_table, split
 from domains.timeseries.estimator import TitansEstimator
 from domains.timeseries.metrics import QUANTILES, default_season_length, evaluate, seasonal_naive
@@ -54,7 +54,7 @@ VARIANTS = ("lmm", "mac", "mag", "mal")
 METRICS = ("CRPS", "MASE", "coverage_80")
 PEER_LEARNING_RATES = (1e-3, 5e-3)  # GluonTS's default, and that of TitansEstimator
 CLIMATOLOGY_DAYS = 15
-OUTPUT = Path(__file__).parent / "results" / "forecast_seattle.json"
+OUTPUT = ROOT / "benchmarks" / "results" / "forecast_seattle.json"
 
 Entry = dict[str, Any]
 
@@ -386,7 +386,7 @@ def report(task: Task, results: dict[str, list[Scored]], options: argparse.Names
     held_out = task.windows * task.prediction_length
     apart = against_best(results)
     return {
-        "command": shlex.join(["python", "-m", "benchmarks.forecast", *sys.argv[1:]]),
+        "command": shlex.join(["python", "-m", "benchmarks.timeseries.seattle", *sys.argv[1:]]),
         "date": datetime.now(UTC).isoformat(timespec="seconds"),
         "revision": code,
         "python": platform.python_version(),
@@ -460,7 +460,7 @@ def table(found: dict[str, Any]) -> Table:
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.forecast", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.timeseries.seattle", description=(__doc__ or "").partition("\n")[0])
     parser.add_argument("--dataset", default="seattle_weather", help=f"a file, or one that ships: {', '.join(EXAMPLES)} (default)")
     parser.add_argument("--prediction-length", type=positive(int), default=28, help="steps ahead (default: %(default)s)")
     parser.add_argument("--windows", type=positive(int), default=6, help="held-out windows (default: %(default)s)")
@@ -471,7 +471,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser.add_argument("--epochs", type=positive(int), help="of training at most (default: that of TitansEstimator)")
     parser.add_argument("--threads", type=positive(int), default=1, help="of torch (default: %(default)s)")
     parser.add_argument("--quick", action="store_true", help="one seed and epoch, Titans mag and naives; no file without --output")
-    name = OUTPUT.relative_to(Path(__file__).parents[1])
+    name = OUTPUT.relative_to(ROOT)
     parser.add_argument("--output", type=Path, help=f"JSON of the results (default for seattle_weather: {name}, else none)")
     options = parser.parse_args(arguments)
     if options.quick:

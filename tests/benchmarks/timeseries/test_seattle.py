@@ -8,11 +8,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from benchmarks import forecast
+from benchmarks.machine import ROOT
+from benchmarks.timeseries import seattle as forecast
 from domains.timeseries.data import load_example
 from domains.timeseries.metrics import evaluate, seasonal_naive
 
-ROOT = Path(forecast.__file__).parents[1]
 CHANNELS = ("temp_max", "temp_min", "precipitation", "wind")
 
 
@@ -23,14 +23,14 @@ def task() -> forecast.Task:
 
 def test_quick_run_writes_what_it_scored(tmp_path: Path) -> None:
     output = tmp_path / "new" / "forecast.json"
-    command = [sys.executable, "-m", "benchmarks.forecast", "--quick", "--windows", "2", "--output", str(output)]
+    command = [sys.executable, "-m", "benchmarks.timeseries.seattle", "--quick", "--windows", "2", "--output", str(output)]
     run = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, timeout=300, check=False)
     assert run.returncode == 0, run.stderr
     assert "titans mag" in run.stdout
     assert "titans mag, seed 0" in run.stderr
     found = json.loads(output.read_text())
 
-    assert found["command"].startswith("python -m benchmarks.forecast --quick")
+    assert found["command"].startswith("python -m benchmarks.timeseries.seattle --quick")
     assert {"date", "revision", "python", "versions", "cpu", "device", "threads", "elapsed_seconds", "training"} <= set(found)
     expected = {"series": 1, "channels": list(CHANNELS), "training_steps": 1461 - 56, "test_windows": 2, "context_length": 112}
     assert expected.items() <= found["split"].items()

@@ -1,0 +1,93 @@
+"""What the benchmarks share: how results are written, how they get into the README, how a run shows its progress."""
+
+import json
+import os
+import platform
+import shlex
+import sys
+from dataclasses import dataclass
+from datetime import UTC, datetime
+from pathlib import Path
+from typing import Any
+
+import torch
+from rich.console import Console
+from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+
+from benchmarks.machine import ROOT, cpu_model, installed, revision
+
+RESULTS = ROOT / "benchmarks" / "results"
+
+Report = dict[str, Any]
+
+
+def environment(module: str) -> Report:
+    """Command, date, revision, versions and machine of a run of `python -m module`."""
+    found = revision() or ""
+    return {
+        "command": shlex.join(["python", "-m", module, *sys.argv[1:]]),
+        "date": datetime.now(UTC).isoformat(timespec="seconds"),
+        "revision": found.removesuffix("+changes") or None,
+        "changes": found.endswith("+changes"),
+        "titans_seq": installed("titans-seq"),
+        "python": platform.python_version(),
+        "torch": torch.__version__,
+        "cpu": cpu_model(),
+        "cpus": os.cpu_count(),
+        "system": platform.platform(),
+        "load": round(os.getloadavg()[0], 2),
+    }
+
+
+def write_json(path: Path, found: Report) -> None:
+    """Whole or not at all: a run that is ended leaves the last complete file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    partial = path.with_suffix(".partial")
+    partial.write_text(json.dumps(found, indent=1) + "\n")
+    partial.replace(path)
+
+
+@dataclass(frozen=True)
+class Section:
+    """The part of a README between the markers of this name."""
+
+    name: str
+
+    @property
+    def begin(self) -> str:
+        return f"<!-- {self.name}:begin -->"
+
+    @property
+    def end(self) -> str:
+        return f"<!-- {self.name}:end -->"
+
+    def read(self, text: str) -> str | None:
+        """What stands between the markers, None if there are none."""
+        if self.begin not in text or self.end not in text:
+            return None
+        return text.split(self.begin, 1)[1].split(self.end, 1)[0].strip()
+
+    def replace(self, text: str, content: str) -> str:
+        """The text with other content between the markers."""
+        if self.read(text) is None:
+            raise ValueError(f"no {self.begin} with a {self.end} after it")
+        before, _, rest = text.partition(self.begin)
+        _, _, after = rest.partition(self.end)
+        return f"{before}{self.begin}\n{content}\n{self.end}{after}"
+
+    def write(self, path: Path, content: str) -> None:
+        """Put content between the markers of a file; a file without them ends the program."""
+        try:
+            path.write_text(self.replace(path.read_text(), content))
+        except ValueError as error:
+            sys.exit(f"error: {path} has {error}")
+
+
+def names(text: str) -> list[str]:
+    """A comma-separated list of the command line."""
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def progress_bar() -> Progress:
+    columns = (TextColumn("{task.description:<64}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
+    return Progress(*columns, console=Console(stderr=True), transient=True)
