@@ -184,6 +184,18 @@ def _try_again(job: _Job, show: Callable[[int, int | None], None]) -> None:
                 time.sleep(min(max(error.wait, FIRST_WAIT * 2 ** (attempt - 1)), LONGEST_WAIT))
 
 
+def _answer(job: _Job, session: "requests.Session", headers: dict[str, str]) -> "requests.Response":
+    """What the server answers in the end. Of a redirect to what is no address, some errors of parsing come as they are."""
+    import requests
+
+    try:
+        return session.get(job.url, headers=headers, stream=True, timeout=job.timeout)
+    except requests.RequestException:
+        raise
+    except ValueError as error:
+        raise requests.exceptions.InvalidURL(f"it redirects to what is no address ({error})") from error
+
+
 def _request(job: _Job, session: "requests.Session", show: Callable[[int, int | None], None]) -> None:
     """Ask for what is missing and append it to the partial file."""
     import requests
@@ -192,7 +204,7 @@ def _request(job: _Job, session: "requests.Session", show: Callable[[int, int | 
     held = job.held
     headers = {"Accept-Encoding": "identity"} | ({"Range": f"bytes={held}-"} if held else {})
     try:
-        with session.get(job.url, headers=headers, stream=True, timeout=job.timeout) as response:
+        with _answer(job, session, headers) as response:
             start = _start(job, response, held)
             length = response.headers.get("Content-Length", "")
             total = start + int(length) if length.isdecimal() and len(length) < 20 else None

@@ -112,6 +112,9 @@ class Handler(BaseHTTPRequestHandler):
     def do_to_file(self, start: int) -> None:
         self.send(302, b"", Location="file:///etc/passwd")
 
+    def do_to_nowhere(self, start: int) -> None:
+        self.send(302, b"", Location="http://[")
+
     def do_wrong(self, start: int) -> None:
         self.send(200, CONTENT[::-1])
 
@@ -259,6 +262,7 @@ def test_a_right_file_is_not_fetched_again_and_a_wrong_one_is(get: Callable[...,
         ("down", "given up after 5 attempts .*503 Service Unavailable"),
         ("circle", "Exceeded 5 redirects"),
         ("to_file", "No connection adapters"),
+        ("to_nowhere", "redirects to what is no address .*Check the address"),
         ("chunked_rubbish", "given up after 5 attempts"),
     ],
 )
