@@ -77,6 +77,8 @@ class TrainingOptions:
     threads: Threads = 1
 
 
+_MOST_VALIDATION = 1000
+"""Windows of all series together that choose the best epoch."""
 TABLE, LENGTHS, TRAINING = TableOptions(), LengthOptions(), TrainingOptions()
 
 
@@ -157,6 +159,8 @@ def make_estimator(
         "lr": training.learning_rate,
     }
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if table.items["len"].sum() > 10 * _MOST_VALIDATION * lengths.prediction:  # a tenth, as the estimator would take, is too much
+        settings["validation_windows"] = max(1, _MOST_VALIDATION // table.items.height)
     static = table.static
     return TitansEstimator(
         prediction_length=lengths.prediction,
