@@ -18,6 +18,7 @@ from rich.table import Table
 from benchmarks.machine import available_mib, cpu_model, revision, source_digest
 from benchmarks.speed import operations, parity
 from benchmarks.speed.cells import BACKWARD, BATCH, DECODE, DECODE_WINDOW, DEPTH, FORWARD, TIMED_RUNS, WIDTH, Cell, Limits, Result
+from benchmarks.speed.goals import judge
 from benchmarks.speed.peers import PEERS, installed, packages
 
 SCHEMA = 2
@@ -82,6 +83,7 @@ def report(
             "tolerance": parity.TOLERANCE,
             "checks": [check.to_dict() for check in parities],
         },
+        "goals": judge(results) if start["device"] == "cpu" else [],
         "cells": [result.to_dict() for result in results],
         "profile": profile,
     }

@@ -6,8 +6,9 @@ import io
 import json
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cyclopts
 import pytest
@@ -18,7 +19,8 @@ from rich.console import Console
 
 from titans_seq import AttentionConfig, LocalMemoryConfig, MemoryConfig, TitansConfig, UserError, presets
 from titans_seq.cli import build_app
-from titans_seq.options import ConfigFile, configured
+from titans_seq.options import TOP_LEVEL, ConfigFile, configured
+from titans_seq.training import TrainingConfig
 
 BASE = presets.tiny()
 
@@ -110,6 +112,38 @@ def test_an_optional_part_can_be_left_out(way: str, tmp_path: Path) -> None:
     assert found == TitansConfig(dim=64, num_layers=2, memory=MemoryConfig(surprise_clip=None))
 
 
+def of_size(size: int) -> TitansConfig:
+    return dataclasses.replace(BASE, dim=size)
+
+
+@configured(backbone=of_size, training=TrainingConfig)
+def train_by_size(
+    *, size: int = 32, backbone: TitansConfig, training: Annotated[TrainingConfig, TOP_LEVEL], config: ConfigFile = None
+) -> tuple[int, TitansConfig, TrainingConfig]:
+    """Train a thing."""
+    return size, backbone, training
+
+
+@pytest.mark.parametrize("way", ["flags", "file"])
+def test_a_base_may_be_chosen_and_flags_may_stand_at_the_top(way: str, tmp_path: Path) -> None:
+    """A preset's name decides what flags and files then change; a configuration at the top level has the fields as flags."""
+    app = build_app()
+    app.command(train_by_size, name="train")
+    assert app(["train"]) == (32, of_size(32), TrainingConfig())
+    (tmp_path / "run.json").write_text('{"size": 64, "backbone": {"num_layers": 1}, "max_steps": 7, "gradient-clip": null}')
+    typed = ["--size", "64", "--backbone.num-layers", "1", "--max-steps", "7", "--gradient-clip", "none"]
+    found = app(["train", *(typed if way == "flags" else ["--config", str(tmp_path / "run.json")])])
+    assert found == (64, dataclasses.replace(of_size(64), num_layers=1), TrainingConfig(max_steps=7, gradient_clip=None))
+    with pytest.raises(UserError, match=r"^--max-steps must be at least 1, got 0$"):
+        app(["train", "--max-steps", "0"])
+    with pytest.raises(UserError, match=r"^--backbone: dim=9 must be a multiple"):
+        app(["train", "--backbone.dim", "9"])
+    screen = io.StringIO()
+    app.help_print(["train"], console=Console(file=screen, width=80))
+    assert "--backbone.dim INT         width of the model. [default: 32]" in screen.getvalue()
+    assert "│ --max-steps INT " in screen.getvalue()
+
+
 def test_nothing_given_is_the_base() -> None:
     assert parse() == (BASE, 1)
 
@@ -162,7 +196,7 @@ def test_what_a_configuration_refuses_is_named_by_its_flag(tokens: list[str], me
         ({"backbone": 3}, "--backbone takes no value itself, got '3'"),
         ({"backbone": {"memory": [1, 2]}}, "--backbone.memory takes no value itself, got '1'"),
         ({"epoch": 3}, "epoch"),
-        ([1], "must be a mapping"),
+        ([1], "holds a list, expected options by name"),
     ],
 )
 def test_what_a_file_must_not_say(values: Any, message: str, tmp_path: Path) -> None:
@@ -191,6 +225,35 @@ def test_a_file_that_cannot_be_read_is_named(name: str, content: str | None, mes
     with pytest.raises((UserError, cyclopts.CycloptsError)) as caught:
         parse("--config", tmp_path / name)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.json", '{"epochs": 1, "epochs": 2}', "key 'epochs' comes twice"),
+        ("x.yaml", "epochs: 1\nepochs: 2", "key 'epochs' comes twice"),
+        ("x.toml", "epochs = 1\nepochs = 2", "Cannot overwrite a value"),
+        ("x.json", '{"backbone": {"dropout": NaN}}', "NaN is no JSON"),
+        ("x.json", "[" * 9999, "nested too deeply"),
+        ("x.toml", "a." * 30 + "b = 1", "nested more than 16 deep"),
+        (
+            "x.yaml",
+            "a: &a {x: 1}\n" + "".join(f"{b}: &{b} {{p: *{a}, q: *{a}}}\n" for a, b in pairwise("abcdefghijklmnop")),
+            "more than 10000",
+        ),
+        ("x.yaml", "a: &a {b: *a}", "more than 10000 values|nested more than 16 deep"),
+        ("x.yaml", "epochs: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("x.yaml", "1: 2", "the name 1 is no text"),
+        ("x.yaml", "- a", "holds a list, expected options by name"),
+        ("x.json", '"' + "x" * 70_000 + '"', "larger than 65536 bytes"),
+        ("x" * 300 + ".json", "", "File name too long"),
+    ],
+)
+def test_files_from_strangers(name: str, text: str, message: str, tmp_path: Path) -> None:
+    if len(name) < 200:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=f"--config {re.escape(str(tmp_path / name))}: .*({message})"):
+        parse("--config", tmp_path / name)
 
 
 DOCS = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()

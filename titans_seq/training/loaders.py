@@ -69,6 +69,8 @@ class DocumentStream:
         length = document_length or max(segment_length, -(-predictions // (4 * batch_size)))
         self._documents, self._pieces = documents, Pieces.cut(documents.lengths, length)
         self._length, self._seed, self._own = segment_length, seed, share
+        sample = documents.read(0, 0, 0)  # of no token: shape and dtype alone
+        self._token_shape, self._dtype = sample.shape[1:], np.float32 if sample.dtype.kind == "f" else np.int64
         self._made_of = {
             "predictions": predictions,
             "pieces": len(self._pieces),
@@ -82,12 +84,13 @@ class DocumentStream:
     def take(self) -> Batch | None:
         """The next segment of every row, or None when the documents are read (only without `seed`).
 
-        tokens, targets: (B, T) int64, a target is the next token of the document. mask: (B, T) bool, False where a row has nothing more to
-        read; None if that is nowhere. reset: (B, T) bool, True where a document begins; None if that is nowhere.
+        tokens, targets: (B, T, ..), int64 for integers and float32 for floats; a target is the next token of the document. mask: (B, T)
+        bool, False where a row has nothing more to read; None if that is nowhere. reset: (B, T) bool, True where a document begins; None
+        if that is nowhere.
         """
         own = range(len(self._rows))[self._own]
         shape = (len(own), self._length)
-        tokens, targets = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        tokens, targets = (np.zeros(shape + self._token_shape, self._dtype) for _ in range(2))
         mask, reset = np.zeros(shape, bool), np.zeros(shape, bool)
         anything = False
         for row in range(len(self._rows)):
@@ -141,12 +144,25 @@ class DocumentStream:
         """As of `Source`.
 
         Raises:
-            UserError: the position is of other data, or of other rows.
+            UserError: the position is of other data, of other rows, or no position in them.
         """
-        _check_same_data(state["made_of"], self._made_of)
-        self._epoch, self._next = state["epoch"], state["next"]
-        self._rows = [(piece, start) for piece, start in state["rows"]]
+        _check_same_data(state.get("made_of"), self._made_of)
+        values: list[Any] = [state.get(name) for name in ("epoch", "next", "rows")]
+        epoch, following, rows = values
+        in_data = _is_count(epoch, 2**63) and _is_count(following, len(self._pieces) + 1) and isinstance(rows, list)
+        if not in_data or len(rows) != len(self._rows) or not all(map(self._holds, rows)):
+            raise UserError(f"the position in the data is damaged: epoch {epoch!r:.40}, next {following!r:.40}, rows {rows!r:.80}.")
+        self._epoch, self._next = epoch, following
+        self._rows = [(piece, start) for piece, start in rows]
         self._order = self._order_of(self._epoch)
+
+    def _holds(self, row: Any) -> bool:
+        """Whether `row` is [piece, predictions of it that were read], or [-1, 0] before the first."""
+        if not isinstance(row, list) or len(row) != 2:
+            return False
+        piece, start = row
+        begun = _is_count(piece, len(self._pieces)) and _is_count(start, int(self._pieces.size[piece]) + 1)
+        return begun or (all(type(x) is int for x in row) and row == [-1, 0])
 
 
 class WindowStream:
@@ -202,9 +218,11 @@ class WindowStream:
         """As of `Source`.
 
         Raises:
-            UserError: the position is of other data.
+            UserError: the position is of other data, or none.
         """
-        _check_same_data(state["made_of"], self._made_of)
+        _check_same_data(state.get("made_of"), self._made_of)
+        if not _is_count(state.get("taken"), 2**63):
+            raise UserError(f"the position in the data is damaged: {state.get('taken')!r:.40} windows taken.")
         self._taken = state["taken"]
 
 
@@ -276,6 +294,13 @@ def _rows_of(batch_size: int, rank: int, world_size: int) -> slice:
     return slice(rank * rows, (rank + 1) * rows)
 
 
-def _check_same_data(given: dict[str, int], expected: dict[str, int]) -> None:
+def _is_count(value: Any, stop: int) -> bool:
+    """Whether `value` is an integer in [0, stop)."""
+    return type(value) is int and 0 <= value < stop
+
+
+def _check_same_data(given: Any, expected: dict[str, int]) -> None:
+    if not isinstance(given, dict) or not all(type(size) is int for size in given.values()):
+        raise UserError(f"the position in the data is damaged: it does not say what the data were ({given!r:.80}).")
     if given != expected:
         raise UserError(f"the run was started on other data or other batches: {given} then, {expected} now. Resume it with those it had.")

@@ -1,8 +1,6 @@
 """The folder of a trained model: the files of `save_pretrained`, and beside them table.json, which says how its tables are read."""
 
 import json
-import shlex
-import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
 from pathlib import Path
@@ -143,7 +141,7 @@ def _card(file: Path | None, table: "Table", lengths: "Lengths", scores: "pl.Dat
     """What the model's README.md says of this run; the scores are the means over channels."""
     from domains.timeseries.cli.report import by_forecaster
     from domains.timeseries.metrics import METRICS
-    from titans_seq.card import Card
+    from titans_seq.card import Card, command_line, versions
 
     name = file.name if file else "the Seattle weather that ships with titans_seq"
     data = f"`{name}`: {table.items.height} series from {table.items['first'].min()!s} to {table.items['last'].max()!s}"
@@ -162,7 +160,8 @@ def _card(file: Path | None, table: "Table", lengths: "Lengths", scores: "pl.Dat
         evaluation=f"{lengths.windows} held-out windows of {lengths.prediction} steps, mean over channels, season {lengths.season}."
         if lengths.windows
         else "None: nothing was held out (`--windows 0`).",
-        command=shlex.join(["titans-seq", *sys.argv[1:]]),
+        command=command_line(),
+        versions=versions("torch", "lightning", "gluonts"),
         tags=("time-series-forecasting",),
     )
 

@@ -1,6 +1,8 @@
 """Files of tables: what is in them as it stands, and errors that name the place."""
 
 import difflib
+import subprocess
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -10,6 +12,7 @@ import polars as pl
 from titans_seq.errors import UserError
 
 ROW = "__row__"
+_PROBE = "import sys, polars; polars.read_parquet(sys.argv[1])"
 SUFFIXES = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t", ".parquet": None}
 """Kinds of tables with their separators. A Monash .tsf is no table (tsf.py)."""
 
@@ -74,7 +77,7 @@ def open_source(path: Path, suffix: str) -> Source:
     separator = SUFFIXES[suffix]
     unit = "row" if separator is None else "line"
     try:
-        frame = pl.read_parquet(path) if separator is None else _read_text(path, separator)
+        frame = _read_parquet(path) if separator is None else _read_text(path, separator)
     except pl.exceptions.NoDataError:
         raise UserError(f"{path}: the file is empty. It needs a header line and one line a time step.") from None
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
@@ -89,6 +92,18 @@ def open_source(path: Path, suffix: str) -> Source:
     if rows.is_empty():
         source.fail("holds no rows below its header. It needs one row a time step.")
     return Source(path, rows, unit)
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    """Once in a process of its own first: where a damaged file has polars ask for more memory than there is, it ends the process."""
+    probe = subprocess.run([sys.executable, "-P", "-c", _PROBE, str(path)], capture_output=True, check=False)
+    if probe.returncode not in (0, 1):  # 1 is an exception, which comes here as well
+        why = (probe.stderr.decode(errors="replace").strip().splitlines() or [f"status {probe.returncode}"])[0]
+        raise UserError(
+            f"{path}: cannot be read as .parquet: its reader was ended ({why:.200}). If the file is larger than memory, read it from the "
+            "disk with --cache FOLDER; else it is damaged, and must be written again."
+        )
+    return pl.read_parquet(path)
 
 
 def _read_text(path: Path, separator: str) -> pl.DataFrame:
