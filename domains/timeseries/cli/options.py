@@ -19,9 +19,9 @@ if TYPE_CHECKING:  # these take seconds to import; `titans-seq --help` is to be 
 Missing = Literal["error", "mask"]
 Format = Literal["csv", "parquet"]
 AtLeastOne = Number(gte=1)
-_TABLE, _FORECAST, _TRAINING = (Group(name, sort_key=f"a{i}") for i, name in enumerate(("Table", "Forecast", "Training"), 1))
-OUTPUT = Group("Output", sort_key="a4")
-"""Sorted before the parts of a configuration, which have their names as keys."""
+_TABLE, _FORECAST, _TRAINING = (Group(name, sort_key=(-1, str(i))) for i, name in enumerate(("Table", "Forecast", "Training"), 1))
+OUTPUT = Group("Output", sort_key=(-1, "4"))
+"""Sorted before the parts of a configuration, whose keys begin with their depth."""
 
 File = Annotated[Path | None, Parameter(help="CSV, TSV, Parquet or Monash .tsf. Default: the Seattle weather that ships.")]
 Output = Annotated[Path, Parameter(name=("--output", "-o"), group=OUTPUT)]
