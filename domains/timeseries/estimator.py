@@ -315,8 +315,14 @@ class TitansEstimator(PyTorchLightningEstimator):
         room = (shortest - self.config.context_length) // (2 * steps)
         wanted = max(1, shortest // (10 * steps)) if self.validation_windows is None else self.validation_windows
         windows = max(0, min(wanted, room))
-        validation = [one.without_last(n * steps) for one in series for n in range(windows)]
-        return [one.without_last(windows * steps) for one in series], validation
+        training = [one.without_last(windows * steps) for one in series]
+        validation = []
+        for one, trained in zip(series, training, strict=True):
+            for n in range(windows):
+                window = one.without_last(n * steps)
+                window.units = trained.units  # known from training; to go through a long series for each window would take hours
+                validation.append(window)
+        return training, validation
 
     def _fit_units(self, model: TitansForecaster, series: Sequence[Series]) -> None:
         """Level and spread of channels and features in the training data."""

@@ -15,6 +15,7 @@ from matplotlib.ticker import MaxNLocator, PercentFormatter
 
 MAX_PANELS = 8
 _INK, _BLUE, _ORANGE, _GREY = "#24292f", "#0969da", "#d4600a", "#8c959f"
+_FORECASTERS = {"titans": ("Titans", _BLUE, "-"), "seasonal_naive": ("seasonal naive", _ORANGE, (0, (4, 2)))}
 _BANDS = ((0.1, 0.9, "80 %", "#d3e5fa"), (0.25, 0.75, "50 %", "#a3c9f5"))
 """Lower and upper level, name, colour. Levels that a forecast does not store are interpolated by GluonTS."""
 _SERIES = ("#0969da", "#d4600a", "#1a7f37", "#8250df", "#bf3989", "#6e7781")
@@ -63,9 +64,6 @@ def plot_forecast(
         unit = f"\n({units[name]})" if units and name in units else ""
         _dress(ax, f"{name}{unit}", str(history[item].get("item_id", item)) if num_items > 1 else "")
     return _finish(figure, axes[0], _title(history, forecasts, num_items, num_channels, len(channel_names)), path)
-
-
-_FORECASTERS = {"titans": ("Titans", _BLUE, "-"), "seasonal_naive": ("seasonal naive", _ORANGE, (0, (4, 2)))}
 
 
 def plot_errors_by_horizon(
@@ -186,7 +184,8 @@ def _title(
 ) -> str:
     first = forecasts[0]
     name = f"{history[0]['item_id']}: " if num_items == 1 and history[0].get("item_id") is not None else ""
-    title = f"{name}{first.prediction_length} steps ahead, {first.index[0]} to {first.index[-1]}"
+    alike = all(forecast.start_date == first.start_date for forecast in forecasts[:num_items])
+    title = f"{name}{first.prediction_length} steps ahead" + (f", {first.index[0]} to {first.index[-1]}" if alike else "")
     if num_channels < all_channels:
         title += f"; first {num_channels} of {all_channels} channels"
     if num_items < len(history):

@@ -19,9 +19,9 @@ if TYPE_CHECKING:  # these take seconds to import; `titans-seq --help` is to be 
 Missing = Literal["error", "mask"]
 Format = Literal["csv", "parquet"]
 AtLeastOne = Number(gte=1)
-_TABLE, _FORECAST, _TRAINING = (Group(name, sort_key=f"a{i}") for i, name in enumerate(("Table", "Forecast", "Training"), 1))
-OUTPUT = Group("Output", sort_key="a4")
-"""Sorted before the parts of a configuration, which have their names as keys."""
+_TABLE, _FORECAST, _TRAINING = (Group(name, sort_key=(-1, str(i))) for i, name in enumerate(("Table", "Forecast", "Training"), 1))
+OUTPUT = Group("Output", sort_key=(-1, "4"))
+"""Sorted before the parts of a configuration, whose keys begin with their depth."""
 
 File = Annotated[Path | None, Parameter(help="CSV, TSV, Parquet or Monash .tsf. Default: the Seattle weather that ships.")]
 Output = Annotated[Path, Parameter(name=("--output", "-o"), group=OUTPUT)]
@@ -77,6 +77,8 @@ class TrainingOptions:
     threads: Threads = 1
 
 
+_MOST_VALIDATION = 1000
+"""Windows of all series together that choose the best epoch."""
 TABLE, LENGTHS, TRAINING = TableOptions(), LengthOptions(), TrainingOptions()
 
 
@@ -157,6 +159,8 @@ def make_estimator(
         "lr": training.learning_rate,
     }
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    if table.items["len"].sum() > 10 * _MOST_VALIDATION * lengths.prediction:  # a tenth, as the estimator would take, is too much
+        settings["validation_windows"] = max(1, _MOST_VALIDATION // table.items.height)
     static = table.static
     return TitansEstimator(
         prediction_length=lengths.prediction,

@@ -99,7 +99,10 @@ def _read_parquet(path: Path) -> pl.DataFrame:
     probe = subprocess.run([sys.executable, "-P", "-c", _PROBE, str(path)], capture_output=True, check=False)
     if probe.returncode not in (0, 1):  # 1 is an exception, which comes here as well
         why = (probe.stderr.decode(errors="replace").strip().splitlines() or [f"status {probe.returncode}"])[0]
-        raise UserError(f"{path}: cannot be read as .parquet, it is damaged: its reader was ended ({why:.200}). Write the file again.")
+        raise UserError(
+            f"{path}: cannot be read as .parquet: its reader was ended ({why:.200}). If the file is larger than memory, read it from the "
+            "disk with --cache FOLDER; else it is damaged, and must be written again."
+        )
     return pl.read_parquet(path)
 
 

@@ -6,10 +6,15 @@ import numpy as np
 import polars as pl
 import pytest
 
-from domains.timeseries.data import read_table, split
+from domains.timeseries.data import files, read_table, split
 from titans_seq.errors import UserError
 
 DAYS = [datetime(2020, 1, 1) + timedelta(days=i) for i in range(8)]
+
+
+@pytest.fixture(autouse=True)
+def whole_files(monkeypatch):
+    monkeypatch.setattr(files, "_read_parquet", pl.read_parquet)  # without a process of its own for each
 
 
 def sales(shops=("x",), known=6) -> pl.DataFrame:

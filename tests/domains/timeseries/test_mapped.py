@@ -11,7 +11,7 @@ import numpy as np
 import polars as pl
 import pytest
 
-from domains.timeseries.data import check_contexts, check_length, map_table, read_table, split
+from domains.timeseries.data import check_contexts, check_length, files, map_table, read_table, split
 from domains.timeseries.data import mapped as module
 from titans_seq.errors import UserError
 
@@ -21,6 +21,7 @@ START = datetime(2020, 1, 31)
 @pytest.fixture(autouse=True)
 def small_batches(monkeypatch):
     monkeypatch.setattr(module, "BATCH", 7)
+    monkeypatch.setattr(files, "_read_parquet", pl.read_parquet)  # without a process of its own for each whole file
 
 
 def shuffled(step="1h", rows=40, shops=3) -> pl.DataFrame:
