@@ -28,7 +28,7 @@ from titans_seq.state import State
 if TYPE_CHECKING:
     from domains.timeseries.estimator import TitansPredictor
 
-RATE = 0.05
+RATE = 0.02
 """Of a gradient step, as a share of the largest score of late."""
 MEMORY = 100
 """Scores after which the largest counts 1/e."""

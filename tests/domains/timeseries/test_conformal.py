@@ -22,7 +22,7 @@ from hypothesis.extra.numpy import arrays
 from polars.testing import assert_frame_equal
 from scipy.stats import norm
 
-from domains.timeseries.adaptive import AdaptiveForecaster, QuantileTracker
+from domains.timeseries.adaptive import RATE, AdaptiveForecaster, QuantileTracker
 from domains.timeseries.config import QUANTILES
 from domains.timeseries.conformal import CalibratedPredictor, Calibration, calibrate, load_calibrated, split_conformal
 from domains.timeseries.coverage import coverage
@@ -141,7 +141,7 @@ def test_coverage_counts_what_is_there() -> None:
 # ---- streams
 
 
-def run(rate: float, steps: int = 2400, horizon: int = 6) -> np.ndarray:
+def run(rate: float = RATE, steps: int = 2400, horizon: int = 6) -> np.ndarray:
     """Whether each value was inside the 80 % interval, (steps, horizon), on noise whose spread triples in the middle."""
     random = np.random.default_rng(1)
     y = random.normal(size=(steps, 1))
@@ -160,7 +160,7 @@ def run(rate: float, steps: int = 2400, horizon: int = 6) -> np.ndarray:
 
 
 def test_adaptive_coverage_returns_after_a_shift_and_the_fixed_does_not() -> None:
-    adaptive, fixed = run(0.05), run(0.0)
+    adaptive, fixed = run(), run(0.0)
     sigma = np.sqrt(0.8 * 0.2 / 900)
     for made in (adaptive, fixed):
         assert (abs(np.nanmean(made[200:1200], 0) - 0.8) < 4 * sigma).all()
