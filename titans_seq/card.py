@@ -1,7 +1,12 @@
 """Model cards: the README.md beside a saved model, with the front matter that the Hugging Face hub reads."""
 
+import platform
+import shlex
+import sys
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from importlib.metadata import version
+from pathlib import Path
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -14,7 +19,8 @@ class Card:
         data: what it was trained on, with source and licence.
         metrics: scores by name, with the data they were taken on in `evaluation`.
         evaluation: how the scores were taken.
-        command: that made the model.
+        command: that made the model (`command_line`).
+        versions: of the software that made it, by name (`versions`).
         license: of the weights, as the hub names it ("mit", "cc-by-4.0").
         datasets: names of the data sets on the hub.
         tags: to find the model by on the hub.
@@ -26,9 +32,25 @@ class Card:
     metrics: Mapping[str, float | int | str] = field(default_factory=dict)
     evaluation: str = ""
     command: str = ""
+    versions: Mapping[str, str] = field(default_factory=dict)
     license: str | None = None
     datasets: tuple[str, ...] = ()
     tags: tuple[str, ...] = ()
+
+
+def command_line() -> str:
+    """The command that this process is, as one types it; empty in an interactive session."""
+    program = Path(sys.argv[0])
+    if hasattr(sys, "ps1"):
+        return ""
+    ours = program.stem == "titans-seq" or program.parts[-2:] == ("titans_seq", "cli.py")  # torchrun .. -m titans_seq.cli
+    return shlex.join([*(["titans-seq"] if ours else ["python", sys.argv[0]]), *sys.argv[1:]])
+
+
+def versions(*packages: str) -> dict[str, str]:
+    """Of titans-seq, Python and installed packages, by name."""
+    found = {name: version(name) for name in ("titans-seq", *packages)}
+    return found | {"python": platform.python_version()}
 
 
 def render_card(card: Card, *, model_type: str, version: str, parameters: int) -> str:
@@ -49,13 +71,21 @@ def render_card(card: Card, *, model_type: str, version: str, parameters: int) -
         '```python\nfrom titans_seq import load_model\n\nmodel = load_model("FOLDER OR NAME ON THE HUB")\n```',
         _section("Data", card.data),
         _section("Evaluation", "\n\n".join(filter(None, (card.evaluation, _table(card.metrics))))),
-        _section("Training command", f"```\n{card.command.strip()}\n```" if card.command.strip() else ""),
+        _section("Training command", "\n\n".join(filter(None, (_code(card.command), _with(card.versions))))),
     ]
     return "\n\n".join(filter(None, parts)) + "\n"
 
 
 def _section(heading: str, text: str) -> str:
     return f"## {heading}\n\n{text}" if text else ""
+
+
+def _code(command: str) -> str:
+    return f"```\n{command.strip()}\n```" if command.strip() else ""
+
+
+def _with(versions: Mapping[str, str]) -> str:
+    return f"With {', '.join(f'{name} {number}' for name, number in versions.items())}." if versions else ""
 
 
 def _table(metrics: Mapping[str, float | int | str]) -> str:

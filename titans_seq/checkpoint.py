@@ -233,8 +233,8 @@ def _distinct(state: dict[str, Tensor]) -> tuple[dict[str, Tensor], dict[str, st
 
 def _read_shared(path: Path, metadata: dict[str, str], tensors: dict[str, Tensor]) -> dict[str, str]:
     try:
-        shared = json.loads(metadata.get(_SHARED_KEY, "{}"))
-    except (ValueError, RecursionError) as error:
+        shared = strict_json.loads(metadata.get(_SHARED_KEY, "{}"))
+    except ValueError as error:
         raise UserError(f"{path}: damaged: the names of shared tensors are no JSON ({error}).") from error
     if not isinstance(shared, dict) or not all(isinstance(kept, str) and kept in tensors for kept in shared.values()):
         raise UserError(f"{path}: damaged: it shares tensors that it does not hold.")

@@ -97,3 +97,7 @@ def _stop(error: Exception, message: str, status: int) -> None:
         traceback.print_exception(error)
     _say(f"Error: {message}", "red")
     sys.exit(status)
+
+
+if __name__ == "__main__":  # torchrun .. -m titans_seq.cli
+    main()

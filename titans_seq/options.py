@@ -4,7 +4,7 @@ import dataclasses
 import functools
 import inspect
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -21,6 +21,10 @@ ConfigFile = Annotated[
     Path | None, cyclopts.Parameter(name="--config", help="TOML, JSON or YAML file with options of this command; flags come first.")
 ]
 """Type of a command's parameter `config: ConfigFile = None`: the command line reads the file, the command itself need not look at it."""
+
+
+TOP_LEVEL = cyclopts.Parameter(name="*")
+"""Annotation of a command's configuration whose flags have no prefix: `training: Annotated[TrainingConfig, TOP_LEVEL]`."""
 
 
 def read_config_file(app: cyclopts.App, commands: tuple[str, ...], arguments: cyclopts.ArgumentCollection) -> None:
@@ -57,12 +61,13 @@ def refuse_misfits(app: cyclopts.App, commands: tuple[str, ...], arguments: cycl
                 raise UserError(f"{argument.name} takes no value itself, got {token.value!r}; name a field: {argument.children[0].name}")
 
 
-def configured(**bases: Callable[[], Config]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
+def configured(**bases: Callable[..., Config]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
     """Decorator of a command: a flag for every field of its parameters that are `Config`s, nested ones included.
 
     A parameter gets what `bases[parameter]()` gives, changed by the file that `--config` names, changed by flags. The flags of a parameter
-    `backbone` are `--backbone.dim`, `--backbone.memory.chunk-size` ..; their help is the field's line under "Attributes:" in the docstring
-    of its class, their default that of the base. "none" stands for None.
+    `backbone` are `--backbone.dim`, `--backbone.memory.chunk-size` .. (`TOP_LEVEL`: `--dim` ..); their help is the field's line under
+    "Attributes:" in the docstring of its class, their default that of the base. "none" stands for None. A base that takes some of the
+    command's other parameters, such as a preset's name, is given them; the help shows the base of their defaults.
 
     >>> @configured(backbone=presets.tiny)
     ... def train(file: Path, *, backbone: TitansConfig, epochs: int = 1, config: ConfigFile = None) -> None: ...
@@ -72,29 +77,45 @@ def configured(**bases: Callable[[], Config]) -> Callable[[Callable[..., Any]], 
     """
 
     def decorate(command: Callable[..., Any]) -> Callable[..., Any]:
+        signature = inspect.signature(command, eval_str=True)
+
+        def base(name: str, given: Mapping[str, Any]) -> Config:
+            return bases[name](**{p: given[p] for p in inspect.signature(bases[name]).parameters if p in given and p not in bases})
+
+        defaults = {p.name: p.default for p in signature.parameters.values() if p.default is not p.empty}
+        parameters = [_with_flags(p, base(p.name, defaults)) if p.name in bases else p for p in signature.parameters.values()]
+        prefixes = {name: () if _is_top_level(signature.parameters[name]) else (name,) for name in bases}
+        flags_signature = signature.replace(parameters=parameters)
+
         @functools.wraps(command)
         def run(*args: Any, **kwargs: Any) -> Any:
-            made = {name: _merge(name, base(), kwargs.get(name)) for name, base in bases.items()}
-            return command(*args, **{**kwargs, **made})
+            given = flags_signature.bind(*args, **kwargs)
+            given.apply_defaults()
+            made = {name: _merge(prefixes[name], base(name, given.arguments), given.arguments[name]) for name in bases}
+            given.arguments.update(made)
+            return command(*given.args, **given.kwargs)
 
-        signature = inspect.signature(command, eval_str=True)
-        parameters = [_with_flags(p, bases[p.name]()) if p.name in bases else p for p in signature.parameters.values()]
-        run.__signature__ = signature.replace(parameters=parameters)  # type: ignore[attr-defined]
+        run.__signature__ = flags_signature  # type: ignore[attr-defined]
         run.__annotations__ = {p.name: p.annotation for p in parameters}
         return run
 
     return decorate
 
 
+def _is_top_level(parameter: inspect.Parameter) -> bool:
+    return TOP_LEVEL in getattr(parameter.annotation, "__metadata__", ())
+
+
 def _with_flags(parameter: inspect.Parameter, base: Config) -> inspect.Parameter:
     flags = _flags_class(base, parameter.name, parameter.name)
-    return parameter.replace(annotation=Annotated[flags | None, cyclopts.Parameter(name=f"--{_flag(parameter.name)}")], default=None)
+    names = TOP_LEVEL if _is_top_level(parameter) else cyclopts.Parameter(name=f"--{_flag(parameter.name)}")
+    return parameter.replace(annotation=Annotated[flags | None, names], default=None)
 
 
 def _flags_class(base: Config, path: str, name: str) -> type:
     """A dataclass with the fields of `base`, each None until it is given; nested configurations are nested likewise."""
     config_class = type(base)
-    group = cyclopts.Group(path, help=_summary(config_class), sort_key=path)
+    group = cyclopts.Group(path, help=_summary(config_class), sort_key=(path.count("."), path))
     help_texts = {entry.arg_name: entry.description for entry in parse(config_class.__doc__ or "").params}
     hints = typing.get_type_hints(config_class)
     fields: list[tuple[str, Any, Any]] = []
@@ -104,10 +125,10 @@ def _flags_class(base: Config, path: str, name: str) -> type:
             default = value if value is not None else part()  # an optional part begins from its defaults
             nested = _flags_class(default, f"{path}.{f.name}", f.name)
             kind = nested | Literal["none"] | None if _optional(hints[f.name]) else nested | None
-            fields.append((f.name, kind, dataclasses.field(default=None)))
-            continue
+        else:
+            kind = _flag_type(hints[f.name]) | None
         shown = cyclopts.Parameter(help=_one_line(help_texts.get(f.name)), show_default=_text(value), group=group)
-        fields.append((f.name, Annotated[_flag_type(hints[f.name]) | None, shown], dataclasses.field(default=None)))
+        fields.append((f.name, Annotated[kind, shown], dataclasses.field(default=None)))
     return dataclasses.make_dataclass(name.capitalize(), fields, kw_only=True, frozen=True, namespace={"__module__": __name__})
 
 
@@ -119,15 +140,15 @@ def _flag_type(hint: Any) -> Any:
     return option | Literal["none"]
 
 
-def _merge(parameter: str, base: Config, given: Any) -> Config:
-    """`base` with the flags that were `given` (an instance of its flags class, or None)."""
+def _merge(prefix: tuple[str, ...], base: Config, given: Any) -> Config:
+    """`base` with the flags that were `given` (an instance of its flags class, or None); `prefix` begins their names."""
     try:
         return type(base).from_dict(_merged(type(base), base.to_dict(), given))
     except ConfigError as error:
-        flag = "--" + ".".join(map(_flag, (parameter, *error.path)))
+        flag = "--" + ".".join(map(_flag, (*prefix, *error.path)))
         raise UserError(f"{flag}{error.problem}") from error
     except ValueError as error:
-        raise UserError(f"--{_flag(parameter)}: {error}") from error
+        raise UserError("".join(f"--{_flag(name)}: " for name in prefix) + str(error)) from error
 
 
 def _merged(config_class: type[Config], values: dict[str, Any], given: Any) -> dict[str, Any]:
@@ -164,8 +185,10 @@ def _one_line(text: str | None) -> str:
     return " ".join((text or "").split())
 
 
-def _text(value: Any) -> str:
-    """A default as one would type it."""
+def _text(value: Any) -> str | Literal[False]:
+    """A default as one would type it; a configuration's are those of its flags."""
+    if isinstance(value, Config):
+        return False
     if isinstance(value, tuple):
         return " ".join(map(str, value))
     return str(value).lower() if value is None or isinstance(value, bool) else str(value)

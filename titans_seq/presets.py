@@ -8,6 +8,9 @@ the output layer. They are 12 to 29 % below the name at 170M, and above it elsew
 tests/titans_seq/snapshots holds the counts of the backbone alone.
 """
 
+from collections.abc import Callable
+from typing import Literal
+
 from titans_seq.config import AttentionConfig, MemoryConfig, TitansConfig, Variant
 
 
@@ -45,6 +48,19 @@ def titans_760m(variant: Variant = "mac") -> TitansConfig:
 def titans_1_3b(variant: Variant = "mac") -> TitansConfig:
     """18 blocks of width 2,048, 8 heads of 256: 1,125 million parameters as LMM, 1,428 as MAC, MAG or MAL, with the embedding."""
     return _of_the_paper(variant, num_layers=18, dim=2048, num_heads=8)
+
+
+Preset = Literal["debug", "tiny", "170m", "340m", "760m", "1.3b"]
+"""Names of these functions on the command line."""
+
+PRESETS: dict[Preset, Callable[[Variant], TitansConfig]] = {
+    "debug": debug,
+    "tiny": tiny,
+    "170m": titans_170m,
+    "340m": titans_340m,
+    "760m": titans_760m,
+    "1.3b": titans_1_3b,
+}
 
 
 def _of_the_paper(variant: Variant, num_layers: int, dim: int, num_heads: int) -> TitansConfig:

@@ -15,6 +15,7 @@ from benchmarks.machine import available_mib, installed, source_digest
 from benchmarks.reporting import Report, Section
 from benchmarks.speed import operations, parity
 from benchmarks.speed.cells import BACKWARD, BATCH, DECODE, DECODE_WINDOW, DEPTH, FORWARD, TIMED_RUNS, WIDTH, Cell, Limits, Result
+from benchmarks.speed.goals import judge
 from benchmarks.speed.peers import PEERS, packages
 
 SCHEMA = 2
@@ -59,6 +60,7 @@ def report(
             "tolerance": parity.TOLERANCE,
             "checks": [check.to_dict() for check in parities],
         },
+        "goals": judge(results) if start["device"] == "cpu" else [],
         "cells": [result.to_dict() for result in results],
         "profile": profile,
     }

@@ -1,1 +1,8 @@
 """Language modelling with Titans, on bytes."""
+
+from titans_seq.domain import Domain
+
+DOMAIN = Domain(
+    commands={"text": "domains.text.cli:app"},
+    models={"titans_text": "domains.text.model:TitansForCausalLM"},
+)

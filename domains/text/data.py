@@ -48,6 +48,13 @@ class TextDocuments:
         first = [Span(span.path, span.start, cut) for span, cut in cuts if cut > span.start]
         return TextDocuments(first), TextDocuments([Span(span.path, cut, span.stop) for span, cut in cuts if cut < span.stop])
 
+    def describe(self, named: int = 20) -> str:
+        """Number of documents, bytes, and the names of the first `named` files with theirs: for a model card."""
+        sizes = [span.stop - span.start for span in self.spans]
+        files = [f"`{span.path.name}` ({size:,})" for span, size in zip(self.spans[:named], sizes, strict=False)]
+        others = [f"and {len(sizes) - named:,} others"] if len(sizes) > named else []
+        return f"{len(sizes):,} document{'s'[: len(sizes) != 1]}, {sum(sizes):,} bytes: {', '.join(files + others)}."
+
 
 def read_texts(paths: Sequence[str | Path]) -> TextDocuments:
     """Every file is a document; of a folder all files below it that end in .txt, .text or .md, in the order of their names.

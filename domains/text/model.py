@@ -3,27 +3,18 @@
 Shapes: B rows, T tokens, V = 257 tokens of the vocabulary.
 """
 
-from dataclasses import dataclass, field
 from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from domains.text.config import TextConfig
 from domains.text.data import END, VOCABULARY
 from domains.text.metrics import BITS_PER_BYTE
-from titans_seq import Titans, TitansConfig, TitansState, presets
+from titans_seq import Titans, TitansState
 from titans_seq.checkpoint import Pretrained
-from titans_seq.config import Config
-from titans_seq.training.module import LossOutput
-
-
-@dataclass(frozen=True, kw_only=True)
-class TextConfig(Config):
-    """Architecture of the language model: the backbone; tie_embeddings: predict with the embedding's weights."""
-
-    titans: TitansConfig = field(default_factory=lambda: presets.tiny("mag"))
-    tie_embeddings: bool = True
+from titans_seq.training.trainable import LossOutput
 
 
 class TitansForCausalLM(Pretrained):

@@ -2,8 +2,6 @@
 
 import logging
 import os
-import shlex
-import sys
 import tempfile
 import warnings
 from collections.abc import Iterable, Sequence
@@ -234,7 +232,7 @@ def _print_split(table: "SeriesTable", lengths: Lengths) -> None:
 def _card(file: Path | None, table: "SeriesTable", lengths: Lengths, scores: "pl.DataFrame") -> "Card":
     """What the model's README.md says of this run; the scores are the means over channels."""
     from domains.timeseries.metrics import METRICS
-    from titans_seq.card import Card
+    from titans_seq.card import Card, command_line, versions
 
     stamps, name = table.frame["timestamp"], file.name if file else "the Seattle weather that ships with titans_seq"
     means = [rows[-1] for rows in _by_forecaster(scores)]
@@ -245,7 +243,8 @@ def _card(file: Path | None, table: "SeriesTable", lengths: Lengths, scores: "pl
         f"{lengths.windows * lengths.prediction} steps were held out.",
         metrics={f"{metric}, {row['forecaster']}": _plain(row[metric]) for row in means for metric in METRICS},
         evaluation=f"{lengths.windows} held-out windows of {lengths.prediction} steps, mean over channels, season {lengths.season}.",
-        command=shlex.join(["titans-seq", *sys.argv[1:]]),
+        command=command_line(),
+        versions=versions("torch", "lightning", "gluonts"),
         tags=("time-series-forecasting",),
     )
 

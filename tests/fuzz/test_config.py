@@ -14,7 +14,7 @@ from hypothesis import strategies as st
 from tests.fuzz.strategies import TOKENS, VALUES, dumps, mutated_text, mutated_values
 from titans_seq.config import Config
 
-for module in ("titans_seq.config", "domains.timeseries.model"):
+for module in ("titans_seq.config", "titans_seq.training.config", "domains.timeseries.config", "domains.text.config"):
     importlib.import_module(module)
 
 

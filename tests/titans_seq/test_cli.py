@@ -102,7 +102,7 @@ def every_app(app: cyclopts.App, path: tuple[str, ...] = ()) -> Iterator[tuple[t
 
 def test_help_of_every_level_fits_80_columns_and_says_what_everything_is() -> None:
     levels = dict(every_app(cli.build_app()))
-    assert levels.keys() >= {(), ("forecast",), ("info",), ("doctor",), ("completion",)}
+    assert levels.keys() >= {(), ("forecast",), ("text", "train"), ("text", "score"), ("info",), ("doctor",), ("completion",)}
     for path, app in levels.items():
         screen = io.StringIO()
         cli.build_app().help_print(list(path), console=Console(file=screen, width=80))
@@ -121,6 +121,8 @@ def test_help_of_every_level_fits_80_columns_and_says_what_everything_is() -> No
         ((), 0, "Usage: titans-seq COMMAND"),
         (("--version",), 0, "titans-seq 0"),
         (("forecast", "--help"), 0, "--backbone.memory.chunk-size"),
+        (("text", "train", "--help"), 0, "--strategy"),
+        (("text", "trian"), 2, 'Did you mean "train"?'),
         (("frcast",), 2, 'Did you mean "forecast"?'),
         (("forecast", "--window", "3"), 2, "Did you mean --windows?"),
         (("forecast", "--windows", "0"), 2, "Must be >= 1"),

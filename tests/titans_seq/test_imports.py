@@ -28,6 +28,12 @@ def test_importing_the_package_loads_no_domain_library() -> None:
     assert not loaded & {*HEAVY, "domains", "huggingface_hub", "cyclopts"}
 
 
+def test_a_model_that_can_be_trained_is_read_without_lightning() -> None:
+    loaded = modules_after("import titans_seq.training.trainable")
+    assert "torch" in loaded
+    assert "lightning" not in loaded
+
+
 def test_every_name_of_the_package_is_there() -> None:
     """They are imported when they are asked for, and no other name is."""
     assert all(getattr(titans_seq, name) is not None for name in titans_seq.__all__)

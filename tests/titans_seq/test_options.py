@@ -7,7 +7,7 @@ import json
 import re
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import Annotated, Any
 
 import cyclopts
 import pytest
@@ -18,7 +18,8 @@ from rich.console import Console
 
 from titans_seq import AttentionConfig, LocalMemoryConfig, MemoryConfig, TitansConfig, UserError, presets
 from titans_seq.cli import build_app
-from titans_seq.options import ConfigFile, configured
+from titans_seq.options import TOP_LEVEL, ConfigFile, configured
+from titans_seq.training import TrainingConfig
 
 BASE = presets.tiny()
 
@@ -108,6 +109,38 @@ def test_an_optional_part_can_be_left_out(way: str, tmp_path: Path) -> None:
     assert app(["train"], exit_on_error=False) == two_levels()
     found = app(["train", *tokens], exit_on_error=False)
     assert found == TitansConfig(dim=64, num_layers=2, memory=MemoryConfig(surprise_clip=None))
+
+
+def of_size(size: int) -> TitansConfig:
+    return dataclasses.replace(BASE, dim=size)
+
+
+@configured(backbone=of_size, training=TrainingConfig)
+def train_by_size(
+    *, size: int = 32, backbone: TitansConfig, training: Annotated[TrainingConfig, TOP_LEVEL], config: ConfigFile = None
+) -> tuple[int, TitansConfig, TrainingConfig]:
+    """Train a thing."""
+    return size, backbone, training
+
+
+@pytest.mark.parametrize("way", ["flags", "file"])
+def test_a_base_may_be_chosen_and_flags_may_stand_at_the_top(way: str, tmp_path: Path) -> None:
+    """A preset's name decides what flags and files then change; a configuration at the top level has the fields as flags."""
+    app = build_app()
+    app.command(train_by_size, name="train")
+    assert app(["train"]) == (32, of_size(32), TrainingConfig())
+    (tmp_path / "run.json").write_text('{"size": 64, "backbone": {"num_layers": 1}, "max_steps": 7, "gradient-clip": null}')
+    typed = ["--size", "64", "--backbone.num-layers", "1", "--max-steps", "7", "--gradient-clip", "none"]
+    found = app(["train", *(typed if way == "flags" else ["--config", str(tmp_path / "run.json")])])
+    assert found == (64, dataclasses.replace(of_size(64), num_layers=1), TrainingConfig(max_steps=7, gradient_clip=None))
+    with pytest.raises(UserError, match=r"^--max-steps must be at least 1, got 0$"):
+        app(["train", "--max-steps", "0"])
+    with pytest.raises(UserError, match=r"^--backbone: dim=9 must be a multiple"):
+        app(["train", "--backbone.dim", "9"])
+    screen = io.StringIO()
+    app.help_print(["train"], console=Console(file=screen, width=80))
+    assert "--backbone.dim INT         width of the model. [default: 32]" in screen.getvalue()
+    assert "│ --max-steps INT " in screen.getvalue()
 
 
 def test_nothing_given_is_the_base() -> None:

@@ -8,6 +8,7 @@ import sys
 from collections.abc import Callable
 from pathlib import Path
 from types import ModuleType
+from typing import get_args
 
 import pytest
 import torch
@@ -78,4 +79,12 @@ def test_the_sizes_of_the_paper(name: str, variant: str) -> None:
 def test_every_preset_has_a_debug_model_that_runs(variant: str) -> None:
     y, _ = Titans(presets.debug(variant))(torch.randn(1, 9, 16))
     assert y.isfinite().all()
-    assert {name for name in PRESETS if name.endswith("debug")} >= {"debug", "timeseries_debug"}
+    assert {name for name in PRESETS if name.endswith("debug")} >= {"debug", "text_debug", "timeseries_debug"}
+
+
+def test_the_command_line_knows_the_presets_by_name() -> None:
+    assert list(presets.PRESETS) == list(get_args(presets.Preset))
+    functions = {
+        name.removeprefix("titans_").replace("_", "."): preset for name, preset in PRESETS.items() if preset.__module__ == presets.__name__
+    }
+    assert functions == presets.PRESETS

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
 
+from titans_seq import strict_json
 from titans_seq.errors import UserError
 from titans_seq.files import sync_folder
 
@@ -153,7 +154,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
     if not (folder / INDEX_NAME).is_file():
         raise UserError(f"{folder}: no sharded checkpoint: it has no {INDEX_NAME}.")
     try:
-        index = json.loads((folder / INDEX_NAME).read_text(), parse_constant=_refuse)
+        index = strict_json.loads((folder / INDEX_NAME).read_text())
         if index["format"] != FORMAT:
             raise UserError(f"{folder / INDEX_NAME}: its format is {index['format']!r}, this version reads {FORMAT}.")
         whole = all(isinstance(index[key], dict) for key in ("files", "settings", "values"))
@@ -164,10 +165,6 @@ def _read_index(folder: Path) -> dict[str, Any]:
     if not whole:
         raise UserError(f"{folder / INDEX_NAME}: damaged, or not written by save_sharded.")
     return index
-
-
-def _refuse(constant: str) -> None:
-    raise ValueError(f"it holds the number {constant}")
 
 
 def _check_files(folder: Path, index: dict[str, Any], rank: int = 0, ranks: int = 1) -> None:

@@ -18,6 +18,7 @@ from torch import Tensor
 from torch.autograd import forward_ad
 
 from titans_seq.memory.layout import Layout, Workspace, choose_layout
+from titans_seq.memory.operators import define_operators
 from titans_seq.memory.rule import NORM_EPS, Rule
 from titans_seq.memory.segment import Segment, SegmentInputs, StateGradients
 from titans_seq.memory.state import Gates, MemoryState, MemoryWeights
@@ -196,18 +197,6 @@ def _backward_shapes(*arguments: Any) -> list[Tensor]:
     return [torch.empty_like(x) for x in Arguments(*arguments[:-2]).differentiable()]
 
 
-# Not torch.library.custom_op: its first call imports the compiler, a second and a half for a process that does not need it.
-_library = torch.library.Library("titans_seq", "FRAGMENT")
-_library.define(f"memory_chunks({SCHEMA}, bool keep) -> Tensor[]")
-_library.define(f"memory_chunks_backward({SCHEMA}, Tensor[] kept, Tensor[] gradients) -> Tensor[]")
-_library.impl("memory_chunks", _forward, "CompositeExplicitAutograd")
-_library.impl("memory_chunks_backward", _backward, "CompositeExplicitAutograd")
-torch.library.register_fake("titans_seq::memory_chunks", _forward_shapes, lib=_library)
-torch.library.register_fake("titans_seq::memory_chunks_backward", _backward_shapes, lib=_library)
-memory_chunks = torch.ops.titans_seq.memory_chunks.default
-memory_chunks_backward = torch.ops.titans_seq.memory_chunks_backward.default
-
-
 def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     a = Arguments(*inputs[:-1])
     results = 1 + len(a.W) * (3 if a.ends_inside else 2)
@@ -240,12 +229,17 @@ def _regroup(flat: list[Tensor], lengths: Sequence[int]) -> tuple[list[Tensor], 
     return whole, lists, rest
 
 
-def _differentiate_twice(ctx: Any, gradients: list[Tensor | None]) -> None:
-    raise RuntimeError("impl='chunkwise' has no second derivative; use impl='recurrent'")
-
-
-torch.library.register_autograd("titans_seq::memory_chunks", _differentiate, setup_context=_save, lib=_library)
-torch.library.register_autograd("titans_seq::memory_chunks_backward", _differentiate_twice, lib=_library)
+memory_chunks, memory_chunks_backward = define_operators(
+    "chunkwise",
+    "memory_chunks",
+    SCHEMA,
+    forward=_forward,
+    forward_shapes=_forward_shapes,
+    backward=_backward,
+    backward_shapes=_backward_shapes,
+    save=_save,
+    differentiate=_differentiate,
+)
 
 
 def _arguments(

@@ -19,6 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from titans_seq.memory.layout import Layout, choose_layout
+from titans_seq.memory.operators import define_operators
 from titans_seq.memory.rule import NORM_EPS
 from titans_seq.memory.state import Gates, MemoryState, MemoryWeights
 
@@ -334,18 +335,6 @@ def _backward_shapes(*arguments: Any) -> list[Tensor]:
     return [torch.empty_like(x) for x in Arguments(*arguments[:-2]).differentiable()]
 
 
-# As the chunkwise form's: torch.library.custom_op would import the compiler.
-_library = torch.library.Library("titans_seq", "FRAGMENT")
-_library.define(f"fused_memory({SCHEMA}, bool keep) -> Tensor[]")
-_library.define(f"fused_memory_backward({SCHEMA}, Tensor[] kept, Tensor[] gradients) -> Tensor[]")
-_library.impl("fused_memory", _forward, "CompositeExplicitAutograd")
-_library.impl("fused_memory_backward", _backward, "CompositeExplicitAutograd")
-torch.library.register_fake("titans_seq::fused_memory", _forward_shapes, lib=_library)
-torch.library.register_fake("titans_seq::fused_memory_backward", _backward_shapes, lib=_library)
-fused_chunks = torch.ops.titans_seq.fused_memory.default
-fused_chunks_backward = torch.ops.titans_seq.fused_memory_backward.default
-
-
 def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     a = Arguments(*inputs[:-1])
     ctx.mark_non_differentiable(*output[3:])
@@ -364,4 +353,14 @@ def _differentiate(ctx: Any, gradients: list[Tensor | None]) -> tuple[Any, ...]:
     return (*found, *[None] * (3 + len(ctx.options) + 1))
 
 
-torch.library.register_autograd("titans_seq::fused_memory", _differentiate, setup_context=_save, lib=_library)
+fused_chunks, fused_chunks_backward = define_operators(
+    "fused",
+    "fused_memory",
+    SCHEMA,
+    forward=_forward,
+    forward_shapes=_forward_shapes,
+    backward=_backward,
+    backward_shapes=_backward_shapes,
+    save=_save,
+    differentiate=_differentiate,
+)

@@ -5,8 +5,11 @@ import os
 import pickle
 import re
 import shutil
+import signal
+import threading
 import zipfile
 from pathlib import Path
+from types import FrameType
 from typing import Any
 
 import lightning.pytorch as pl
@@ -88,10 +91,11 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
 
 def checkpoints_of(folder: str | Path) -> list[Path]:
     """Checkpoints of a folder, the newest (highest step) last. No folder: none."""
-    return sorted((path for path in Path(folder).glob("*.ckpt") if _NAME.fullmatch(path.name)), key=_step_of)
+    return sorted((path for path in Path(folder).glob("*.ckpt") if _NAME.fullmatch(path.name)), key=step_of)
 
 
-def _step_of(path: Path) -> int:
+def step_of(path: Path) -> int:
+    """The step after which a checkpoint was written, by its name."""
     return int(path.stem.removeprefix("step-"))
 
 
@@ -108,13 +112,17 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
 
 
 class CheckpointEvery(Checkpoint):
-    """Writes FOLDER/step-N.ckpt every `checkpoint_every` steps and at the last, after validation and metrics of its step; and when the job
-    is asked to end (SIGTERM). Keeps the newest `keep_checkpoints`.
+    """Writes FOLDER/step-N.ckpt every `checkpoint_every` steps and at the last, after validation and metrics of its step. Keeps the newest
+    `keep_checkpoints`.
+
+    A process that is asked to end, by SIGTERM or Ctrl-C, writes one after the step that runs, then ends: all devices after the same step,
+    whichever of them was asked. A second Ctrl-C ends at once.
     """
 
     def __init__(self, folder: Path, config: TrainingConfig, has_validation: bool) -> None:
         self._folder, self._config, self._has_validation = folder, config, has_validation
-        self._saved = -1
+        self._step, self._saved = -1, -1
+        self._asked_by: int | None = None
 
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remove what a kill left half written."""
@@ -123,29 +131,38 @@ class CheckpointEvery(Checkpoint):
                 shutil.rmtree(path) if path.is_dir() else path.unlink()
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """What was loaded is saved."""
-        self._saved = trainer.global_step
+        """What was loaded is saved. Lightning gives the signals back when it is done."""
+        self._step = self._saved = trainer.global_step
+        if threading.current_thread() is threading.main_thread():
+            for signum in (signal.SIGTERM, signal.SIGINT):
+                signal.signal(signum, self._ask_to_end)
+
+    def _ask_to_end(self, signum: int, frame: FrameType | None) -> None:
+        if signum == signal.SIGINT:
+            if self._asked_by == signal.SIGINT:
+                raise KeyboardInterrupt
+            log.warning("Ending after this step, with a checkpoint. Ctrl-C again ends at once.")
+        self._asked_by = signum
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
-        """Save, unless a validation comes first."""
-        if not (self._has_validation and is_due(trainer.global_step, self._config.validate_every, self._config.max_steps)):
-            self._save_if_due(trainer)
+        """After a step, unless a validation comes first."""
+        step = trainer.global_step
+        validation_first = self._has_validation and is_due(step, self._config.validate_every, self._config.max_steps)
+        if step > self._step and not validation_first:
+            self._after_step(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """Save after the validation."""
-        self._save_if_due(trainer)
+        """After the validation."""
+        self._after_step(trainer)
 
-    def on_exception(self, trainer: pl.Trainer, pl_module: pl.LightningModule, exception: BaseException) -> None:
-        """Save where a job is asked to end: Lightning raises that after a batch, or in the midst of a validation (with other weights)."""
-        between_steps = trainer.fit_loop.epoch_loop.batch_progress.total.completed % self._config.accumulate == 0
-        wanted = isinstance(exception, SIGTERMException) and not trainer.validating
-        if wanted and between_steps and trainer.global_step > self._saved:
+    def _after_step(self, trainer: pl.Trainer) -> None:
+        """Save if a checkpoint is due, or if the end is asked for, which then comes."""
+        self._step = trainer.global_step
+        asked = trainer.strategy.reduce_boolean_decision(self._asked_by is not None, all=False)
+        if self._step > self._saved and (asked or is_due(self._step, self._config.checkpoint_every, self._config.max_steps)):
             self._save(trainer)
-
-    def _save_if_due(self, trainer: pl.Trainer) -> None:
-        step = trainer.global_step
-        if step > self._saved and is_due(step, self._config.checkpoint_every, self._config.max_steps):
-            self._save(trainer)
+        if asked and self._step < self._config.max_steps:
+            raise KeyboardInterrupt if self._asked_by == signal.SIGINT else SIGTERMException
 
     def _save(self, trainer: pl.Trainer) -> None:
         for logger in trainer.loggers:
@@ -154,7 +171,7 @@ class CheckpointEvery(Checkpoint):
         self._saved = trainer.global_step
         if trainer.is_global_zero:
             # One of a later step is damaged: the run went on from before it.
-            written = [path for path in checkpoints_of(self._folder) if _step_of(path) <= self._saved]
+            written = [path for path in checkpoints_of(self._folder) if step_of(path) <= self._saved]
             for path in written[: -self._config.keep_checkpoints]:
                 trainer.strategy.remove_checkpoint(path)
 

@@ -15,12 +15,12 @@ class TrainingConfig(Config):
     """How a model is trained. A step is one update of the weights, of `accumulate` batches.
 
     Attributes:
-        learning_rate: the highest one.
+        learning_rate: at its highest, after the warm-up.
         weight_decay: of linear maps (`parameter_groups`).
         beta1: of AdamW.
         beta2: of AdamW.
         max_steps: steps of the whole run.
-        warmup_steps: steps in which the learning rate rises linearly.
+        warmup_steps: steps in which the learning rate rises linearly; None for a tenth of max_steps, at most 100.
         schedule: after that "cosine" falls along half a cosine to the end; "wsd" (warm-up, stable, decay; arXiv 2405.18392) stays, and
             falls as 1 - sqrt over the last decay_share of max_steps.
         decay_share: share of max_steps in which "wsd" falls.
@@ -39,9 +39,9 @@ class TrainingConfig(Config):
         checkpoint_every: steps between checkpoints; the last step has one in any case.
         keep_checkpoints: how many, the newest.
         log_every: steps between rows of metrics.csv.
-        devices: of a node.
-        nodes: machines.
-        strategy: "ddp" or "fsdp" (docs/scaling.md); "auto" for one device.
+        devices: to train on, of each node: GPUs where there are any, else processes on the CPU.
+        nodes: machines to train on.
+        strategy: over several devices "ddp" or "fsdp" (docs/scaling.md); "auto" is one device, or ddp.
     """
 
     learning_rate: float = 1e-3
@@ -49,7 +49,7 @@ class TrainingConfig(Config):
     beta1: float = 0.9
     beta2: float = 0.95
     max_steps: int = 1000
-    warmup_steps: int = 100
+    warmup_steps: int | None = None
     schedule: Schedule = "cosine"
     decay_share: float = 0.2
     minimum_share: float = 0.1
@@ -83,11 +83,19 @@ class TrainingConfig(Config):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         for name in ("log_every", "devices", "nodes"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
-        self._require("warmup_steps", 0 <= self.warmup_steps <= self.max_steps, f"between 0 and max_steps={self.max_steps}")
+        in_run = self.warmup_steps is None or 0 <= self.warmup_steps <= self.max_steps
+        self._require("warmup_steps", in_run, f"between 0 and max_steps={self.max_steps}, or None")
+        together = self.devices * self.nodes
+        self._require("batch_size", self.batch_size % together == 0, f"a multiple of devices times nodes, {together}")
         self._require("document_length", self.document_length is None or self.document_length >= 1, "at least 1 or None")
         self._require("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "strictly between 0 and 1, or None")
         self._require("ema_decay", self.ema_decay is None or self.strategy != "fsdp", "None with strategy='fsdp'")
         self._require("seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1")
+
+    @property
+    def warmup(self) -> int:
+        """Steps of the warm-up."""
+        return min(100, self.max_steps // 10) if self.warmup_steps is None else self.warmup_steps
 
     @property
     def tokens_per_step(self) -> int:

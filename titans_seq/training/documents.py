@@ -7,29 +7,32 @@ import numpy as np
 
 
 class Documents(Protocol):
-    """Token sequences of unequal length. A domain offers its files in this form."""
+    """Token sequences of unequal length. A domain offers its files in this form.
+
+    A token is a number, or an array of numbers (an event's type and time, a row of measurements), of one shape and dtype throughout.
+    """
 
     lengths: np.ndarray
     """(N,) int64: tokens of each document."""
 
     def read(self, document: int, start: int, stop: int) -> np.ndarray:
-        """Tokens `start` to `stop` - 1 of a document: (stop - start,) integers."""
+        """Tokens `start` to `stop` - 1 of a document: (stop - start, ..) integers or floats."""
         ...
 
 
 class TokenDocuments:
     """Documents that lie end to end in one array, in memory or mapped from a file (`np.load(path, mmap_mode="r")`, `np.memmap`).
 
-    tokens: (M,) integers. cu_seqlens: (N + 1,) integers, 0 first, not falling, M last; document n is the tokens cu_seqlens[n] to
-    cu_seqlens[n + 1] - 1.
+    tokens: (M, ..) integers or floats. cu_seqlens: (N + 1,) integers, 0 first, not falling, M last; document n is the tokens
+    cu_seqlens[n] to cu_seqlens[n + 1] - 1.
 
     Raises:
         ValueError: they are not of that form.
     """
 
     def __init__(self, tokens: np.ndarray, cu_seqlens: np.ndarray) -> None:
-        if tokens.ndim != 1 or tokens.dtype.kind not in "iu":
-            raise ValueError(f"tokens must be (M,) integers, got {tokens.shape} {tokens.dtype}")
+        if tokens.ndim < 1 or tokens.dtype.kind not in "iuf":
+            raise ValueError(f"tokens must be (M, ..) integers or floats, got {tokens.shape} {tokens.dtype}")
         cu_seqlens = np.asarray(cu_seqlens)
         if cu_seqlens.ndim != 1 or len(cu_seqlens) < 2 or cu_seqlens.dtype.kind not in "iu":
             raise ValueError(f"cu_seqlens must be (N + 1 >= 2,) integers, got {cu_seqlens.shape} {cu_seqlens.dtype}")

@@ -69,6 +69,8 @@ class DocumentStream:
         length = document_length or max(segment_length, -(-predictions // (4 * batch_size)))
         self._documents, self._pieces = documents, Pieces.cut(documents.lengths, length)
         self._length, self._seed, self._own = segment_length, seed, share
+        sample = documents.read(0, 0, 0)  # of no token: shape and dtype alone
+        self._token_shape, self._dtype = sample.shape[1:], np.float32 if sample.dtype.kind == "f" else np.int64
         self._made_of = {
             "predictions": predictions,
             "pieces": len(self._pieces),
@@ -82,12 +84,13 @@ class DocumentStream:
     def take(self) -> Batch | None:
         """The next segment of every row, or None when the documents are read (only without `seed`).
 
-        tokens, targets: (B, T) int64, a target is the next token of the document. mask: (B, T) bool, False where a row has nothing more to
-        read; None if that is nowhere. reset: (B, T) bool, True where a document begins; None if that is nowhere.
+        tokens, targets: (B, T, ..), int64 for integers and float32 for floats; a target is the next token of the document. mask: (B, T)
+        bool, False where a row has nothing more to read; None if that is nowhere. reset: (B, T) bool, True where a document begins; None
+        if that is nowhere.
         """
         own = range(len(self._rows))[self._own]
         shape = (len(own), self._length)
-        tokens, targets = np.zeros(shape, np.int64), np.zeros(shape, np.int64)
+        tokens, targets = (np.zeros(shape + self._token_shape, self._dtype) for _ in range(2))
         mask, reset = np.zeros(shape, bool), np.zeros(shape, bool)
         anything = False
         for row in range(len(self._rows)):

@@ -1,4 +1,4 @@
-"""What a domain's model offers for training, and the Lightning module that trains it.
+"""The Lightning module that trains a domain's model.
 
 Losses are sums over units (bytes, bases, values) until they are shown: a step's gradient is that of the mean over all its units, on all
 devices and in all its batches, however unevenly these are filled.
@@ -7,8 +7,7 @@ devices and in all its batches, however unevenly these are filled.
 import math
 import random
 from collections.abc import Callable
-from dataclasses import dataclass
-from typing import Any, NamedTuple, Protocol
+from typing import Any
 
 import lightning.pytorch as pl
 import numpy as np
@@ -17,7 +16,7 @@ from torch import Tensor
 from torch.distributed.tensor import DTensor
 
 from titans_seq.blocks import Block
-from titans_seq.config import Config
+from titans_seq.card import Card
 from titans_seq.distributed.checkpoint import all_gather
 from titans_seq.distributed.fully_sharded import use_every_parameter
 from titans_seq.errors import UserError
@@ -28,49 +27,6 @@ from titans_seq.training.optimizer import make_optimizer
 
 CHECKPOINT_KEY = "titans_seq"
 CHECKPOINT_FORMAT = 1
-
-
-@dataclass(frozen=True)
-class Metric:
-    """How a domain shows its loss: `name` in its own unit ("bits per byte"), and that unit's number in one nat a unit."""
-
-    name: str
-    factor: float = 1.0
-
-    @property
-    def column(self) -> str:
-        """The name as it stands in tables: "bits_per_byte"."""
-        return self.name.replace(" ", "_")
-
-
-BITS = 1 / math.log(2)
-
-
-class LossOutput(NamedTuple):
-    """What `loss` of a model returns.
-
-    loss: () the mean over the units, in nats a unit (or the domain's own measure), differentiable. units: () how many, any number type.
-    state: after the batch; None if the model carries none.
-    """
-
-    loss: Tensor
-    units: Tensor
-    state: State | None
-
-
-class Trainable(Protocol):
-    """A domain's model as training needs it: a `titans_seq.checkpoint.Pretrained` that also has these."""
-
-    config: Config
-    metric: Metric
-
-    def loss(self, batch: Batch, state: State | None) -> LossOutput:
-        """Loss of a batch of the domain's loader, going on from `state` (None: every row begins a stream)."""
-        ...
-
-    def initial_state(self, batch_size: int) -> State | None:
-        """The state before the first token of `batch_size` rows; None if the model carries none."""
-        ...
 
 
 class Tally:
@@ -96,14 +52,20 @@ class Tally:
 
 
 class TrainingData(pl.LightningDataModule):
-    """Makes the loaders on each device, once its rank is known."""
+    """Makes the loaders on each device, once its rank is known.
+
+    make_training, make_validation: make a device's loader from its rank and the number of devices. card: what the domain says of model and
+    data, for the README.md of the trained model; the run adds metrics, command and versions.
+    """
 
     def __init__(
         self,
         make_training: Callable[[int, int], TrainingLoader],
         make_validation: Callable[[int, int], EvaluationLoader] | None,
+        card: Card | None = None,
     ) -> None:
         super().__init__()
+        self.card = card or Card()
         self._make_training, self._make_validation = make_training, make_validation
 
     @property

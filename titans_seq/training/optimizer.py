@@ -41,12 +41,12 @@ def _gate_maps(network: MemoryNetwork) -> list[nn.Module]:
 
 def learning_rate_factor(step: int, config: TrainingConfig) -> float:
     """Share of `config.learning_rate` at a step, the first being 0: above 0 there, 1 after the warm-up, minimum_share at max_steps."""
-    if step < config.warmup_steps:
-        return (step + 1) / config.warmup_steps
+    if step < config.warmup:
+        return (step + 1) / config.warmup
     if config.schedule == "cosine":
-        left = 0.5 * (1 + math.cos(math.pi * _progress(step, config.warmup_steps, config.max_steps)))
+        left = 0.5 * (1 + math.cos(math.pi * _progress(step, config.warmup, config.max_steps)))
     else:
-        start = max(config.warmup_steps, round(config.max_steps * (1 - config.decay_share)))
+        start = max(config.warmup, round(config.max_steps * (1 - config.decay_share)))
         left = 1 - math.sqrt(_progress(step, start, config.max_steps))
     return config.minimum_share + (1 - config.minimum_share) * left
 

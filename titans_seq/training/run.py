@@ -1,20 +1,12 @@
-"""A run from its first step to the model: its folder, the trainer, resuming.
+"""A run from its first step to the model: the trainer, resuming, interruptions, the model card. Its folder is that of folder.py."""
 
-FOLDER/config.json        what was trained and how: command, model, training, versions
-FOLDER/metrics.csv        `WriteMetrics`; with tensorboard installed also FOLDER/tensorboard
-FOLDER/checkpoints/       step-N.ckpt
-FOLDER/model/             the trained model, as save_pretrained writes it
-"""
-
-import json
 import logging
 import os
 import signal
-import sys
 import warnings
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from importlib.metadata import version
+from contextlib import contextmanager, nullcontext
+from dataclasses import replace
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
@@ -26,20 +18,27 @@ from lightning.pytorch.loggers import Logger, TensorBoardLogger
 from lightning.pytorch.utilities.exceptions import SIGTERMException
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
+from titans_seq.card import Card, command_line, versions
 from titans_seq.distributed.checkpoint import read_model
 from titans_seq.distributed.strategy import make_strategy
 from titans_seq.errors import UserError
-from titans_seq.training.checkpoints import CheckpointEvery, WholeFileCheckpointIO, newest_checkpoint, read_checkpoint
+from titans_seq.training.checkpoints import (
+    CheckpointEvery,
+    WholeFileCheckpointIO,
+    checkpoints_of,
+    newest_checkpoint,
+    read_checkpoint,
+    step_of,
+)
 from titans_seq.training.config import TrainingConfig
-from titans_seq.training.metrics import MetricsFile, WriteMetrics
-from titans_seq.training.module import CHECKPOINT_KEY, TrainingData, TrainingModule
+from titans_seq.training.folder import check_same_run, own_folder, write_settings
+from titans_seq.training.metrics import MetricsFile, WriteMetrics, read_metrics
+from titans_seq.training.module import TrainingData, TrainingModule
 from titans_seq.training.progress import TrainingProgress
 
 log = logging.getLogger("titans_seq")
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
-FREE = ("max_steps", "compile", "validate_every", "checkpoint_every", "keep_checkpoints", "log_every", "devices", "nodes", "strategy")
-"""Settings that a resumed run may change."""
 
 
 def train(
@@ -64,29 +63,30 @@ def train(
         The folder of the trained model: the weights of the last checkpoint (their average with ema_decay).
 
     Raises:
-        UserError: `folder` holds a run and resume is False; the run to resume has other settings, model or data; the loss is not finite.
-        SystemExit: it was interrupted (status 1) or asked to end by SIGTERM (143, after a checkpoint); both can be resumed.
+        UserError: `folder` holds a run and resume is False, or another process trains in it; the run to resume has other settings, model,
+            data or kind of checkpoint; the processes that were started are not devices times nodes; the loss is not finite.
+        KeyboardInterrupt, SystemExit: Ctrl-C; SIGTERM (status 143, after a checkpoint). Both can be resumed.
     """
     folder = Path(folder)
     _check_precision(config)
+    _check_processes(config)
     first = rank_zero_only.rank == 0  # others find what the first has begun
-    if first:
-        _check_folder(folder, resume)
-    pl.seed_everything(config.seed, workers=True, verbose=False)
-    model = make_model().train()
-    checkpoint = newest_checkpoint(folder / "checkpoints") if resume else None
-    if checkpoint is not None:
-        _check_same_run(checkpoint, model, config)
-    elif resume and first:
-        log.warning("%s: no whole checkpoint there; starting from the first step.", folder)
-    data = make_data()
-    if first:
-        _write_config(folder, model, config)
-    module = TrainingModule(model, config)
-    with _quiet():
-        trainer = make_trainer(config, folder, model.metric.column, data.has_validation, progress)
-        _fit(trainer, module, data, checkpoint)
-    return _export(trainer, model, folder)
+    with own_folder(folder, resume) if first else nullcontext():
+        pl.seed_everything(config.seed, workers=True, verbose=False)
+        model = make_model().train()
+        checkpoint = newest_checkpoint(folder / "checkpoints") if resume else None
+        if checkpoint is not None:
+            check_same_run(checkpoint, model, config)
+        elif resume and first:
+            log.warning("%s: no whole checkpoint there; starting from the first step.", folder)
+        data = make_data()
+        if first:
+            write_settings(folder, model, config)
+        module = TrainingModule(model, config)
+        with _quiet():
+            trainer = make_trainer(config, folder, model.metric.column, data.has_validation, progress)
+            _fit(trainer, module, data, checkpoint, folder)
+        return _export(trainer, model, folder, data.card)
 
 
 def make_trainer(config: TrainingConfig, folder: Path, metric_column: str, has_validation: bool, progress: bool) -> pl.Trainer:
@@ -123,17 +123,23 @@ def make_trainer(config: TrainingConfig, folder: Path, metric_column: str, has_v
     )
 
 
-def _fit(trainer: pl.Trainer, module: TrainingModule, data: TrainingData, checkpoint: Path | None) -> None:
-    """Lightning's fit; an interrupted one ends the process, with a word on how to go on."""
+def _fit(trainer: pl.Trainer, module: TrainingModule, data: TrainingData, checkpoint: Path | None, folder: Path) -> None:
+    """Lightning's fit; an interrupted one is ended with a word on how to go on."""
     try:
         trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as stop:
-        log.warning("Stopped at step %d. Go on from the last checkpoint with --resume.", trainer.global_step)
-        asked_to_end = isinstance(stop, SIGTERMException)
-        raise SystemExit(128 + signal.SIGTERM if asked_to_end else stop.code) from stop
+        if trainer.is_global_zero:
+            saved = checkpoints_of(folder / "checkpoints")
+            further = f"goes on from step {step_of(saved[-1])}" if saved else "starts anew: there is no checkpoint yet"
+            log.warning("Stopped at step %d. The same command with --resume %s.", trainer.global_step, further)
+        if isinstance(stop, SIGTERMException):
+            raise SystemExit(128 + signal.SIGTERM) from stop
+        if isinstance(stop.__context__, KeyboardInterrupt):  # Lightning makes an exit of it
+            raise KeyboardInterrupt from stop
+        raise
 
 
-def _export(trainer: pl.Trainer, model: Any, folder: Path) -> Path:
+def _export(trainer: pl.Trainer, model: Any, folder: Path, card: Card) -> Path:
     """Save the weights of the last checkpoint as the model: one way for a run that ends now, and for one that ended before."""
     if trainer.is_global_zero:
         last = newest_checkpoint(folder / "checkpoints")
@@ -141,9 +147,26 @@ def _export(trainer: pl.Trainer, model: Any, folder: Path) -> Path:
         weights = read_model(last) if last.is_dir() else read_checkpoint(last)["state_dict"]
         model = type(model)(model.config)  # whole: the one that was trained may be sharded
         model.load_state_dict({name.removeprefix("model."): x for name, x in weights.items()})
-        model.save_pretrained(folder / "model")
+        model.save_pretrained(folder / "model", card=_filled(card, model, folder, step_of(last)))
     trainer.strategy.barrier()
     return folder / "model"
+
+
+def _filled(card: Card, model: Any, folder: Path, step: int) -> Card:
+    """A domain's card with what the run knows; scores are those of metrics.csv, so that a resumed run has them all."""
+    rows, column = read_metrics(folder / "metrics.csv"), model.metric.column
+    metrics: dict[str, float | int] = {}
+    for kind, name in (("validation", "validation"), ("train", "training")):
+        scores = [row[f"{kind}_{column}"] for row in rows if row[f"{kind}_{column}"]]
+        metrics |= {f"{model.metric.name}, {name}": float(scores[-1])} if scores else {}
+    tokens = [int(row["tokens"]) for row in rows if row["tokens"]]
+    return replace(
+        card,
+        metrics={**card.metrics, **metrics, "steps": step, "tokens read": tokens[-1] if tokens else 0},
+        evaluation=card.evaluation or "At the end of the run. Training: the mean over its last steps, while the weights changed.",
+        command=card.command or command_line(),
+        versions=card.versions or versions("torch", "lightning"),
+    )
 
 
 def _check_precision(config: TrainingConfig) -> None:
@@ -151,51 +174,14 @@ def _check_precision(config: TrainingConfig) -> None:
         raise UserError("precision '16' scales its gradients on CUDA devices only, and there is none here. Use 'bf16' or '32'.")
 
 
-def _check_folder(folder: Path, resume: bool) -> None:
-    """Raise UserError if it is no folder, or holds a run that would be written over."""
-    if folder.exists() and not folder.is_dir():
-        raise UserError(f"{folder}: is a file; a run needs a folder.")
-    found = [name for name in ("metrics.csv", "checkpoints", "model") if (folder / name).exists()]
-    if found and not resume:
-        raise UserError(f"{folder}: already holds a run ({', '.join(found)}). Add --resume to go on with it, or name another folder.")
-
-
-def _check_same_run(path: Path, model: Any, config: TrainingConfig) -> None:
-    """Raise UserError unless the checkpoint is of this model and these settings, but for those that may change."""
-    was = read_checkpoint(path)[CHECKPOINT_KEY]
-    now = {"model_type": model.model_type, **_flat("model", model.config.to_dict()), **_flat("training", _fixed(config.to_dict()))}
-    then = {"model_type": was["model_type"], **_flat("model", was["model"]), **_flat("training", _fixed(was["training"]))}
-    changed = [f"{name} was {then.get(name)!r}, is {now.get(name)!r}" for name in sorted(now | then) if then.get(name) != now.get(name)]
-    if changed:
-        raise UserError(f"{path}: of a run with other settings: {'; '.join(changed)}. Resume with those it had, or name another folder.")
-
-
-def _fixed(training: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in training.items() if name not in FREE}
-
-
-def _flat(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries as one, under dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        name = f"{prefix}.{name}"
-        flat |= _flat(name, value) if isinstance(value, dict) else {name: list(value) if isinstance(value, tuple) else value}
-    return flat
-
-
-def _write_config(folder: Path, model: Any, config: TrainingConfig) -> None:
-    """config.json of the run, whole or not at all."""
-    folder.mkdir(parents=True, exist_ok=True)
-    content = {
-        "command": sys.argv,
-        "model_type": model.model_type,
-        "model": model.config.to_dict(),
-        "training": config.to_dict(),
-        "versions": {name: version(name) for name in ("titans-seq", "torch", "lightning")},
-    }
-    temporary = folder / "config.json.unfinished"
-    temporary.write_text(json.dumps(content, indent=2) + "\n")
-    os.replace(temporary, folder / "config.json")
+def _check_processes(config: TrainingConfig) -> None:
+    """Raise UserError unless the processes that a launcher has started, if one did, are those of the settings."""
+    started, expected = int(os.environ.get("WORLD_SIZE", 0)), config.devices * config.nodes
+    if started not in (0, expected):
+        raise UserError(
+            f"{started} processes were started, but devices={config.devices} times nodes={config.nodes} is {expected}. "
+            "Set --devices and --nodes to what the launcher starts."
+        )
 
 
 @contextmanager

@@ -15,8 +15,9 @@ ROOT = HERE.parents[2]
 
 
 def environment(**variables: object) -> dict[str, str]:
-    """One thread a rank, and this checkout's packages."""
-    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": str(ROOT)} | {name: str(value) for name, value in variables.items()}
+    """One thread a rank, and this checkout's packages before others."""
+    path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
+    return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | {name: str(value) for name, value in variables.items()}
 
 
 def wait_for(processes: list[subprocess.Popen[str]], timeout: float) -> list[str]:
@@ -61,12 +62,20 @@ def start_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[
 
 @pytest.fixture(scope="session")
 def torchrun() -> Callable[..., subprocess.Popen[str]]:
-    """Function (script of this folder, number of ranks, arguments, max_restarts): starts them as a user does. End it with `wait_for`."""
+    """Function (script of this folder, or "-m" and a module as the first argument; number of ranks, arguments, max_restarts): starts
+    them as a user does. End it with `wait_for`."""
 
     def start(script: str, ranks: int, *arguments: object, max_restarts: int = 0) -> subprocess.Popen[str]:
         options = ["--standalone", f"--nproc-per-node={ranks}", f"--max-restarts={max_restarts}"]
         return subprocess.Popen(
-            [sys.executable, "-m", "torch.distributed.run", *options, str(HERE / script), *map(str, arguments)],
+            [
+                sys.executable,
+                "-m",
+                "torch.distributed.run",
+                *options,
+                script if script == "-m" else str(HERE / script),
+                *map(str, arguments),
+            ],
             env=environment(TORCH_DISABLE_SHARE_RDZV_TCP_STORE=1),  # docs/scaling.md
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,

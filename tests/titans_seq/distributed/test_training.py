@@ -1,11 +1,15 @@
 """Training out of one process, as a user starts it: torchrun, the language model, real text files, real kills."""
 
+import json
 import os
 import re
+import shlex
+import shutil
 import signal
 import subprocess
 import time
 from collections.abc import Callable
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -16,6 +20,8 @@ from domains.text.model import TitansForCausalLM
 from domains.text.train import train
 from tests.titans_seq.distributed.conftest import ROOT, wait_for
 from tests.titans_seq.distributed.train_ranks import MODEL, TRAINING
+from titans_seq import UserError
+from titans_seq.cli import build_app
 from titans_seq.training import TrainingConfig
 from titans_seq.training.checkpoints import checkpoints_of
 from titans_seq.training.metrics import read_metrics
@@ -60,9 +66,14 @@ def assert_same(output: Path, expected: Path) -> None:
 
 
 def test_two_ranks_train_as_one_process(torchrun: Torchrun, texts: Path, tmp_path: Path, alone: Path) -> None:
-    """DDP, the same global batch: the same losses."""
-    wait_for([torchrun("train_ranks.py", 2, texts, tmp_path / "run", "ddp", 2)], timeout=120)
+    """The command under torchrun, DDP, the same global batch: the same losses, and the first rank alone speaks and writes."""
+    settings = {name: value for name, value in TRAINING.to_dict().items() if name not in ("devices", "strategy")}
+    (tmp_path / "run.json").write_text(json.dumps({"model": MODEL.to_dict(), **settings}))
+    arguments = [texts, "-o", tmp_path / "run", "--config", tmp_path / "run.json", "--devices", 2, "--strategy", "ddp", "--quiet"]
+    (printed,) = wait_for([torchrun("-m", 2, "titans_seq.cli", "text", "train", *arguments)], timeout=120)
+    assert printed.splitlines().count(str(tmp_path / "run" / "model")) == 1
     assert_close(tmp_path / "run", alone)
+    assert "titans-seq text train " in (tmp_path / "run" / "model" / "README.md").read_text()
 
 
 def kill_last_rank(process: subprocess.Popen[str], output: Path, ranks: int) -> None:
@@ -106,6 +117,8 @@ def test_a_sharded_run_resumes_on_another_number_of_ranks(
             wait_for([process], timeout=120)
     saved = checkpoints_of(output / "checkpoints")[-1]
     assert len(list(saved.glob("*.safetensors"))) == before
+    with pytest.raises(UserError, match="written with strategy 'fsdp', not to be resumed with 'auto'"):
+        train([texts], output, MODEL, TRAINING, resume=True, progress=False)
     wait_for([torchrun("train_ranks.py", after, texts, output, "fsdp", after)], timeout=120)
     assert_close(output, alone)
 
@@ -118,8 +131,16 @@ def blocks(language: str) -> list[str]:
     return re.findall(rf"^```{language}\n(.*?)^```", DOCUMENT, flags=re.MULTILINE | re.DOTALL)
 
 
+def assert_command_is_known(words: list[str]) -> None:
+    """What stands after torchrun's own options is a command that `titans-seq` takes, for as many processes as torchrun starts."""
+    place = words.index("titans_seq.cli")
+    _, bound, _ = build_app().parse_args(words[place + 1 :], exit_on_error=False)
+    (started,) = (int(word.partition("=")[2]) for word in words[:place] if word.startswith("--nproc-per-node="))
+    assert bound.arguments["training"].devices == started
+
+
 def test_scripts_and_manifests_of_the_document_are_sound() -> None:
-    """Shell that parses; a Job that reaches its Service; settings that training accepts."""
+    """Shell that parses; a Job that reaches its Service; commands that are known."""
     assert len(blocks("bash")) == 4
     for script in blocks("bash"):
         subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=10)
@@ -130,8 +151,19 @@ def test_scripts_and_manifests_of_the_document_are_sound() -> None:
     assert service["spec"]["selector"]["job-name"] == job["metadata"]["name"]
     assert f"--rdzv-endpoint={job['metadata']['name']}-0.{pod['subdomain']}:29500" in command
     assert f"--nnodes={job['spec']['completions']}" in command
-    for settings in blocks("json"):
-        TrainingConfig.from_json(settings)
+    typed = [re.sub(r"\\\n", "", block).splitlines() for block in blocks("bash")]
+    commands = [shlex.split(line) for lines in typed for line in lines if "titans_seq.cli" in line]
+    assert len(commands) == 2
+    for words in (*commands, command):
+        assert_command_is_known(words)
+
+
+def test_a_single_file_is_not_resumed_by_fsdp(texts: Path, tmp_path: Path, alone: Path) -> None:
+    """Nor a sharded checkpoint without it (`test_a_sharded_run_resumes_on_another_number_of_ranks`)."""
+    shutil.copytree(alone, tmp_path / "run")
+    sharded = replace(TRAINING, strategy="fsdp")
+    with pytest.raises(UserError, match=r"step-00000010\.ckpt: written without strategy 'fsdp', .* Resume with 'auto' or 'ddp'"):
+        train([texts], tmp_path / "run", MODEL, sharded, resume=True, progress=False)
 
 
 @pytest.mark.slow

@@ -1,5 +1,6 @@
 """A run so small that it takes a second, with everything that has a state switched on; the same in a process of its own."""
 
+import json
 import os
 import subprocess
 import sys
@@ -21,7 +22,7 @@ SMALL = TitansConfig(
     variant="mag",
     dropout=0.1,
     memory=MemoryConfig(num_heads=1, expansion=1, chunk_size=4),
-    attention=AttentionConfig(num_heads=1, sliding_window=8, persistent_tokens=1),
+    attention=AttentionConfig(num_heads=1, sliding_window=8, segment_length=8, persistent_tokens=1),
 )
 
 TINY = TrainingConfig(
@@ -45,13 +46,10 @@ def small_model(**changes: Any) -> TitansForCausalLM:
     return TitansForCausalLM(TextConfig(**{"titans": SMALL, **changes}))
 
 
-def command(
-    texts: Path, output: Path, config: TrainingConfig, resume: bool = False, before: str = "", backbone: TitansConfig = SMALL
-) -> list[str]:
-    """Command line of a process that trains; `before` is code that runs first."""
+def command(texts: Path, output: Path, config: TrainingConfig, resume: bool = False, backbone: TitansConfig = SMALL) -> list[str]:
+    """Command line of a process that trains."""
     script = output.parent / f"{output.name}.py"
     script.write_text(f"""
-{before}
 import torch
 torch.set_num_threads(1)
 from domains.text.model import TextConfig
@@ -62,6 +60,33 @@ config = TrainingConfig.from_json({config.to_json()!r})
 train([{str(texts)!r}], {str(output)!r}, model, config, resume={resume}, progress=False)
 """)
     return [sys.executable, str(script)]
+
+
+def forks(texts: Path, folder: Path, config: TrainingConfig, before: dict[str, str]) -> dict[str, int]:
+    """Processes that train in FOLDER/NAME, each after its code of `before`; one that imports everything forks them. Exit codes by name."""
+    script = folder / "forks.py"
+    script.write_text(f"""
+import json, os
+import torch
+torch.set_num_threads(1)
+import titans_seq.training.run
+from domains.text.model import TextConfig
+from domains.text.train import train
+from titans_seq.training import TrainingConfig
+model = TextConfig.from_json({TextConfig(titans=SMALL).to_json()!r})
+config = TrainingConfig.from_json({config.to_json()!r})
+codes = {{}}
+for name, code in {before!r}.items():
+    if not (child := os.fork()):
+        exec(code, globals())
+        train([{str(texts)!r}], os.path.join({str(folder)!r}, name), model, config, progress=False)
+        os._exit(0)
+    codes[name] = os.waitstatus_to_exitcode(os.waitpid(child, 0)[1])
+print(json.dumps(codes))
+""")
+    done = run([sys.executable, str(script)])
+    assert done.returncode == 0, done.stderr
+    return json.loads(done.stdout)
 
 
 ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}

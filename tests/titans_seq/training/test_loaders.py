@@ -123,11 +123,28 @@ def test_documents_are_read_from_a_mapped_file(tmp_path: Path) -> None:
     assert torch.equal(batch["targets"], batch["tokens"] + 1)
 
 
+@pytest.mark.parametrize(("dtype", "read_as"), [(np.uint8, torch.int64), (np.float64, torch.float32)])
+def test_a_token_may_be_an_array(dtype: type, read_as: torch.dtype) -> None:
+    """Rows of integers or of floats are read in the order of plain tokens, and padded with zeros."""
+    plain = DocumentStream(numbered([5, 4]), 2, 3, seed=0)
+    pairs = TokenDocuments(np.arange(18).reshape(9, 2).astype(dtype), np.array([0, 5, 9]))
+    stream = DocumentStream(pairs, 2, 3, seed=0)
+    for _ in range(4):
+        expected, batch = plain.take(), stream.take()
+        assert expected is not None
+        assert batch is not None
+        for name in ("tokens", "targets"):
+            assert batch[name].dtype == read_as
+            assert torch.equal(batch[name], torch.stack([2 * expected[name], 2 * expected[name] + 1], dim=-1).to(read_as))
+    last = list(EvaluationLoader(lambda: DocumentStream(pairs, 2, 3)))[-1]
+    assert not last["tokens"][~last["mask"]].any()
+
+
 @pytest.mark.parametrize(
     ("tokens", "cu_seqlens", "message"),
     [
-        (np.zeros((2, 2), int), [0, 4], "tokens must be"),
-        (np.zeros(4), [0, 4], "tokens must be"),
+        (np.array(1), [0, 1], "tokens must be"),
+        (np.array(["a"] * 4), [0, 4], "tokens must be"),
         (np.zeros(4, int), [0], "cu_seqlens must be"),
         (np.zeros(4, int), [0.0, 4.0], "cu_seqlens must be"),
         (np.zeros(4, int), [0, 3], "from 0 to 4"),

@@ -12,8 +12,9 @@ import torch
 
 from domains.text.model import TextConfig
 from domains.text.train import train
-from tests.titans_seq.training.small import SMALL, TINY, command, results, run, start
+from tests.titans_seq.training.small import SMALL, TINY, command, forks, results, run, start
 from titans_seq.training.checkpoints import checkpoints_of, newest_checkpoint
+from titans_seq.training.metrics import read_metrics
 
 
 @pytest.fixture(scope="module")
@@ -43,7 +44,7 @@ def kill_at_work(arguments: list[str], checkpoints: Path, seconds: float) -> Non
 
 
 KILL_IN_THE_WRITER = """
-import os, signal, torch
+import os, signal
 calls, real = 0, {name}
 def dying(*args, **kwargs):
     global calls
@@ -57,19 +58,26 @@ def dying(*args, **kwargs):
 """Kills the process at the `calls`-th call of a function that takes part in writing a checkpoint."""
 
 
-@pytest.mark.parametrize(
-    "before",
-    [
-        KILL_IN_THE_WRITER.format(name="torch.save", counts_all=True, calls=4, half="args[1].write(bytes(1000)); args[1].flush()"),
-        KILL_IN_THE_WRITER.format(name="os.replace", counts_all=False, calls=4, half="pass"),
-        KILL_IN_THE_WRITER.format(name="os.fsync", counts_all=True, calls=9, half="pass"),
-    ],
-    ids=["half-written", "before-renaming", "before-syncing"],
-)
-def test_killed_inside_the_write_of_a_checkpoint(before: str, texts: Path, tmp_path: Path, uninterrupted: Path) -> None:
-    output = tmp_path / "killed"
-    killed = run(command(texts, output, TINY, before=before))
-    assert killed.returncode == -signal.SIGKILL, killed.stderr
+KILLS = {
+    "half-written": KILL_IN_THE_WRITER.format(
+        name="torch.save", counts_all=True, calls=4, half="args[1].write(bytes(1000)); args[1].flush()"
+    ),
+    "before-renaming": KILL_IN_THE_WRITER.format(name="os.replace", counts_all=False, calls=4, half="pass"),
+    "before-syncing": KILL_IN_THE_WRITER.format(name="os.fsync", counts_all=True, calls=9, half="pass"),
+}
+
+
+@pytest.fixture(scope="module")
+def killed(texts: Path, tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder with a run that was killed in each of these ways."""
+    folder = tmp_path_factory.mktemp("killed")
+    assert forks(texts, folder, TINY, KILLS) == dict.fromkeys(KILLS, -signal.SIGKILL)
+    return folder
+
+
+@pytest.mark.parametrize("kill", KILLS)
+def test_killed_inside_the_write_of_a_checkpoint(kill: str, texts: Path, killed: Path, uninterrupted: Path) -> None:
+    output = killed / kill
     assert not (output / "model").exists()
     assert checkpoints_of(output / "checkpoints")
     assert newest_checkpoint(output / "checkpoints") == checkpoints_of(output / "checkpoints")[-1]  # whole, whatever was being written
@@ -99,12 +107,21 @@ def test_killed_at_random_moments_again_and_again(texts: Path, tmp_path: Path) -
 
 @pytest.mark.slow
 def test_two_devices_are_one_and_go_on_as_one(texts: Path, tmp_path: Path) -> None:
-    """Two processes share the batch: the losses and gradients of one, and its checkpoint resumes on one with them."""
+    """Two processes share the batch: the losses and gradients of one, and its checkpoint resumes on one with them. A signal to one of them
+    ends both after the same step, with a checkpoint.
+    """
     backbone = replace(SMALL, dropout=0.0)
     config = replace(TINY, batch_size=4, ema_decay=None, checkpoint_every=3, log_every=2)
     train([texts], tmp_path / "one", TextConfig(titans=backbone), config, progress=False)
     two = replace(config, devices=2, strategy="ddp")
-    finished = run(command(texts, tmp_path / "two", two, backbone=backbone))
+    process = start(command(texts, tmp_path / "two", replace(two, checkpoint_every=1000), backbone=backbone))
+    table = tmp_path / "two" / "metrics.csv"
+    while process.poll() is None and not (table.exists() and read_metrics(table)):
+        time.sleep(0.02)
+    process.terminate()
+    assert process.wait(60) == 128 + signal.SIGTERM
+    assert len(checkpoints_of(tmp_path / "two" / "checkpoints")) == 1
+    finished = run(command(texts, tmp_path / "two", two, resume=True, backbone=backbone))
     assert finished.returncode == 0, finished.stderr
     mixed = tmp_path / "mixed"
     shutil.copytree(tmp_path / "two", mixed)

@@ -207,3 +207,11 @@ def test_ops_are_well_formed(make_case: Any, monkeypatch: pytest.MonkeyPatch) ->
     detached = [x.detach().requires_grad_(x.requires_grad) if isinstance(x, Tensor) else x for x in calls["forward"]]
     torch.library.opcheck(forward, tuple(detached))
     torch.library.opcheck(backward, calls["backward"])
+
+
+def test_a_second_derivative_is_refused(make_case: Any) -> None:
+    """It would miss what goes through the memory."""
+    case = make_case(requires_grad=True, **SMALL | {"heads": 1, "length": 5})
+    (first,) = torch.autograd.grad(case.run("fused")[0].square().sum(), case.k, create_graph=True)
+    with pytest.raises(RuntimeError, match="impl='fused' has no second derivative"):
+        torch.autograd.grad(first.sum(), case.k)

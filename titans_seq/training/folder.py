@@ -1,0 +1,98 @@
+"""The folder of a run: one process at a time, never written over, resumed by the same run alone.
+
+FOLDER/config.json        what was trained and how: command, model, training, versions
+FOLDER/metrics.csv        `WriteMetrics`; with tensorboard installed also FOLDER/tensorboard
+FOLDER/checkpoints/       step-N.ckpt
+FOLDER/model/             the trained model, as save_pretrained writes it
+FOLDER/.lock              held by the process that trains; stays, unlocked
+"""
+
+import json
+import os
+from collections.abc import Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+from filelock import FileLock, Timeout
+
+from titans_seq.card import command_line, versions
+from titans_seq.errors import UserError
+from titans_seq.training.checkpoints import read_checkpoint
+from titans_seq.training.config import TrainingConfig
+from titans_seq.training.module import CHECKPOINT_KEY
+
+FREE = ("max_steps", "compile", "validate_every", "checkpoint_every", "keep_checkpoints", "log_every", "devices", "nodes", "strategy")
+"""Settings that a resumed run may change."""
+
+
+@contextmanager
+def own_folder(folder: Path, resume: bool) -> Iterator[None]:
+    """The folder, made if it is not there, for this process alone. The system frees the lock however the process ends.
+
+    Raises:
+        UserError: it is no folder, another process has it, it cannot be written into, or it holds a run and resume is False.
+    """
+    try:
+        if folder.exists() and not folder.is_dir():
+            raise UserError(f"{folder}: is a file; a run needs a folder.")
+        folder.mkdir(parents=True, exist_ok=True)
+        lock = FileLock(folder / ".lock", timeout=0)
+        lock.acquire()
+    except Timeout:
+        raise UserError(f"{folder}: another process is training in it. Wait for its end, or name another folder.") from None
+    except OSError as error:
+        raise UserError(f"{folder}: cannot be written into ({error.strerror}). Name another folder.") from error
+    try:
+        if not resume:
+            _check_no_run(folder)
+        yield
+    finally:
+        lock.release()
+
+
+def _check_no_run(folder: Path) -> None:
+    """Raise UserError if the folder holds a run that would be written over."""
+    found = [name for name in ("metrics.csv", "checkpoints", "model") if (folder / name).exists()]
+    if found:
+        raise UserError(f"{folder}: already holds a run ({', '.join(found)}). Add --resume to go on with it, or name another folder.")
+
+
+def check_same_run(path: Path, model: Any, config: TrainingConfig) -> None:
+    """Raise UserError unless the checkpoint is of this model and these settings, but for those that may change (`FREE`)."""
+    if path.is_dir() != (config.strategy == "fsdp"):
+        wrote, needed = ("with", "'fsdp'") if path.is_dir() else ("without", "'auto' or 'ddp'")
+        raise UserError(f"{path}: written {wrote} strategy 'fsdp', not to be resumed with {config.strategy!r}. Resume with {needed}.")
+    was = read_checkpoint(path)[CHECKPOINT_KEY]
+    now = {"model_type": model.model_type, **_flat("model", model.config.to_dict()), **_flat("training", _fixed(config.to_dict()))}
+    then = {"model_type": was["model_type"], **_flat("model", was["model"]), **_flat("training", _fixed(was["training"]))}
+    changed = [f"{name} was {then.get(name)!r}, is {now.get(name)!r}" for name in sorted(now | then) if then.get(name) != now.get(name)]
+    if changed:
+        raise UserError(f"{path}: of a run with other settings: {'; '.join(changed)}. Resume with those it had, or name another folder.")
+
+
+def _fixed(training: dict[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in training.items() if name not in FREE}
+
+
+def _flat(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
+    """Nested dictionaries as one, under dotted names."""
+    flat: dict[str, Any] = {}
+    for name, value in values.items():
+        name = f"{prefix}.{name}"
+        flat |= _flat(name, value) if isinstance(value, dict) else {name: list(value) if isinstance(value, tuple) else value}
+    return flat
+
+
+def write_settings(folder: Path, model: Any, config: TrainingConfig) -> None:
+    """config.json of the run, whole or not at all."""
+    content = {
+        "command": command_line(),
+        "model_type": model.model_type,
+        "model": model.config.to_dict(),
+        "training": config.to_dict(),
+        "versions": versions("torch", "lightning"),
+    }
+    temporary = folder / "config.json.unfinished"
+    temporary.write_text(json.dumps(content, indent=2) + "\n")
+    os.replace(temporary, folder / "config.json")
