@@ -41,7 +41,11 @@ def locate(
         UserError: neither a folder nor a model on the hub, no access, no connection, or a broken download.
     """
     folder = Path(name_or_folder)
-    if folder.exists() or not isinstance(name_or_folder, str) or not NAME.fullmatch(name_or_folder):
+    try:
+        is_here = folder.exists()
+    except OSError as error:  # too long a name
+        raise UserError(f"{folder}: is no usable path ({error.strerror}).") from error
+    if is_here or not isinstance(name_or_folder, str) or not NAME.fullmatch(name_or_folder):
         return folder
     from huggingface_hub import snapshot_download
 

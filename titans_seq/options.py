@@ -9,13 +9,12 @@ from pathlib import Path
 from typing import Annotated, Any, Literal
 
 import cyclopts
-from cyclopts.config import Dict, Json, Toml, Yaml
+from cyclopts.config import Dict
 from docstring_parser import parse
 
 from titans_seq.config import Config, ConfigError, config_part
+from titans_seq.config_file import read_values
 from titans_seq.errors import UserError
-
-_FORMATS: dict[str, Callable[..., Any]] = {".toml": Toml, ".json": Json, ".yaml": Yaml, ".yml": Yaml}
 
 ConfigFile = Annotated[
     Path | None, cyclopts.Parameter(name="--config", help="TOML, JSON or YAML file with options of this command; flags come first.")
@@ -32,14 +31,7 @@ def read_config_file(app: cyclopts.App, commands: tuple[str, ...], arguments: cy
     for argument in arguments:
         if "--config" in argument.names and argument.tokens:
             path = Path(argument.tokens[-1].value)
-            if path.suffix.lower() not in _FORMATS:
-                raise UserError(f"--config {path}: the name must end in {', '.join(_FORMATS)}.")
-            if not path.is_file():
-                raise UserError(f"--config {path}: no such file.")
-            try:
-                values = _FORMATS[path.suffix.lower()](path).config
-            except cyclopts.CycloptsError as error:
-                raise UserError(f"--config {path}: {_one_line(str(error))}") from error
+            values = read_values(path)
             Dict(_none_as_word(values), use_commands_as_keys=False, source=str(path))(app, commands, arguments)
 
 

@@ -21,7 +21,7 @@ def _unique(pairs: list[tuple[str, Any]]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for key, value in pairs:
         if key in values:
-            raise ValueError(f"key {key!r} comes twice")
+            raise ValueError(f"key {key!r:.100} comes twice")
         values[key] = value
     return values
 

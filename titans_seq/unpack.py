@@ -109,6 +109,8 @@ def _write(members: Iterator[_Member], folder: Path, limits: UnpackLimits) -> No
         if member.is_folder:
             path.mkdir(parents=True, exist_ok=True)
             continue
+        if path == folder:
+            raise UserError(f"{member.name!r} names no file.")
         path.parent.mkdir(parents=True, exist_ok=True)
         if path.exists():
             raise UserError(f"{member.name!r} comes twice.")
@@ -143,8 +145,9 @@ def _zip_members(file: IO[bytes]) -> Iterator[_Member]:
     with zipfile.ZipFile(file) as archive:
         for info in archive.infolist():
             kind = stat.S_IFMT(info.external_attr >> 16) if info.create_system == 3 else 0  # of Unix; others have no links
-            is_file = not info.is_dir() and kind in (0, stat.S_IFREG)
-            yield _Member(info.filename, info.is_dir() and kind in (0, stat.S_IFDIR), is_file, partial(archive.open, info))
+            is_folder = info.filename.endswith("/")  # info.is_dir() fails for a name without a character
+            is_file = not is_folder and kind in (0, stat.S_IFREG)
+            yield _Member(info.filename, is_folder and kind in (0, stat.S_IFDIR), is_file, partial(archive.open, info))
 
 
 def _tar_members(file: IO[bytes], suffix: str) -> Iterator[_Member]:

@@ -71,9 +71,13 @@ def read_texts(paths: Sequence[str | Path]) -> TextDocuments:
 
 
 def _files(path: Path) -> list[Path]:
-    if path.is_file():
-        return [path]
-    if not path.is_dir():
+    try:
+        if path.is_file():
+            return [path]
+        is_folder = path.is_dir()
+    except OSError as error:  # too long a name
+        raise UserError(f"{path}: is no usable path ({error.strerror}).") from error
+    if not is_folder:
         raise UserError(f"{path}: no such file or folder.")
     found = sorted(file for file in path.rglob("*") if file.suffix.lower() in SUFFIXES and file.is_file())
     if not found:

@@ -5,6 +5,8 @@ series apart). Whatever cannot be used raises a `UserError` that names the file,
 """
 
 import difflib
+import subprocess
+import sys
 import warnings
 from collections import Counter
 from collections.abc import Iterator, Sequence
@@ -25,6 +27,7 @@ EXAMPLES = {"seattle_weather": {"temp_max": "°C", "temp_min": "°C", "precipita
 """The series that ship with the package: name -> {target column: unit}."""
 
 _ROW = "__row__"
+_PROBE = "import sys, polars; polars.read_parquet(sys.argv[1])"
 _MISSING = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "none", "?", "-"]
 _SUFFIXES = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t", ".parquet": None}
 _DATE_FORMATS = ["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m"]
@@ -257,7 +260,7 @@ def _open(path: Path) -> _Source:
     separator = _SUFFIXES[suffix]
     unit = "row" if separator is None else "line"
     try:
-        frame = pl.read_parquet(path) if separator is None else _read_text(path, separator)
+        frame = _read_parquet(path) if separator is None else _read_text(path, separator)
     except pl.exceptions.NoDataError:
         raise UserError(f"{path}: the file is empty. It needs a header line and one line a time step.") from None
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:
@@ -272,6 +275,15 @@ def _open(path: Path) -> _Source:
     if rows.is_empty():
         source.fail("holds no rows below its header. It needs one row a time step.")
     return _Source(path, rows, unit)
+
+
+def _read_parquet(path: Path) -> pl.DataFrame:
+    """Once in a process of its own first: where a damaged file has polars ask for more memory than there is, it ends the process."""
+    probe = subprocess.run([sys.executable, "-P", "-c", _PROBE, str(path)], capture_output=True, check=False)
+    if probe.returncode not in (0, 1):  # 1 is an exception, which comes here as well
+        why = (probe.stderr.decode(errors="replace").strip().splitlines() or [f"status {probe.returncode}"])[0]
+        raise UserError(f"{path}: cannot be read as .parquet, it is damaged: its reader was ended ({why:.200}). Write the file again.")
+    return pl.read_parquet(path)
 
 
 def _read_text(path: Path, separator: str) -> pl.DataFrame:

@@ -1,26 +1,31 @@
-"""Coverage-guided fuzzing of the readers of configurations, model folders and state files; run by hand (`pip install atheris`).
+"""Coverage-guided fuzzing of the readers of files; run by hand (`pip install atheris`).
 
     python -m tests.fuzz.atheris_readers config -max_total_time=120
-    python -m tests.fuzz.atheris_readers model -max_total_time=120
-    python -m tests.fuzz.atheris_readers state -max_total_time=120
-    python -m tests.fuzz.atheris_readers unpack -max_total_time=120
 
-It stops at the first exception that is not a ValueError, writes the bytes that made it to crash-HASH, and shows the traceback.
+and the same for json, options, model, state, checkpoint, text, table, unpack.
+
+It stops at the first exception that is not one for users, writes the bytes that made it to crash-HASH, and shows the traceback.
 """
 
 import sys
 import tempfile
+import zipfile
 from collections.abc import Callable
 from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["titans_seq", "json", "tarfile", "zipfile"]):
+with atheris.instrument_imports(include=["titans_seq", "domains", "json", "tarfile", "zipfile", "tomllib", "yaml"]):
     import torch
 
-    from titans_seq import Titans, UserError, presets
+    from domains.text.data import read_texts
+    from domains.timeseries.data import read_table
+    from titans_seq import Titans, UserError, presets, strict_json
     from titans_seq.backbone import TitansState
     from titans_seq.config import TitansConfig
+    from titans_seq.config_file import read_values
+    from titans_seq.training.checkpoints import read_checkpoint
+    from titans_seq.training.module import CHECKPOINT_KEY
     from titans_seq.unpack import UnpackLimits, unpack_archive
 
 FOLDER = Path(tempfile.mkdtemp(prefix="titans-seq-fuzz-"))
@@ -65,6 +70,58 @@ def unpack(content: bytes) -> None:
             return
 
 
+def json(content: bytes) -> None:
+    try:
+        strict_json.loads(content)
+    except ValueError:
+        return
+
+
+def options(content: bytes) -> None:
+    """The first byte says the format."""
+    path = FOLDER / ("a.toml", "a.json", "a.yaml")[content[0] % 3 if content else 0]
+    path.write_bytes(content[1:])
+    try:
+        read_values(path)
+    except UserError:
+        return
+
+
+def checkpoint(content: bytes) -> None:
+    """The pickle in an archive that is whole otherwise."""
+    path = FOLDER / "step-1.ckpt"
+    with zipfile.ZipFile(path, "w") as archive:
+        archive.writestr("archive/data.pkl", content)
+        for name, part in PARTS.items():
+            archive.writestr(name, part)
+    try:
+        read_checkpoint(path)
+    except UserError:
+        return
+
+
+def text(content: bytes) -> None:
+    path = FOLDER / "a.txt"
+    path.write_bytes(content)
+    try:
+        documents = read_texts([path])
+    except UserError:
+        return
+    assert bytes(documents.read(0, 1, len(content) + 1).astype("uint8")) == content
+
+
+def table(content: bytes) -> None:
+    path = FOLDER / "a.csv"
+    path.write_bytes(content)
+    try:
+        read_table(path, missing="mask").to_gluonts()
+    except UserError:
+        return
+
+
+PARTS: dict[str, bytes] = {}
+
+
 def seeds(corpus: Path) -> None:
     """One valid input of each kind to begin from."""
     made = Titans(presets.debug("mag"))
@@ -73,9 +130,18 @@ def seeds(corpus: Path) -> None:
     head, weights = (FOLDER / "config.json").read_bytes(), (FOLDER / "model.safetensors").read_bytes()
     (corpus / "model").write_bytes(len(head).to_bytes(2, "little") + head + weights)
     (corpus / "config").write_text(presets.debug().to_json())
+    ours = {"format": 1, "model_type": "x", "model": {}, "training": {}, "carried": [None], "window": [torch.zeros(())]}
+    torch.save({CHECKPOINT_KEY: ours, "pytorch-lightning_version": "2.6.0", "state_dict": made.state_dict()}, FOLDER / "made")
+    with zipfile.ZipFile(FOLDER / "made") as archive:
+        parts = {f"archive/{name.partition('/')[2]}": archive.read(name) for name in archive.namelist()}
+    (corpus / "checkpoint").write_bytes(parts.pop("archive/data.pkl"))
+    PARTS.update(parts)
+    (corpus / "table").write_text("date,a,b\n" + "".join(f"2024-01-{day:02},{day},2.5\n" for day in range(1, 20)))
 
 
-READERS: dict[str, Callable[[bytes], None]] = {"config": config, "model": model, "state": state, "unpack": unpack}
+READERS: dict[str, Callable[[bytes], None]] = {
+    reader.__name__: reader for reader in (config, json, options, model, state, checkpoint, text, table, unpack)
+}
 
 if __name__ == "__main__":
     if len(sys.argv) < 2 or sys.argv[1] not in READERS:

@@ -5,6 +5,7 @@ import importlib
 import json
 import math
 import typing
+from pathlib import Path
 from typing import Any
 
 import pytest
@@ -14,12 +15,14 @@ from hypothesis import strategies as st
 from tests.fuzz.strategies import TOKENS, VALUES, dumps, mutated_text, mutated_values
 from titans_seq.config import Config
 
-for module in ("titans_seq.config", "titans_seq.training.config", "domains.timeseries.config", "domains.text.config"):
-    importlib.import_module(module)
+ROOT = Path(__file__).parents[2]
+for source in (*ROOT.glob("titans_seq/**/*.py"), *ROOT.glob("domains/**/*.py")):
+    if "(Config)" in source.read_text():
+        importlib.import_module(".".join(source.relative_to(ROOT).with_suffix("").parts))
 
 
 def configurations(base: type[Config] = Config) -> list[type[Config]]:
-    """All configurations of the package and its domains that are imported."""
+    """All configurations of the package and its domains."""
     found = [kind for child in base.__subclasses__() for kind in (child, *configurations(child))]
     return sorted({kind for kind in found if kind.__module__.startswith(("titans_seq.", "domains."))}, key=lambda kind: kind.__name__)
 
@@ -36,6 +39,11 @@ def example(kind: type[Config]) -> dict[str, Any]:
         elif field.default is field.default_factory is dataclasses.MISSING:
             values[field.name] = 16
     return kind.from_dict(values).to_dict()
+
+
+def test_every_configuration_is_found() -> None:
+    names = {kind.__name__ for kind in configurations()}
+    assert names >= {"TitansConfig", "LocalMemoryConfig", "TrainingConfig", "TextConfig", "ForecasterConfig", "OutputConfig"}
 
 
 KINDS = st.sampled_from(configurations())

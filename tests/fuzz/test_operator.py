@@ -78,7 +78,7 @@ CHANGES = {
     **{name: (lambda x, name=name: x if x.is_complex() else x.to(getattr(torch, name))) for name in DTYPES},
 }
 OPTIONS = {
-    "chunk_size": st.sampled_from([-1, 0, 1, 3, 4, 64]),
+    "chunk_size": st.sampled_from([-1, 0, 1, 3, 4, 64, 65, 2**40, 2**40 + 15, 2**63 - 1, 2**63, 2**200, 2.5, None]),
     "impl": st.sampled_from(["auto", "chunkwise", "recurrent", "fused", "reference", "", "Chunkwise"]),
     "gradient": st.sampled_from(["chunk", "token", "", "Chunk"]),
     "surprise_clip": st.sampled_from([None, 1.0, 0.0, -1.0, float("nan"), float("inf"), 1e-30]),

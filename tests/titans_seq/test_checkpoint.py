@@ -312,3 +312,8 @@ def test_golden_checkpoints_load_and_give_their_stored_output(name: str) -> None
     torch.testing.assert_close(y, expected, rtol=1e-5, atol=1e-5)
     torch.testing.assert_close(torch.cat([first, rest], dim=1), expected, rtol=1e-5, atol=1e-5)
     assert sum(path.stat().st_size for path in (GOLDEN / name).iterdir()) < 150_000
+
+
+def test_too_long_a_name_is_named() -> None:
+    with pytest.raises(UserError, match=r"xxx: is no usable path \(File name too long\)"):
+        load_model("x" * 5000)

@@ -6,6 +6,7 @@ import io
 import json
 import re
 from collections.abc import Callable
+from itertools import pairwise
 from pathlib import Path
 from typing import Annotated, Any
 
@@ -195,7 +196,7 @@ def test_what_a_configuration_refuses_is_named_by_its_flag(tokens: list[str], me
         ({"backbone": 3}, "--backbone takes no value itself, got '3'"),
         ({"backbone": {"memory": [1, 2]}}, "--backbone.memory takes no value itself, got '1'"),
         ({"epoch": 3}, "epoch"),
-        ([1], "must be a mapping"),
+        ([1], "holds a list, expected options by name"),
     ],
 )
 def test_what_a_file_must_not_say(values: Any, message: str, tmp_path: Path) -> None:
@@ -224,6 +225,35 @@ def test_a_file_that_cannot_be_read_is_named(name: str, content: str | None, mes
     with pytest.raises((UserError, cyclopts.CycloptsError)) as caught:
         parse("--config", tmp_path / name)
     assert message in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("name", "text", "message"),
+    [
+        ("x.json", '{"epochs": 1, "epochs": 2}', "key 'epochs' comes twice"),
+        ("x.yaml", "epochs: 1\nepochs: 2", "key 'epochs' comes twice"),
+        ("x.toml", "epochs = 1\nepochs = 2", "Cannot overwrite a value"),
+        ("x.json", '{"backbone": {"dropout": NaN}}', "NaN is no JSON"),
+        ("x.json", "[" * 9999, "nested too deeply"),
+        ("x.toml", "a." * 30 + "b = 1", "nested more than 16 deep"),
+        (
+            "x.yaml",
+            "a: &a {x: 1}\n" + "".join(f"{b}: &{b} {{p: *{a}, q: *{a}}}\n" for a, b in pairwise("abcdefghijklmnop")),
+            "more than 10000",
+        ),
+        ("x.yaml", "a: &a {b: *a}", "more than 10000 values|nested more than 16 deep"),
+        ("x.yaml", "epochs: !!python/object/apply:os.getcwd []", "could not determine a constructor"),
+        ("x.yaml", "1: 2", "the name 1 is no text"),
+        ("x.yaml", "- a", "holds a list, expected options by name"),
+        ("x.json", '"' + "x" * 70_000 + '"', "larger than 65536 bytes"),
+        ("x" * 300 + ".json", "", "File name too long"),
+    ],
+)
+def test_files_from_strangers(name: str, text: str, message: str, tmp_path: Path) -> None:
+    if len(name) < 200:
+        (tmp_path / name).write_text(text)
+    with pytest.raises(UserError, match=f"--config {re.escape(str(tmp_path / name))}: .*({message})"):
+        parse("--config", tmp_path / name)
 
 
 DOCS = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()

@@ -1,5 +1,6 @@
 """State files that were damaged or made by strangers are refused by name."""
 
+import dataclasses
 import json
 from pathlib import Path
 from typing import Any
@@ -8,9 +9,11 @@ import pytest
 import torch
 from safetensors.torch import load_file, save_file
 
-from titans_seq import UserError
+from titans_seq import LocalMemoryConfig, Titans, TitansConfig, UserError, presets
 from titans_seq.attention import SlidingWindowState
 from titans_seq.backbone import TitansState
+from titans_seq.config import VARIANTS
+from titans_seq.memory import Gates, MemoryWeights, neural_memory
 from titans_seq.state import _METADATA_KEY
 
 TENSORS = {"state.keys": torch.ones(2, 1, 3, 4), "state.values": torch.ones(2, 1, 3, 4), "state.position": torch.tensor([1, 2])}
@@ -62,3 +65,57 @@ def test_a_state_of_another_kind(tmp_path: Path) -> None:
         TitansState.load(path)
     with pytest.raises(UserError, match="unknown state 'Nothing'"):
         TitansState.load(write(path, TENSORS, FIELDS, "Nothing"))
+
+
+def two_levels() -> TitansConfig:
+    config = presets.debug("mag")
+    return dataclasses.replace(config, memory=dataclasses.replace(config.memory, local=LocalMemoryConfig(chunk_sizes=(2,), shard_length=4)))
+
+
+CONFIGS = {**{variant: presets.debug(variant) for variant in VARIANTS}, "two levels": two_levels()}
+
+
+def storages(tensors: list[torch.Tensor]) -> set[int]:
+    return {x.untyped_storage().data_ptr() for x in tensors if x.numel()}
+
+
+@pytest.mark.parametrize("rows", [1, 2])
+@pytest.mark.parametrize("length", [0, 1, 3, 40], ids=lambda length: f"{length} tokens")
+@pytest.mark.parametrize("name", CONFIGS)
+def test_an_optimizer_does_not_change_a_carried_state(name: str, length: int, rows: int) -> None:
+    """Truncated back-propagation through time: what was carried, detached or for inference, is what was read, not the weights of now."""
+    model = Titans(CONFIGS[name])
+    x = torch.randn(rows, max(length, 1), 16)
+    y, trained = model(x)
+    with torch.no_grad():
+        untrained = model.initial_state(rows) if length == 0 else model(x)[1]
+    carried = [model.initial_state(rows).detach() if length == 0 else trained.detach(), untrained]
+    assert all(storages(state.tensors()).isdisjoint(storages(list(model.parameters()))) for state in carried)
+    before = [[x.clone() for x in state.tensors()] for state in carried]
+    y.square().sum().backward()
+    torch.optim.SGD(model.parameters(), lr=1.0).step()
+    for state, expected in zip(carried, before, strict=True):
+        assert all(map(torch.equal, state.tensors(), expected))
+
+
+@pytest.mark.parametrize("impl", ["chunkwise", "recurrent", "reference"])
+def test_the_operator_returns_no_view_of_its_weights(impl: str) -> None:
+    weights = MemoryWeights(layers=[torch.randn(2, 4, 4)])
+    q, k, v = torch.randn(3, 1, 2, 3, 4).unbind(0)
+    gates = [Gates(*torch.rand(3, 1, 2, 3).unbind(0))]
+    for mask in (None, torch.zeros(1, 3, dtype=torch.bool)):
+        _, state = neural_memory(q, k, v, gates, weights, impl=impl, mask=mask)
+        assert storages(state.tensors()).isdisjoint(storages(list(weights.layers)))
+
+
+@pytest.mark.parametrize("name", CONFIGS)
+def test_a_clone_that_is_written_to_leaves_the_state(name: str) -> None:
+    model = Titans(CONFIGS[name]).requires_grad_(False)
+    for state in (model.initial_state(2), model(torch.randn(2, 3, 16))[1]):
+        fork = state.clone()
+        assert storages(fork.tensors()).isdisjoint(storages(state.tensors()))
+        before = [x.clone() for x in state.tensors()]
+        for x in fork.tensors():
+            x.fill_(7)
+        assert all(map(torch.equal, state.tensors(), before))
+        assert all((x == 7).all() for x in fork.tensors())

@@ -56,6 +56,13 @@ def zip_link(name: str, target: str) -> bytes:
     return buffer.getvalue()
 
 
+def nameless_zip() -> bytes:
+    buffer = io.BytesIO()
+    with zipfile.ZipFile(buffer, "w") as archive:
+        archive.writestr(zipfile.ZipInfo("\0"), "a name that is cut off at its first character")
+    return buffer.getvalue()
+
+
 @pytest.fixture
 def unpack(tmp_path: Path) -> Callable[..., Path]:
     def unpack(content: bytes, name: str, limits: UnpackLimits = LIMITS) -> Path:
@@ -122,6 +129,7 @@ def test_links_and_devices(content: bytes, name: str, unpack: Callable[..., Path
         (tar_of(FILES)[:3000], "x.tar", "damaged or no .tar file"),
         (gzip.compress(tar_of(FILES))[:-100], "x.tar.gz", "damaged or no .tar.gz file"),
         (zip_of(FILES, zipfile.ZIP_STORED).replace(b"one", b"two"), "x.zip", "damaged or no .zip file"),
+        (nameless_zip(), "x.zip", "'' names no file"),
         (zip_of(FILES)[:100], "x.zip", "damaged or no .zip file"),
         (b"", "x.zip", "damaged or no .zip file"),
         (b"text", "x.gz", "damaged or no .gz file"),

@@ -17,6 +17,7 @@ from typing import Any
 import torch
 import torch.distributed as dist
 import torch.distributed.checkpoint as dcp
+from safetensors import SafetensorError, safe_open
 from torch import Tensor, nn
 from torch.distributed.checkpoint.state_dict import StateDictOptions, get_state_dict, set_state_dict
 from torch.optim import Optimizer
@@ -113,13 +114,17 @@ def load_sharded(folder: str | Path, model: nn.Module, optimizers: Optimizer | S
     missing = sorted(name for name, x in content.items() if name not in tensors and name not in index["settings"])
     if missing:
         raise UserError(f"{folder}: of another model or optimizer: it has no {missing[0]}, and {len(missing) - 1} more are missing.")
+    reader = dcp.HuggingFaceStorageReader(str(folder))
+    _on_all_ranks(lambda: _check_outline(folder, _outline(folder, reader), tensors))
+    settings = {name: tuple(x) if isinstance(x, list) else x for name, x in index["settings"].items() if name in content}
+    for name, x in settings.items():
+        if not _is_like(x, content[name]):
+            raise UserError(f"{folder / INDEX_NAME}: {name} is {x!r:.80}, expected a value such as {content[name]!r}.")
     try:
-        reader = dcp.HuggingFaceStorageReader(str(folder))
         with _alone_without_warning():
             dcp.load(tensors, storage_reader=reader)
     except (dcp.api.CheckpointException, RuntimeError, ValueError) as error:
         raise UserError(f"{folder}: does not fit this model and optimizer ({_first_line(error)}).") from error
-    settings = {name: tuple(x) if isinstance(x, list) else x for name, x in index["settings"].items() if name in content}
     content |= tensors | settings
     model_part, optimizer_part = (
         {name.removeprefix(part): x for name, x in content.items() if name.startswith(part)} for part in ("model.", "optimizer.")
@@ -143,7 +148,7 @@ def read_model(folder: str | Path) -> dict[str, Tensor]:
     folder = Path(folder)
     _check_files(folder, _read_index(folder))
     reader = dcp.HuggingFaceStorageReader(str(folder))
-    found: dict[str, Any] = reader.read_metadata().state_dict_metadata
+    found = _outline(folder, reader)
     tensors = {name: torch.empty(x.size, dtype=x.properties.dtype) for name, x in found.items() if name.startswith("model.")}
     with _alone_without_warning():
         dcp.load(tensors, storage_reader=reader, no_dist=True)
@@ -154,7 +159,7 @@ def _read_index(folder: Path) -> dict[str, Any]:
     if not (folder / INDEX_NAME).is_file():
         raise UserError(f"{folder}: no sharded checkpoint: it has no {INDEX_NAME}.")
     try:
-        index = strict_json.loads((folder / INDEX_NAME).read_text())
+        index = strict_json.loads((folder / INDEX_NAME).read_text(encoding="utf-8"))
         if index["format"] != FORMAT:
             raise UserError(f"{folder / INDEX_NAME}: its format is {index['format']!r}, this version reads {FORMAT}.")
         whole = all(isinstance(index[key], dict) for key in ("files", "settings", "values"))
@@ -168,13 +173,71 @@ def _read_index(folder: Path) -> dict[str, Any]:
 
 
 def _check_files(folder: Path, index: dict[str, Any], rank: int = 0, ranks: int = 1) -> None:
-    """All files that the index names are there, no others, and this rank's share of them has the right checksums."""
+    """All files that the index names are there, no others; this rank's share of them has the right checksums, and holds finite numbers."""
     present, expected = {path.name for path in folder.glob("*.safetensors")}, index["files"]
     for name in sorted(present ^ set(expected)):
         raise UserError(f"{folder / name}: {'not part of this checkpoint' if name in present else 'missing'}.")
     for name in sorted(expected)[rank::ranks]:
         if _checksum(folder / name) != expected[name]:
             raise UserError(f"{folder / name}: damaged (its checksum is wrong). Take an older checkpoint.")
+        _check_finite(folder / name)
+
+
+def _outline(folder: Path, reader: dcp.HuggingFaceStorageReader) -> dict[str, Any]:
+    """Size, dtype and shards of every tensor, as the files say.
+
+    Raises:
+        UserError: they contradict one another.
+    """
+    try:
+        found: dict[str, Any] = reader.read_metadata().state_dict_metadata
+        for name, x in found.items():
+            if not _are_whole(tuple(x.size), x.chunks):
+                raise ValueError(f"the shards of {name} do not lie end to end, or are not all of it")
+    except Exception as error:  # the reader takes the files at their word, and trips over whatever is amiss
+        raise UserError(f"{folder}: its files contradict one another ({type(error).__name__}: {error!s:.200}).") from error
+    return found
+
+
+def _are_whole(shape: tuple[int, ...], chunks: Sequence[Any]) -> bool:
+    """Whether shards lie end to end along the first dimension, and together are a tensor of `shape`."""
+    if not shape:
+        return [(tuple(chunk.offsets), tuple(chunk.sizes)) for chunk in chunks] == [((), ())]
+    end = 0
+    for offsets, sizes in sorted((tuple(chunk.offsets), tuple(chunk.sizes)) for chunk in chunks):
+        if offsets != (end, *[0] * (len(shape) - 1)) or sizes[1:] != shape[1:]:
+            return False
+        end += sizes[0]
+    return end == shape[0]
+
+
+def _check_outline(folder: Path, found: dict[str, Any], expected: dict[str, Tensor]) -> None:
+    for name, x in expected.items():
+        given = found.get(name)
+        if given is None or given.size != x.shape or given.properties.dtype != x.dtype:
+            there = "nothing" if given is None else f"{tuple(given.size)} {given.properties.dtype}"
+            raise UserError(f"{folder}: does not fit this model and optimizer: {name} needs {tuple(x.shape)} {x.dtype}, there is {there}.")
+
+
+def _check_finite(path: Path) -> None:
+    """One tensor of a file after the other."""
+    try:
+        with safe_open(path, "pt") as file:
+            for name in file.keys():  # noqa: SIM118 - safe_open cannot be iterated
+                x = file.get_tensor(name)
+                if x.is_floating_point() and not bool(torch.isfinite(x).all()):
+                    raise UserError(f"{path}: {name} holds NaN or an infinity; its training had failed. Take an older checkpoint.")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged or not a safetensors file ({error}).") from error
+
+
+def _is_like(given: Any, like: Any) -> bool:
+    """Whether a setting of an optimizer can stand in the place of another: numbers for numbers, else the same type."""
+    if isinstance(like, tuple):
+        return isinstance(given, tuple) and len(given) == len(like) and all(map(_is_like, given, like))
+    if isinstance(like, float):
+        return type(given) in (int, float)
+    return type(given) is type(like)
 
 
 @contextmanager

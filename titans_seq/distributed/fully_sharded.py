@@ -21,8 +21,8 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, forward_methods: Sequence[st
     """Shard parameters, gradients and with them the optimizer's state over the ranks of `mesh` by FSDP2, in place, block by block.
 
     Make the optimizer afterwards. Parameters are gathered and gradients averaged in their own dtype: with float32 parameters the memory is
-    float32 all through, exactly as on one device; `torch.autocast` makes the large products cheap. A state that a block returns is a copy,
-    since the parameters that it may be a view of are freed. `initial_state` works without autograd alone: in training begin with None.
+    float32 all through, exactly as on one device; `torch.autocast` makes the large products cheap. `initial_state` works without autograd
+    alone: in training begin with None.
 
     Args:
         model: with the same parameters on every rank, on the device of `mesh`.
@@ -40,7 +40,6 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, forward_methods: Sequence[st
     use_every_parameter(model)
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     for block in blocks:
-        block.register_forward_hook(_own_state)  # before FSDP's own, which frees the parameters
         block.mixer.initial_state = _WholeInitialState(block.mixer)  # type: ignore[assignment]
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
@@ -66,13 +65,6 @@ def _touch_first_states(block: nn.Module, inputs: Any, output: tuple[Tensor, Sta
     memories = (module for module in block.modules() if isinstance(module, MemoryNetwork))
     nothing = sum(W.flatten()[0] * 0 for memory in memories for W in memory.first_state)
     return y + torch.as_tensor(nothing).to(y.dtype), state
-
-
-def _own_state(block: nn.Module, inputs: Any, output: tuple[Tensor, State]) -> tuple[Tensor, State]:
-    """The state copied; a tensor held under two names stays one."""
-    y, state = output
-    copies: dict[int, Tensor] = {}
-    return y, state.map(lambda x: copies.setdefault(id(x), x.clone()))
 
 
 class _WholeInitialState:

@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from titans_seq.config import ACTIVATIONS, GRADIENTS
+from titans_seq.config import ACTIVATIONS, GRADIENTS, LARGEST
 from titans_seq.memory.chunkwise import chunkwise_memory
 from titans_seq.memory.fused import fused_memory, unavailable, unsupported
 from titans_seq.memory.recurrent import recurrent_memory
@@ -174,6 +174,8 @@ def _check(
             raise ValueError(f"{name} must have q's dtype {q.dtype}, got {x.dtype}")
     if q.shape[2] == 0:
         raise ValueError("the sequence is empty: T must be at least 1")
+    if not isinstance(chunk_size, int) or chunk_size > LARGEST:
+        raise ValueError(f"chunk_size must be an integer up to {LARGEST}, got {chunk_size!r:.40}")
     if chunk_size < 1:
         raise ValueError(f"chunk_size must be at least 1, got {chunk_size}")
     if surprise_clip is not None and not 0 < surprise_clip < math.inf:

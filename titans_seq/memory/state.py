@@ -63,9 +63,11 @@ class MemoryState(State):
 
     @classmethod
     def initial(cls, weights: MemoryWeights, batch_size: int, chunk_size: int) -> "MemoryState":
-        """The state before the first token: W = W^0 for every row of the batch, S = 0."""
+        """The state before the first token: W = W^0 for every row of the batch, S = 0. A copy: a carried state stays as it is when an
+        optimizer changes W^0 in place.
+        """
         dtype = torch.promote_types(weights.layers[0].dtype, torch.float32)
-        first = tuple(W.to(dtype).expand(batch_size, *W.shape) for W in weights.layers)
+        first = tuple(W.to(dtype).repeat(batch_size, 1, 1, 1) for W in weights.layers)
         momentum = tuple(torch.zeros_like(W) for W in first)
         position = torch.zeros(batch_size, dtype=torch.int64, device=first[0].device)
         return cls(first, momentum, first, position, chunk_size)

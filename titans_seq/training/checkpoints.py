@@ -27,7 +27,9 @@ from titans_seq.training.module import CHECKPOINT_FORMAT, CHECKPOINT_KEY
 log = logging.getLogger("titans_seq")
 
 _NAME = re.compile(r"step-\d+\.ckpt")
+_LIGHTNING = re.compile(r"[2-9]\.[1-9]\d?\.\d{1,3}(\.?(post|dev|rc)\d{1,4})?", re.ASCII)
 _TEMPORARY = ".unfinished"
+_PARTS: dict[str, type] = {"model_type": str, "model": dict, "training": dict}
 
 
 class WholeFileCheckpointIO(CheckpointIO):
@@ -69,24 +71,37 @@ def read_checkpoint(path: str | Path) -> dict[str, Any]:
     mend = "Delete it and resume: the newest whole checkpoint of the folder is taken."
     try:
         with zipfile.ZipFile(path) as archive:
-            damaged = archive.testzip()  # torch does not look at the checksums
+            damaged = _damaged_part(archive, path.stat().st_size)
         checkpoint = torch.load(path, map_location="cpu", weights_only=True) if damaged is None else None
     except pickle.UnpicklingError as error:
         raise UserError(
             f"{path}: not a checkpoint of titans_seq: it holds more than tensors and plain values, and was not loaded."
         ) from error
-    except (zipfile.BadZipFile, RuntimeError, OSError, EOFError, ValueError, KeyError) as error:
-        raise UserError(f"{path}: truncated, damaged or not a checkpoint ({error}). {mend}") from error
+    except Exception as error:  # whatever zipfile and torch trip over: neither has an error of its own for damage
+        raise UserError(f"{path}: truncated, damaged or not a checkpoint ({type(error).__name__}: {error!s:.200}). {mend}") from error
     if damaged is not None:
-        raise UserError(f"{path}: damaged (the checksum of {damaged} is wrong). {mend}")
-    known = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
-    if checkpoint is None or not isinstance(known, dict):
+        raise UserError(f"{path}: damaged ({damaged}). {mend}")
+    ours = checkpoint.get(CHECKPOINT_KEY) if isinstance(checkpoint, dict) else None
+    if checkpoint is None or not isinstance(ours, dict):
         raise UserError(f"{path}: not a checkpoint of titans_seq's training. Name one of a run's folder, checkpoints/step-N.ckpt.")
-    if known.get("format") != CHECKPOINT_FORMAT:
+    if type(ours.get("format")) is not int or ours["format"] != CHECKPOINT_FORMAT:
         raise UserError(
-            f"{path}: its format is {known.get('format')!r}, this version reads {CHECKPOINT_FORMAT}. Use the version that wrote it."
+            f"{path}: its format is {ours.get('format')!r:.40}, this version reads {CHECKPOINT_FORMAT}. Use the version that wrote it."
         )
+    wrote = checkpoint.get("pytorch-lightning_version")  # it converts what was written before version 2
+    whole = all(isinstance(ours.get(name), kind) for name, kind in _PARTS.items())
+    if not whole or not isinstance(wrote, str) or not _LIGHTNING.fullmatch(wrote):
+        raise UserError(f"{path}: damaged: it does not say what model, settings and version of Lightning it is of. {mend}")
     return checkpoint
+
+
+def _damaged_part(archive: zipfile.ZipFile, size: int) -> str | None:
+    """What is wrong with the archive of a file of `size` bytes; torch writes nothing compressed, and does not look at the checksums."""
+    parts = archive.infolist()
+    if any(part.compress_type != zipfile.ZIP_STORED for part in parts) or sum(part.file_size for part in parts) > size:
+        return "its parts are larger than the file"
+    wrong = archive.testzip()
+    return None if wrong is None else f"the checksum of {wrong} is wrong"
 
 
 def checkpoints_of(folder: str | Path) -> list[Path]:

@@ -144,12 +144,25 @@ class DocumentStream:
         """As of `Source`.
 
         Raises:
-            UserError: the position is of other data, or of other rows.
+            UserError: the position is of other data, of other rows, or no position in them.
         """
-        _check_same_data(state["made_of"], self._made_of)
-        self._epoch, self._next = state["epoch"], state["next"]
-        self._rows = [(piece, start) for piece, start in state["rows"]]
+        _check_same_data(state.get("made_of"), self._made_of)
+        values: list[Any] = [state.get(name) for name in ("epoch", "next", "rows")]
+        epoch, following, rows = values
+        in_data = _is_count(epoch, 2**63) and _is_count(following, len(self._pieces) + 1) and isinstance(rows, list)
+        if not in_data or len(rows) != len(self._rows) or not all(map(self._holds, rows)):
+            raise UserError(f"the position in the data is damaged: epoch {epoch!r:.40}, next {following!r:.40}, rows {rows!r:.80}.")
+        self._epoch, self._next = epoch, following
+        self._rows = [(piece, start) for piece, start in rows]
         self._order = self._order_of(self._epoch)
+
+    def _holds(self, row: Any) -> bool:
+        """Whether `row` is [piece, predictions of it that were read], or [-1, 0] before the first."""
+        if not isinstance(row, list) or len(row) != 2:
+            return False
+        piece, start = row
+        begun = _is_count(piece, len(self._pieces)) and _is_count(start, int(self._pieces.size[piece]) + 1)
+        return begun or (all(type(x) is int for x in row) and row == [-1, 0])
 
 
 class WindowStream:
@@ -205,9 +218,11 @@ class WindowStream:
         """As of `Source`.
 
         Raises:
-            UserError: the position is of other data.
+            UserError: the position is of other data, or none.
         """
-        _check_same_data(state["made_of"], self._made_of)
+        _check_same_data(state.get("made_of"), self._made_of)
+        if not _is_count(state.get("taken"), 2**63):
+            raise UserError(f"the position in the data is damaged: {state.get('taken')!r:.40} windows taken.")
         self._taken = state["taken"]
 
 
@@ -279,6 +294,13 @@ def _rows_of(batch_size: int, rank: int, world_size: int) -> slice:
     return slice(rank * rows, (rank + 1) * rows)
 
 
-def _check_same_data(given: dict[str, int], expected: dict[str, int]) -> None:
+def _is_count(value: Any, stop: int) -> bool:
+    """Whether `value` is an integer in [0, stop)."""
+    return type(value) is int and 0 <= value < stop
+
+
+def _check_same_data(given: Any, expected: dict[str, int]) -> None:
+    if not isinstance(given, dict) or not all(type(size) is int for size in given.values()):
+        raise UserError(f"the position in the data is damaged: it does not say what the data were ({given!r:.80}).")
     if given != expected:
         raise UserError(f"the run was started on other data or other batches: {given} then, {expected} now. Resume it with those it had.")

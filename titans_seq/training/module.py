@@ -5,12 +5,10 @@ devices and in all its batches, however unevenly these are filled.
 """
 
 import math
-import random
 from collections.abc import Callable
 from typing import Any
 
 import lightning.pytorch as pl
-import numpy as np
 import torch
 from torch import Tensor
 from torch.distributed.tensor import DTensor
@@ -20,10 +18,11 @@ from titans_seq.card import Card
 from titans_seq.distributed.checkpoint import all_gather
 from titans_seq.distributed.fully_sharded import use_every_parameter
 from titans_seq.errors import UserError
-from titans_seq.state import State, flatten, unflatten
+from titans_seq.state import State
 from titans_seq.training.config import TrainingConfig
 from titans_seq.training.loaders import Batch, EvaluationLoader, TrainingLoader
 from titans_seq.training.optimizer import make_optimizer
+from titans_seq.training.restore import check_fits, pack, random_state, set_random_state, unpack_rows
 
 CHECKPOINT_KEY = "titans_seq"
 CHECKPOINT_FORMAT = 1
@@ -112,7 +111,7 @@ class TrainingModule(pl.LightningModule):
         """Sum of the losses over a batch's units, scaled by a constant; `on_before_optimizer_step` makes the step's sum a mean."""
         result = self.model.loss(batch, self._carried if self.config.carry_state else None)
         if self.config.carry_state and result.state is not None:
-            self._carried = result.state.detach().clone()  # it may hold views of first states, which the optimizer changes
+            self._carried = result.state.detach()
         self.window.add(result.loss, result.units)
         self._step_units = self._step_units.to(result.loss.device) + result.units.detach()
         return result.loss * (result.units * (self.config.accumulate / self._scale))  # Lightning divides by accumulate
@@ -178,14 +177,23 @@ class TrainingModule(pl.LightningModule):
             "model_type": self.model.model_type,
             "model": self.model.config.to_dict(),
             "training": self.config.to_dict(),
-            "random": all_gather(_random_state()),
-            "carried": all_gather(None if self._carried is None else _pack(self._carried)),
+            "random": all_gather(random_state()),
+            "carried": all_gather(None if self._carried is None else pack(self._carried)),
             "window": all_gather((self.window.total.cpu(), self.window.units.cpu())),
         }
 
     def on_load_checkpoint(self, checkpoint: dict[str, Any]) -> None:
-        """Keep it for `on_train_start`, when nothing else draws random numbers any more."""
-        self._restored = checkpoint[CHECKPOINT_KEY]
+        """Check it, and keep our part for `on_train_start`, when nothing else draws random numbers any more.
+
+        Raises:
+            UserError: it does not have the form that this run writes.
+        """
+        ours = checkpoint[CHECKPOINT_KEY]
+        try:
+            check_fits(checkpoint, ours, self.model, self.config, self.trainer.fit_loop.state_dict())
+        except ValueError as error:
+            raise UserError(f"{self.trainer.ckpt_path}: damaged, or not written by a run of these settings: {error}.") from error
+        self._restored = ours
 
     def on_train_start(self) -> None:
         """Go on as the checkpoint says, or begin."""
@@ -194,52 +202,8 @@ class TrainingModule(pl.LightningModule):
             return
         rank, world_size = self.trainer.global_rank, self.trainer.world_size
         if len(restored["random"]) == world_size:  # else every rank keeps the numbers of its seed
-            _set_random_state(restored["random"][rank])
-        self._carried = _rows(restored["carried"], rank, world_size, self.device)
+            set_random_state(restored["random"][rank])
+        self._carried = unpack_rows(restored["carried"], rank, world_size, self.device)
         if rank == 0:
             parts = list(zip(*restored["window"], strict=True))
             self.window.total, self.window.units = (torch.stack(part).sum() for part in parts)
-
-
-def _rows(packed: list[Any], rank: int, world_size: int, device: torch.device) -> State | None:
-    """The rows of a rank, of the state that any number of ranks carried, one after the other."""
-    if packed[0] is None:
-        return None
-    states = [_unpack(part) for part in packed]
-    if len(states) == world_size:
-        return states[rank].to(device)
-    tensors = iter([torch.cat(parts) for parts in zip(*(state.tensors() for state in states), strict=True)])
-    whole = states[0].map(lambda _: next(tensors))
-    rows = whole.batch_size // world_size
-    return whole.index_select(torch.arange(rank * rows, (rank + 1) * rows)).to(device)
-
-
-def _pack(state: State) -> dict[str, Any]:
-    """Plain numbers and tensors, that load without unpickling."""
-    tensors: dict[str, Tensor] = {}
-    structure = flatten(state, "state", tensors)
-    return {"structure": structure, "tensors": {name: x.cpu() for name, x in tensors.items()}}
-
-
-def _unpack(packed: dict[str, Any]) -> State:
-    return unflatten(packed["structure"], packed["tensors"])
-
-
-def _random_state() -> dict[str, Any]:
-    """States of torch's, CUDA's, NumPy's and Python's generators, as plain numbers and tensors."""
-    kind, keys, position, has_gauss, gauss = np.random.get_state(legacy=True)
-    return {
-        "torch": torch.get_rng_state(),
-        "cuda": torch.cuda.get_rng_state() if torch.cuda.is_available() else None,
-        "numpy": (kind, torch.from_numpy(keys.astype(np.int64)), int(position), int(has_gauss), float(gauss)),  # type: ignore[union-attr]
-        "python": random.getstate(),
-    }
-
-
-def _set_random_state(state: dict[str, Any]) -> None:
-    torch.set_rng_state(state["torch"])
-    if state["cuda"] is not None and torch.cuda.is_available():
-        torch.cuda.set_rng_state(state["cuda"])
-    kind, keys, *rest = state["numpy"]
-    np.random.set_state((kind, keys.numpy().astype(np.uint32), *rest))
-    random.setstate(state["python"])

@@ -236,6 +236,13 @@ def test_times_that_pandas_cannot_hold_are_refused(write, first):
     fails(write(f"date,a\n{first},1\n2020-01-02,2\n2020-01-03,3\n"), "line 2", first[:10], "1678 to 2199")
 
 
+def test_parquet_that_ends_its_reader_is_refused():
+    """Of 1,221 bytes, one bit of which asks polars for 2**61 of them."""
+    path = Path(__file__).with_name("damaged.parquet")
+    with pytest.raises(UserError, match=r"damaged.parquet: cannot be read as .parquet, it is damaged: its reader was ended \(memory"):
+        read_table(path)
+
+
 def test_parquet_times_that_python_cannot_hold_are_refused(write):
     days = pl.Series([-(10**9), 0, 1], dtype=pl.Int64).cast(pl.Int32).cast(pl.Date)
     fails(write(pl.DataFrame({"date": days, "a": [1, 2, 3]}), "t.parquet"), "row 1: '-1000000000' is no time")

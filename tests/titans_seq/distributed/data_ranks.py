@@ -67,7 +67,7 @@ def train(run: Run, steps: range, rank: int, ranks: int) -> list[float]:
         for length in LENGTHS:
             part = rows[:, start : start + length + 1]
             loss, state = run.model(part[:, :-1], part[:, 1:], state)
-            state, start = state.detach().clone(), start + length  # it may be a view of a first state, which the optimizer changes
+            state, start = state.detach(), start + length
             loss = loss / (ROWS * length)  # of the whole batch
             run.optimizer.zero_grad()
             (loss * ranks).backward()  # the wrappers average over ranks

@@ -3,12 +3,15 @@
 import importlib.util
 import json
 import shutil
+import zlib
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import pytest
 import torch
+from safetensors import safe_open
+from safetensors.torch import load_file, save_file
 from torch import nn
 from torch.distributed.device_mesh import DeviceMesh
 
@@ -118,6 +121,18 @@ def _rewrite(path: Path, **changes: object) -> None:
     path.write_text(json.dumps(json.loads(path.read_text()) | changes))
 
 
+def _lie(folder: Path, change: Callable[[dict[str, torch.Tensor], dict[str, Any]], object]) -> None:
+    """Change tensors and offsets of the shard, under the right checksum."""
+    (path,) = folder.glob("*.safetensors")
+    with safe_open(path, "pt") as file:
+        sharding = json.loads(file.metadata()["DCP_SHARDING_INFO"])
+    tensors = load_file(path)
+    change(tensors, sharding)
+    save_file(tensors, path, {"DCP_SHARDING_INFO": json.dumps(sharding), "format": "pt"})
+    _rewrite(folder / "checkpoint.json", files={path.name: zlib.crc32(path.read_bytes())})
+
+
+NORM = "model.norm.weight"
 DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "no folder": (shutil.rmtree, "no sharded checkpoint: it has no checkpoint.json"),
     "no index": (lambda f: (f / "checkpoint.json").unlink(), "no sharded checkpoint: it has no checkpoint.json"),
@@ -131,6 +146,14 @@ DAMAGES: dict[str, tuple[Callable[[Path], object], str]] = {
     "another format": (lambda f: _rewrite(f / "checkpoint.json", format=9), "its format is 9, this version reads 1"),
     "shard missing": (lambda f: next(f.glob("*.safetensors")).unlink(), "safetensors: missing"),
     "shard too many": (lambda f: (f / "shard-00007.safetensors").write_bytes(b""), "shard-00007.safetensors: not part of this checkpoint"),
+    "a shard that is not all": (
+        lambda f: _lie(f, lambda tensors, sharding: sharding[NORM].update(saved_offsets=[3])),
+        "contradict one another .*the shards of model.norm.weight do not lie end to end",
+    ),
+    "too few offsets": (lambda f: _lie(f, lambda tensors, sharding: sharding[NORM].update(saved_offsets=[])), "do not lie end to end"),
+    "offsets that are none": (lambda f: _lie(f, lambda tensors, sharding: sharding[NORM].update(saved_offsets="x")), "contradict one"),
+    "no offsets": (lambda f: _lie(f, lambda tensors, sharding: sharding.clear()), "contradict one another .KeyError"),
+    "not a number": (lambda f: _lie(f, lambda tensors, sharding: tensors[NORM].fill_(torch.nan)), "model.norm.weight holds NaN"),
     "a bit flipped": (lambda f: _flip(next(f.glob("*.safetensors"))), "damaged .its checksum is wrong"),
 }
 
@@ -147,6 +170,20 @@ def test_a_damaged_checkpoint_is_refused(saved: Path, damage: str) -> None:
     with pytest.raises(UserError, match=message):
         read_model(saved)
     assert all(torch.equal(x, before[name]) for name, x in model.state_dict().items())
+
+
+def test_settings_of_another_type_are_refused(saved: Path) -> None:
+    index = json.loads((saved / "checkpoint.json").read_text())
+    name = next(name for name in index["settings"] if name.endswith(".lr"))
+    _rewrite(saved / "checkpoint.json", settings=index["settings"] | {name: "fast"})
+    with pytest.raises(UserError, match=rf"checkpoint.json: {name} is 'fast', expected a value such as 0.01"):
+        load_sharded(saved, *make())
+
+
+def test_tensors_of_another_type_are_refused(saved: Path) -> None:
+    _lie(saved, lambda tensors, sharding: tensors.update({NORM: tensors[NORM].double()}))
+    with pytest.raises(UserError, match=r"model.norm.weight needs \(16,\) torch.float32, there is \(16,\) torch.float64"):
+        load_sharded(saved, *make())
 
 
 def test_a_checkpoint_of_another_model_is_refused(saved: Path) -> None:

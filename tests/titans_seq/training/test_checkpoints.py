@@ -6,6 +6,8 @@ import pickle
 import shutil
 import signal
 import time
+import zipfile
+from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
 from typing import Any
@@ -100,6 +102,73 @@ def test_a_spoiled_checkpoint_is_refused_by_name(how: str, folder: Path, tmp_pat
         WholeFileCheckpointIO().load_checkpoint(path, weights_only=False)
     assert str(path) in str(error.value)
     assert not (tmp_path / "exploded").exists()
+
+
+def compressed(path: Path) -> None:
+    """A bomb: what is a few hundred bytes unpacks to a hundred times as many."""
+    with zipfile.ZipFile(path, "w", zipfile.ZIP_DEFLATED) as archive:
+        archive.writestr("archive/data.pkl", bytes(100_000))
+
+
+def test_a_checkpoint_larger_than_its_file_is_refused(tmp_path: Path) -> None:
+    compressed(tmp_path / "step-1.ckpt")
+    with pytest.raises(UserError, match=r"step-1\.ckpt: damaged \(its parts are larger than the file\)"):
+        read_checkpoint(tmp_path / "step-1.ckpt")
+
+
+LIES: dict[str, tuple[tuple[Any, ...], Callable[[Any], Any], str]] = {
+    "weights that are no numbers": (("state_dict", "model.embedding.weight"), lambda x: x * torch.nan, "embedding.weight holds NaN"),
+    "weights of another shape": (
+        ("current_model_state", "model.embedding.weight"),
+        lambda x: x[:9],
+        r"is a tensor \(9, 16\).*expected a tensor",
+    ),
+    "a tensor without memory": (("state_dict", "model.embedding.weight"), lambda x: x[:1, :1].expand(2**30, 2**30), "expected a tensor"),
+    "a negative square": (("optimizer_states", 0, "state", 0, "exp_avg_sq"), lambda x: x - 1, "exp_avg_sq is negative"),
+    "a moment missing": (("optimizer_states", 0, "state", 0), lambda x: {"step": x["step"]}, "is a dictionary of 1"),
+    "another learning rate": (("optimizer_states", 0, "param_groups", 0, "lr"), lambda x: 9.0, "has another lr"),
+    "another betas": (("optimizer_states", 0, "param_groups", 0, "betas"), lambda x: (0.0, 0.0), "has another betas"),
+    "a scheduler's method": (("lr_schedulers", 0), lambda x: {**x, "step": 1}, "lr_schedulers.0. is a dictionary of"),
+    "a state of other rows": (("titans_seq", "carried"), lambda x: [*x, *x], "must be lists of one length"),
+    "a state of another kind": (("titans_seq", "carried", 0, "structure", "state"), lambda x: "MemoryState", "expected 'TitansState'"),
+    "random numbers from nowhere": (("titans_seq", "random", 0, "numpy"), lambda x: (*x[:2], 10**6, *x[3:]), "no state of a generator"),
+    "a loss that is none": (("titans_seq", "window", 0), lambda x: (x[0] + torch.inf, x[1]), "window.0..0. holds NaN or an infinity"),
+    "a place outside of the data": (
+        ("loops", "fit_loop", "state_dict", "combined_loader", 0, "next"),
+        lambda x: 10**6,
+        "position in the data is damaged",
+    ),
+    "no place in the data": (("loops", "fit_loop", "state_dict"), lambda x: {}, "has no combined_loader"),
+    "another step": (("global_step",), lambda x: x + 1, "and global_step 7"),
+}
+
+
+def replaced(value: Any, place: tuple[Any, ...], change: Callable[[Any], Any]) -> Any:
+    if not place:
+        return change(value)
+    items = value.items() if isinstance(value, dict) else enumerate(value)
+    changed = {key: replaced(item, place[1:], change) if key == place[0] else item for key, item in items}
+    return changed if isinstance(value, dict) else type(value)(changed.values())
+
+
+@pytest.mark.parametrize("lie", LIES)
+def test_a_whole_checkpoint_that_says_something_else_is_refused(lie: str, folder: Path, texts: Path) -> None:
+    """By name and before the run changes, whatever its checksums say."""
+    place, change, message = LIES[lie]
+    path = checkpoints_of(folder / "checkpoints")[-1]
+    torch.save(replaced(read_checkpoint(path), place, change), path)
+    for other in checkpoints_of(folder / "checkpoints")[:-1]:
+        other.unlink()
+    with pytest.raises(UserError, match=message):
+        train([texts], folder, MODEL, replace(CONFIG, max_steps=8), resume=True, progress=False)
+
+
+@pytest.mark.parametrize("version", ["0.1.0", "2", 2.6, None, "2.5.x"])
+def test_what_lightning_would_convert_is_refused(version: Any, folder: Path) -> None:
+    path = checkpoints_of(folder / "checkpoints")[-1]
+    torch.save(read_checkpoint(path) | {"pytorch-lightning_version": version}, path)
+    with pytest.raises(UserError, match="does not say what model, settings and version of Lightning"):
+        read_checkpoint(path)
 
 
 def test_a_missing_checkpoint_is_refused_by_name(tmp_path: Path) -> None:
