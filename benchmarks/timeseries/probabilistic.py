@@ -10,7 +10,7 @@ import sys
 import tempfile
 import time
 import warnings
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from contextlib import redirect_stderr
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -75,10 +75,21 @@ class Model:
 
 
 def naive(panel: Panel, budget: Budget, seed: int) -> Made:
-    entries = [{**entry, "target": entry["target"][None]} for entry in panel.test.input]
-    shortest = min(entry["target"].shape[1] for entry in entries)
-    season = panel.source.season if panel.source.season < shortest else 1
-    return Made([forecast.copy_dim(0) for forecast in seasonal_naive(entries, panel.source.horizon, season)])
+    """The last value or the last season repeated, whichever was nearer to the last horizon of the training series."""
+    source = panel.source
+    shorter = [{**entry, "target": entry["target"][: -source.horizon]} for entry in panel.train]
+    labels = np.stack([entry["target"][-source.horizon :] for entry in panel.train])
+
+    def error(season: int) -> float:
+        return float(np.abs(np.stack([forecast.mean for forecast in _naive(shorter, source.horizon, season)]) - labels).mean())
+
+    possible = [season for season in {1, source.season} if season < min(len(entry["target"]) for entry in shorter)]
+    return Made(_naive(panel.test.input, source.horizon, min(possible, key=error)))
+
+
+def _naive(entries: Iterable[dict[str, Any]], horizon: int, season: int) -> list[Forecast]:
+    channels = [{**entry, "target": entry["target"][None]} for entry in entries]
+    return [forecast.copy_dim(0) for forecast in seasonal_naive(channels, horizon, season)]
 
 
 def auto_ets(panel: Panel, budget: Budget, seed: int) -> Made:

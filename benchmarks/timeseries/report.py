@@ -97,9 +97,11 @@ def _sentence(found: Results) -> str:
     text = f"Means over the horizons {horizons}; every test window, standardised by the training rows; bold is the lowest measured MSE."
     budget = next((r.budget for r in reversed(list(found)) if r.budget), None)
     if budget:
+        count = len({r.cell.seed for r in found if r.budget})
+        seeds = "one seed" if count == 1 else f"± is over up to {count} seeds"
         text += (
             f" Trained models had at most {budget['epochs']} epochs of {budget['batches']} batches of {budget['batch_size']} windows, with "
-            "early stopping on validation; ± is over seeds."
+            f"early stopping on validation; {seeds}."
         )
     revisions = sorted({(run["revision"] or "?")[:10] + (" with changes" if run["changes"] else "") for run in found.used_runs()})
     return (

@@ -48,6 +48,7 @@ from domains.timeseries.estimator import TitansEstimator
 from domains.timeseries.metrics import QUANTILES, default_season_length, evaluate, seasonal_naive
 from domains.timeseries.model import fourier_features
 from domains.timeseries.presets import default_backbone
+from domains.timeseries.windows import Series
 from titans_seq.errors import UserError
 
 VARIANTS = ("lmm", "mac", "mag", "mal")
@@ -216,7 +217,7 @@ def train_peer(
     task: Task, build: Callable[..., Any], seed: int, lr: float, training: list[Entry], scales: dict[str, np.ndarray]
 ) -> tuple[Any, float]:
     like = task.estimator("mag", seed)
-    kept, validation = like._hold_out(training)
+    kept, validation = hold_out(like, training)
     with tempfile.TemporaryDirectory() as folder:
         estimator = build(
             task,
@@ -230,7 +231,7 @@ def train_peer(
             train_sampler=ExpectedNumInstanceSampler(num_instances=1.0, min_past=like.min_past, min_future=task.prediction_length),
             trainer_kwargs={
                 "max_epochs": task.epochs,
-                "callbacks": [pl.callbacks.EarlyStopping("val_loss", patience=like.patience)] if validation else [],
+                "callbacks": early_stopping(like.patience) if validation else [],
                 "logger": False,
                 "default_root_dir": folder,
                 "enable_progress_bar": False,
@@ -240,6 +241,18 @@ def train_peer(
         pl.seed_everything(seed, verbose=False)
         held_out = univariate(validation, scales, task.table.freq) if validation else None
         return estimator.train_model(univariate(kept, scales, task.table.freq), held_out), lr
+
+
+def hold_out(like: TitansEstimator, entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
+    """The windows that the estimator holds out of its training series, as entries."""
+    given = {entry["item_id"]: entry for entry in entries}
+    parts = like._hold_out([Series(entry, like.config, univariate=False) for entry in entries])
+    kept, validation = ([{**given[one.item], "target": one.target} for one in part] for part in parts)
+    return kept, validation
+
+
+def early_stopping(patience: int | None) -> list[pl.Callback]:
+    return [] if patience is None else [pl.callbacks.EarlyStopping("val_loss", patience=patience)]
 
 
 def spread(target_CT: np.ndarray) -> np.ndarray:
@@ -381,7 +394,7 @@ def report(task: Task, results: dict[str, list[Scored]], options: argparse.Names
     """Everything, ready for JSON. code: the revision at the start, as the checkout may move on during a long run."""
     frame, estimator = task.table.frame, task.estimator("mag", 0)
     training, test = task.split()
-    kept, validation = estimator._hold_out(training)
+    kept, validation = hold_out(estimator, list(training))
     first = frame.filter(frame["item_id"] == frame["item_id"][0])["timestamp"]
     held_out = task.windows * task.prediction_length
     apart = against_best(results)
