@@ -174,10 +174,10 @@ class Units:
 
 def calendar(ordinals: np.ndarray, freq: str) -> np.ndarray:
     """GluonTS's time features of periods given by their ordinals, (..) -> (.., F) float32."""
-    features = time_features_from_frequency_str(freq)
-    if not features:
-        return np.empty((*ordinals.shape, 0), np.float32)
     with quiet_pandas():
+        features = time_features_from_frequency_str(freq)
+        if not features:
+            return np.empty((*ordinals.shape, 0), np.float32)
         index = pd.PeriodIndex.from_ordinals(ordinals.reshape(-1), freq=freq)
         columns = [np.asarray(feature(index), dtype=np.float32) for feature in features]
     return np.stack(columns, -1).reshape(*ordinals.shape, -1)
