@@ -173,7 +173,7 @@ def test_a_pure_seasonal_series_is_forecast_to_a_few_percent() -> None:
     assert (error / np.array([10, 10]) < 0.05).all(), error
 
 
-@pytest.mark.parametrize("seed", [0, 1])
+@pytest.mark.parametrize("seed", [0, pytest.param(1, marks=pytest.mark.slow), pytest.param(2, marks=pytest.mark.slow)])
 def test_the_shipped_series_is_forecast_better_than_the_seasonal_naives(seed: int) -> None:
     """Seattle weather, 28 days ahead, 6 held-out windows that training never saw: CRPS and MASE, mean over the channels.
 

@@ -70,7 +70,7 @@ def test_an_event_is_the_most_surprising_patch() -> None:
     """A level shift in an otherwise regular series, after training on others like it."""
     x = 10 + 3 * np.sin(2 * np.pi * np.arange(640) / 24) + 0.2 * np.random.default_rng(0).normal(size=640)
     start = pd.Period("2024-01-01 00:00", freq="h")
-    estimator = TitansEstimator(8, "h", context_length=48, patch_length=8, max_epochs=1, num_batches_per_epoch=20, progress=False)
+    estimator = TitansEstimator(8, "h", context_length=48, patch_length=8, max_epochs=3, num_batches_per_epoch=20, progress=False)
     predictor = estimator.train([{"start": start, "target": x[:400]}])
     x[560:576] += 12
     made = surprise(predictor, {"start": start, "target": x})
