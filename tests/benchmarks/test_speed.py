@@ -13,6 +13,7 @@ import pytest
 import torch
 from torch.utils.flop_counter import FlopCounterMode
 
+from benchmarks import machine
 from benchmarks.machine import ROOT, git, installed
 from benchmarks.speed import __main__ as command
 from benchmarks.speed import compare, measure, operations, parity, peers, plan, plots, profiling, report, subjects
@@ -203,7 +204,7 @@ def test_what_would_not_fit_is_not_tried() -> None:
 
 
 def test_absent_peers_are_listed(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(peers, "version", lambda package: (_ for _ in ()).throw(peers.PackageNotFoundError(package)))
+    monkeypatch.setattr(machine, "version", lambda package: (_ for _ in ()).throw(machine.PackageNotFoundError(package)))
     cells = plan.select(plan.plan(plan.QUICK, peers.chosen(["titans-pytorch"])), ["peers"], None, None)
     assert len(cells) == 6
     _, results = command.run_cells(cells, LIMITS, lambda text: None)

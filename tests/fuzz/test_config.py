@@ -27,6 +27,10 @@ def configurations(base: type[Config] = Config) -> list[type[Config]]:
     return sorted({kind for kind in found if kind.__module__.startswith(("titans_seq.", "domains."))}, key=lambda kind: kind.__name__)
 
 
+REQUIRED: dict[str, Any] = {str(int): 16, str(str): "D", str(tuple[str, ...]): ["a", "b"]}
+"""A value for a field without a default, by its type."""
+
+
 def example(kind: type[Config]) -> dict[str, Any]:
     """A valid configuration with every part in it."""
     hints = typing.get_type_hints(kind)
@@ -37,7 +41,7 @@ def example(kind: type[Config]) -> dict[str, Any]:
         if part is not None:
             values[field.name] = example(part)
         elif field.default is field.default_factory is dataclasses.MISSING:
-            values[field.name] = 16
+            values[field.name] = REQUIRED[str(hints[field.name])]
     return kind.from_dict(values).to_dict()
 
 
