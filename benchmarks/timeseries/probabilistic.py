@@ -164,7 +164,7 @@ def titans(panel: Panel, budget: Budget, seed: int) -> Made:
         batch_size=budget.batch_size,
         num_batches_per_epoch=budget.batches,
         max_epochs=budget.epochs,
-        validation_windows=1,
+        patience=None,
         seed=seed,
         progress=False,
     )

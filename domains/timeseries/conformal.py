@@ -27,9 +27,10 @@ from domains.timeseries.estimator import TitansPredictor, load_predictor
 from domains.timeseries.outputs import smallest_value
 from domains.timeseries.paths import with_paths
 from domains.timeseries.quantiles import Levels, forecast_of, quantiles_of, spread_of
+from titans_seq.checkpoint import FILES
 from titans_seq.errors import UserError
 from titans_seq.files import read_safetensors, write_safetensors
-from titans_seq.hub import HubOptions
+from titans_seq.hub import HubOptions, locate
 
 CALIBRATION_NAME = "calibration.safetensors"
 
@@ -146,12 +147,13 @@ def load_calibrated(folder: str | Path, univariate: bool = False, batch_size: in
     Raises:
         UserError: a file is missing or damaged, or the calibration is of another forecaster's shape.
     """
-    predictor = load_predictor(folder, univariate, batch_size, **hub)
-    calibration, c = Calibration.load(Path(folder) / CALIBRATION_NAME), predictor.model.config
+    folder = locate(folder, (*FILES, CALIBRATION_NAME), **hub)
+    predictor = load_predictor(folder, univariate, batch_size)
+    calibration, c = Calibration.load(folder / CALIBRATION_NAME), predictor.model.config
     if calibration.counts.shape != (c.prediction_length, c.num_channels):
         steps, channels = calibration.counts.shape
         raise UserError(
-            f"{Path(folder) / CALIBRATION_NAME}: is of {steps} steps and {channels} channels, the model of {c.prediction_length} and "
+            f"{folder / CALIBRATION_NAME}: is of {steps} steps and {channels} channels, the model of {c.prediction_length} and "
             f"{c.num_channels}. Calibrate the model again."
         )
     return CalibratedPredictor(predictor, calibration)

@@ -309,19 +309,24 @@ class TitansEstimator(PyTorchLightningEstimator):
             )
 
     def _hold_out(self, series: list[Series]) -> tuple[list[Series], list[Series]]:
-        """Series without their last windows, and one for each of those windows, ending with it; none where series are too short."""
-        steps = self.prediction_length
-        shortest = min(one.length for one in series)
-        room = (shortest - self.config.context_length) // (2 * steps)
-        wanted = max(1, shortest // (10 * steps)) if self.validation_windows is None else self.validation_windows
-        windows = max(0, min(wanted, room))
-        training = [one.without_last(windows * steps) for one in series]
-        validation = []
-        for one, trained in zip(series, training, strict=True):
+        """Series without their last windows, and one for each of those windows, ending with it; a series that is too short has none."""
+        steps, training, validation = self.prediction_length, [], []
+        for one in series:
+            room = (one.length - self.config.context_length) // (2 * steps)
+            wanted = max(1, one.length // (10 * steps)) if self.validation_windows is None else self.validation_windows
+            windows = max(0, min(wanted, room))
+            trained = one.without_last(windows * steps)
+            training.append(trained)
             for n in range(windows):
                 window = one.without_last(n * steps)
                 window.units = trained.units  # known from training; to go through a long series for each window would take hours
                 validation.append(window)
+        if self.validation_windows and not validation:
+            raise ValueError(
+                f"no series is long enough to hold out a validation window: context_length={self.config.context_length} and twice "
+                f"prediction_length={steps} are needed, the longest has {max(one.length for one in series)} steps; or give "
+                "validation_windows=0"
+            )
         return training, validation
 
     def _fit_units(self, model: TitansForecaster, series: Sequence[Series]) -> None:

@@ -388,7 +388,7 @@ class TitansForecaster(Pretrained):
         """(R, N, E)."""
         F_time, dtype = self.config.num_time_features, self.linear.weight.dtype
         values = torch.where(seen_RNP > 0, (x_RNP - loc.unsqueeze(-1)) / scale.unsqueeze(-1), 0.0)
-        calendar = fourier_features(feat_RNPF[:, :, 0, :F_time])  # of a patch's first step, which is always there
+        calendar = fourier_features(feat_RNPF[:, :, 0, :F_time])  # of a patch's first step, zeros where that stands before the context
         parts = (values, (seen_RNP > 0).double(), feat_RNPF[..., F_time:].flatten(2), calendar, facts)
         tokens = self.embed(torch.cat([part.to(dtype) for part in parts], -1))
         return tokens + static.repeat(len(tokens) // len(static), 1).unsqueeze(1)

@@ -19,7 +19,7 @@ from torch import Tensor
 
 from domains.timeseries.data import quiet_pandas
 from domains.timeseries.model import ForecasterState, TitansForecaster
-from domains.timeseries.windows import calendar
+from domains.timeseries.windows import calendar, period_freq
 from titans_seq.errors import UserError
 from titans_seq.state import State
 
@@ -90,7 +90,7 @@ class OnlineForecaster:
     def _period(self, timestamp: Any) -> pd.Period:
         with quiet_pandas():
             if isinstance(timestamp, pd.Period):
-                if timestamp.freqstr != pd.Period("2000-01-01", freq=self.freq).freqstr:
+                if self.freq is not None and timestamp.freqstr != period_freq(self.freq):
                     raise ValueError(f"timestamp {timestamp} has frequency {timestamp.freqstr}, the model {self.freq}")
                 return timestamp
             try:

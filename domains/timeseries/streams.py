@@ -98,14 +98,18 @@ class Streams:
         here = np.isfinite(values).any(axis=1) if roles.future_features else np.ones(len(values), bool)
         if not here.any():
             return
+        shown = None if stream.online.steps == 0 else stream.online.next_period - stream.recent.maxlen
         stream.online.observe(
             values[here],
             [period for period, one in zip(periods, here, strict=True) if one],
             feat_dynamic_real=known[here] if roles.future_features else None,
             past_feat_dynamic_real=past[here] if roles.past_features else None,
         )
-        stream.recent.extend((period, value) for period, value, one in zip(periods, values, here, strict=True) if one)
-        stream.last = rows.filter(pl.Series(here))["timestamp"][-1]
+        near = here & np.array([shown is None or period >= shown for period in periods])  # others came much too late
+        if near.any():
+            stream.recent.extend((period, value) for period, value, one in zip(periods, values, near, strict=True) if one)
+            newest = rows.filter(pl.Series(near))["timestamp"][-1]
+            stream.last = newest if stream.last is None else max(newest, stream.last)
         end = stream.online.next_period
         stream.known = {period: value for period, value in stream.known.items() if period >= end}
         path = self._path(rows["item_id"][0])

@@ -7,7 +7,7 @@ T steps, L context length, H prediction length, F features of a step as `Forecas
 import copy
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
-from functools import cached_property
+from functools import cache, cached_property
 from typing import Any
 
 import numpy as np
@@ -53,6 +53,8 @@ class Series:
                 f"item {self.item!r}: its target has {len(self.target)} channels, the estimator num_channels={config.num_channels}"
             )
         self.start: pd.Period = entry["start"]
+        if config.freq is not None and self.start.freqstr != period_freq(config.freq):
+            raise ValueError(f"item {self.item!r}: its start has frequency {self.start.freqstr}, the model {period_freq(config.freq)}")
         self.dynamic = {name: self._dynamic(entry, name, count) for name, count in DYNAMIC.items()}
         self.static_real = self._static(entry, "feat_static_real", config.num_feat_static_real).astype(np.float32)
         self.static_cat = self._static(entry, "feat_static_cat", len(config.cardinality)).astype(np.int64)
@@ -172,6 +174,13 @@ class Units:
         return np.sqrt(self.square / np.maximum(self.count, 1))
 
 
+@cache
+def period_freq(freq: str) -> str:
+    """The frequency as periods write it, such as "h" for "H" and "W-SUN" for "W"."""
+    with quiet_pandas():
+        return str(pd.Period("2000-01-01", freq=freq).freqstr)
+
+
 def calendar(ordinals: np.ndarray, freq: str) -> np.ndarray:
     """GluonTS's time features of periods given by their ordinals, (..) -> (.., F) float32."""
     with quiet_pandas():
@@ -222,6 +231,8 @@ class RandomWindows(IterableDataset):
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
         epoch, self.epoch = self.epoch, self.epoch + 1
+        if worker is not None:  # of a copy of this object, in every epoch a new one: the loader's seed of the epoch tells them apart
+            epoch = worker.seed - worker.id
         for batch in range(first, self.num_batches, step):
             random = np.random.default_rng((self.seed, epoch, batch))
             yield collate([self._draw(random) for _ in range(self.batch_size)], self.config)

@@ -133,7 +133,7 @@ def load(folder: Path) -> Trained:
         values = strict_json.loads(path.read_text(encoding="utf-8"))
         categories = {name: tuple(map(str, known)) for name, known in dict(values.get("categories", {})).items()}
         return Trained(folder, TrainedTable.from_dict(values.get("table", {})), categories, dict(values.get("units", {})))
-    except (ValueError, TypeError) as error:
+    except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged ({error}). Train the model again.") from error
 
 

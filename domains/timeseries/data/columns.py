@@ -4,9 +4,11 @@ from collections.abc import Mapping, Sequence
 from datetime import date, datetime
 
 import numpy as np
+import pandas as pd
 import polars as pl
 
 from domains.timeseries.data.files import ROW, Source
+from domains.timeseries.data.grid import quiet_pandas
 from domains.timeseries.data.table import Roles, Static
 
 _MISSING = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "none", "?", "-"]
@@ -108,7 +110,7 @@ def as_number(values: pl.Series) -> pl.Series | None:
     return values.cast(pl.Float64, strict=False).fill_nan(None)
 
 
-def as_time(values: pl.Series, bare_years: bool = False) -> pl.Series | None:
+def as_time(values: pl.Series, bare_years: bool = False, daily: bool | None = None) -> pl.Series | None:
     """Datetime in microseconds without a zone (see `_without_zone`), null for what is no time, None for a column of no times."""
     values = _plain(values)
     if bare_years and values.dtype.is_integer():
@@ -117,7 +119,7 @@ def as_time(values: pl.Series, bare_years: bool = False) -> pl.Series | None:
         if values.dtype == pl.Date:  # of others the microseconds would overflow
             values = values.set(~values.is_between(date.min, date.max), None)
         if getattr(values.dtype, "time_zone", None):
-            values = _without_zone(values.dt.convert_time_zone("UTC").dt.replace_time_zone(None), values.dt.replace_time_zone(None))
+            values = _without_zone(values.dt.convert_time_zone("UTC").dt.replace_time_zone(None), values.dt.replace_time_zone(None), daily)
         return values.cast(pl.Datetime("us"))
     if not _is_text(values):
         return None
@@ -129,25 +131,39 @@ def as_time(values: pl.Series, bare_years: bool = False) -> pl.Series | None:
     zoned = _parsed(text, _ZONED_FORMATS).dt.convert_time_zone("UTC").dt.replace_time_zone(None)
     if naive.null_count() <= zoned.null_count():  # times of the rarer kind count as no times
         return naive
-    return _without_zone(zoned, _parsed(text.str.replace(r"\s*[+-]\d{2}:?\d{2}$", ""), _DATE_FORMATS))
+    return _without_zone(zoned, _parsed(text.str.replace(r"\s*[+-]\d{2}:?\d{2}$", ""), _DATE_FORMATS), daily)
 
 
 def _parsed(text: pl.Series, formats: list[str]) -> pl.Series:
     return pl.select(pl.coalesce(text.str.to_datetime(f, strict=False, time_unit="us") for f in formats)).to_series()
 
 
-def _without_zone(utc: pl.Series, wall: pl.Series) -> pl.Series:
-    """UTC, in which daylight saving leaves no gap or duplicate; the time on the wall where that alone is the same every day.
+def is_daily(freq: str | None) -> bool | None:
+    """Whether steps are days or longer; None where that is not known (yet)."""
+    if freq is None:
+        return None
+    with quiet_pandas():
+        try:
+            offset = pd.tseries.frequencies.to_offset(freq)
+        except ValueError:
+            return None
+    return not isinstance(offset, pd.tseries.offsets.Tick) or pd.Timedelta(offset) >= pd.Timedelta("1D")
 
-    Days, weeks and months begin at midnight on the wall, which daylight saving moves in UTC.
+
+def _without_zone(utc: pl.Series, wall: pl.Series, daily: bool | None) -> pl.Series:
+    """UTC, in which daylight saving leaves no gap or duplicate; of `daily` steps the time on the wall if it is always the same.
+
+    Days, weeks and months begin at midnight on the wall, which daylight saving moves in UTC. Where it is not known whether steps are daily,
+    they are if the wall alone always says the same.
     """
-    constant = wall.dt.time().n_unique() == 1 and utc.dt.time().n_unique() > 1
+    daily = utc.dt.time().n_unique() > 1 if daily is None else daily
+    constant = daily and wall.dt.time().n_unique() == 1
     return wall if constant and wall.null_count() == utc.null_count() else utc
 
 
-def checked_times(source: Source, column: str, bare_years: bool) -> pl.Series:
+def checked_times(source: Source, column: str, bare_years: bool, daily: bool | None = None) -> pl.Series:
     """The times of a column, all of them within the years that pandas holds."""
-    times = as_time(source.frame[column], bare_years)
+    times = as_time(source.frame[column], bare_years, daily)
     advice = "Write times year first, such as 2012-01-31 or 2012-01-31 06:00"
     if times is None:
         source.fail(f"column '{column}' holds {source.frame[column].dtype}, not times. {advice}.")

@@ -8,7 +8,7 @@ from typing import Literal
 
 import polars as pl
 
-from domains.timeseries.data.columns import checked_items, checked_numbers, checked_static, checked_times, find_roles
+from domains.timeseries.data.columns import checked_items, checked_numbers, checked_static, checked_times, find_roles, is_daily
 from domains.timeseries.data.files import ROW, SUFFIXES, Source, find_file, open_source
 from domains.timeseries.data.grid import on_grid, period_alias, refuse_missing
 from domains.timeseries.data.table import Roles, SeriesTable
@@ -73,7 +73,7 @@ def read_table(
         future_features=future_features,
         static_features=static_features,
     )
-    frame = _checked_rows(source, roles, bare_years=timestamp is not None)
+    frame = _checked_rows(source, roles, bare_years=timestamp is not None, freq=freq)
     static = checked_static(source, checked_items(source, item_id), roles, categories)
     frame, step = on_grid(source, frame, freq)
     frame, ahead = _split_ahead(source, frame, roles)
@@ -103,9 +103,9 @@ def load_example(name: str = "seattle_weather") -> SeriesTable:
     return replace(table, units=EXAMPLES[name])
 
 
-def _checked_rows(source: Source, roles: Roles, bare_years: bool) -> pl.DataFrame:
+def _checked_rows(source: Source, roles: Roles, bare_years: bool, freq: str | None) -> pl.DataFrame:
     """Columns `ROW`, item_id, timestamp and the values, sorted; every value is of its type, no time comes twice."""
-    times = checked_times(source, roles.timestamp, bare_years)
+    times = checked_times(source, roles.timestamp, bare_years, is_daily(freq))
     items = checked_items(source, roles.item_id)
     numbers = [checked_numbers(source, column) for column in roles.values]
     for column in numbers:

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import polars as pl
 
-from domains.timeseries.data.columns import checked_items, checked_numbers, checked_static, checked_times
+from domains.timeseries.data.columns import checked_items, checked_numbers, checked_static, checked_times, is_daily
 from domains.timeseries.data.files import ROW, Source, explain
 from domains.timeseries.data.grid import refuse_off_grid
 from domains.timeseries.data.table import Roles, Static
@@ -34,12 +34,12 @@ def follow(path: Path | None, *, interval: float = 1.0, idle: float | None = Non
         UserError: no such file, it becomes shorter, or a line is no UTF-8.
     """
     if path is None:
-        yield from _numbered(_chunks(sys.stdin.fileno()), "standard input")
+        yield from _numbered(_chunks(sys.stdin.fileno()), "standard input", ended=True)
         return
     if not path.is_file():
         raise UserError(f"{path}: no such file. Check the path; it is looked up from {Path.cwd()}.")
     with path.open("rb") as file:
-        yield from _numbered(_growth(path, file.fileno(), interval, idle), str(path))
+        yield from _numbered(_growth(path, file.fileno(), interval, idle), str(path), ended=False)
 
 
 def _chunks(descriptor: int) -> Iterator[bytes]:
@@ -60,14 +60,15 @@ def _growth(path: Path, descriptor: int, interval: float, idle: float | None) ->
             time.sleep(interval)
 
 
-def _numbered(chunks: Iterator[bytes], name: str) -> Iterator[Lines]:
+def _numbered(chunks: Iterator[bytes], name: str, *, ended: bool) -> Iterator[Lines]:
+    """Lines with their numbers; where the source has `ended` with its last chunk, what stands there without a line's end is a line."""
     rest, number = b"", 0
     for chunk in chunks:
         *whole, rest = (rest + chunk).split(b"\n")
         if whole:
             yield [(number + i, _text(line, number + i, name)) for i, line in enumerate(whole, 1)]
             number += len(whole)
-    if rest:
+    if rest and ended:
         yield [(number + 1, _text(rest, number + 1, name))]
 
 
@@ -109,7 +110,8 @@ class RowReader:
             UserError: with the line, for what cannot be used.
         """
         source, roles = self._source(lines), self.roles
-        times, items = checked_times(source, roles.timestamp, bare_years=True), checked_items(source, roles.item_id)
+        times = checked_times(source, roles.timestamp, bare_years=True, daily=is_daily(self.step))
+        items = checked_items(source, roles.item_id)
         numbers = [checked_numbers(source, column) for column in roles.values]
         frame = source.frame.select(ROW, items, times, *numbers).sort("item_id", "timestamp", ROW)
         for row, item, moment in frame.select(ROW, "item_id", "timestamp").iter_rows():
@@ -124,6 +126,8 @@ class RowReader:
             frame = pl.read_csv(io.BytesIO(text.encode()), separator=self._separator, infer_schema=False)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             raise UserError(f"{self.path}: lines {lines[0][0]} to {lines[-1][0]}: {explain(error)}") from None
+        if frame.height != len(kept):
+            raise UserError(f"{self.path}: lines {lines[0][0]} to {lines[-1][0]}: a quote is not closed. Close it; a row is one line here.")
         return Source(self.path, frame.with_columns(pl.Series(ROW, [number for number, _ in kept], dtype=pl.UInt32)), "line")
 
     def _on_grid(self, item: str, moment: pd.Timestamp) -> bool:

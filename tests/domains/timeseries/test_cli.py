@@ -170,7 +170,7 @@ def test_train_then_predict_needs_no_flags_again(run: Run, tmp_path: Path) -> No
     assert "model/table.json" in done.stderr
 
 
-def test_watch_forecasts_what_predict_does_and_goes_on(run: Run, tmp_path: Path) -> None:
+def test_watch_forecasts_the_steps_that_predict_does_and_goes_on(run: Run, tmp_path: Path) -> None:
     file = write_table(tmp_path / "mine.csv")
     assert run("train", file, *QUICK, "-o", "model").returncode == 0
     lines = file.read_text().splitlines(keepends=True)

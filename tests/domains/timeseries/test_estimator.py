@@ -7,16 +7,19 @@ import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from gluonts.dataset.common import ListDataset
 from gluonts.dataset.split import split as gluonts_split
 from gluonts.ev.metrics import MASE, MeanWeightedSumQuantileLoss
 from gluonts.model.evaluation import evaluate_model
 from gluonts.model.predictor import Predictor
 from gluonts.torch.distributions import NormalOutput, PoissonOutput, StudentTOutput
+from torch.utils.data import DataLoader
 
 from domains.timeseries.data import load_example, split
 from domains.timeseries.estimator import QUANTILES, TitansEstimator
 from domains.timeseries.metrics import evaluate, seasonal_naive
+from domains.timeseries.windows import RandomWindows, Series
 from titans_seq import AttentionConfig, MemoryConfig, TitansConfig
 
 SMALL = TitansConfig(
@@ -203,3 +206,31 @@ def test_the_shipped_series_is_forecast_better_than_the_seasonal_naives(seed: in
 def test_bad_settings(settings: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         small_estimator(**settings)
+
+
+def test_a_short_series_takes_no_validation_from_the_long_ones() -> None:
+    estimator = small_estimator(num_channels=1)
+    config = estimator.config
+    series = [Series(entry, config, univariate=False) for entry in entries(noise(1, 30), noise(1, 400))]
+    training, validation = estimator._hold_out(series)
+    assert [one.length for one in training] == [30, 400 - 5 * 7]
+    assert [one.length for one in validation] == [400 - n * 7 for n in range(5)]
+    with pytest.raises(ValueError, match=r"no series is long enough to hold out.*the longest has 30 steps; or give validation_windows=0"):
+        small_estimator(num_channels=1, validation_windows=2).train(entries(noise(1, 30)))
+
+
+def test_a_series_of_another_frequency_is_refused() -> None:
+    predictor = small_estimator().train(entries(noise(120)))
+    with pytest.raises(ValueError, match="item 's0': its start has frequency h, the model D"):
+        list(predictor.predict(entries(noise(60), freq="h")))
+
+
+@pytest.mark.parametrize("workers", [0, 2])
+def test_every_epoch_draws_other_windows(workers: int) -> None:
+    estimator = small_estimator(num_channels=1)
+    series = [Series(entry, estimator.config, univariate=False) for entry in entries(noise(1, 400))]
+    windows = RandomWindows(series, estimator.config, batch_size=4, num_batches=4, min_past=7, seed=0)
+    loader = DataLoader(windows, batch_size=None, num_workers=workers)
+    first, second = ([batch["past_target"] for batch in loader] for _ in range(2))
+    assert len(first) == len(second) == 4
+    assert not any(torch.equal(a, b) for a in first for b in [*second, *(other for other in first if other is not a)])

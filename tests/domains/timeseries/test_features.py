@@ -174,3 +174,11 @@ def test_days_that_begin_at_midnight_on_the_wall_stay_days(write, parquet):
     table = read_table(path)
     assert table.step == "D"
     assert table.frame["timestamp"][0] == datetime(2020, 3, 27)
+
+
+def test_days_of_winter_alone_stay_days_where_the_step_is_known(write):
+    """As `predict` reads them: an hour east of UTC, midnight is 23:00 of the day before."""
+    rows = "".join(f"2020-01-{d:02}T00:00:00+01:00,{d}\n" for d in range(1, 29))
+    path = write(f"date,a\n{rows}")
+    assert read_table(path, freq="D").frame["timestamp"][0] == datetime(2020, 1, 1)
+    assert read_table(path, freq="h", missing="mask").frame["timestamp"][0] == datetime(2019, 12, 31, 23)
