@@ -172,11 +172,9 @@ class TitansForecaster(Pretrained):
         """
         context = self._context(past_target, past_observed_values, past_feat, feat_static_real, feat_static_cat)
         reading = self._read(context, self._padding(context.x.shape[1]))
-        last = Outlook(reading.hidden[:, -1], *(x[:, -1] for x in (reading.loc, reading.scale, reading.weight)))
-        features = self._features_ahead(future_feat, len(context.x))
-        distr_args, loc, scale = self._forecast(last, context.x, context.seen, features)
-        loc = torch.where(last.weight > 0, loc, torch.nan)
-        return self._for_gluonts(distr_args, loc, scale, univariate=past_target.dim() == 2)
+        last = _outlook(reading, -1)
+        distr_args = self._forecast(last, context.x, context.seen, self._features_ahead(future_feat, len(context.x)))
+        return self._for_gluonts(distr_args, last, univariate=past_target.dim() == 2)
 
     def initial_state(self, batch_size: int) -> ForecasterState:
         """The state before the first step of `batch_size` series."""
@@ -224,11 +222,9 @@ class TitansForecaster(Pretrained):
             static = self._static(feat_static_real, feat_static_cat)
             context = Context(state.values[:, rest], state.seen[:, rest], state.features[:, rest], static)
             reading = self._read(context, 0, state.titans, state.moments)
-            last = Outlook(reading.hidden[:, -1], *(x[:, -1] for x in (reading.loc, reading.scale, reading.weight)))
-        features = self._features_ahead(future_feat, len(state.values))
-        distr_args, loc, scale = self._forecast(last, state.values, state.seen, features)
-        loc = torch.where(last.weight > 0, loc, torch.nan)
-        return self._for_gluonts(distr_args, loc, scale, univariate=False)
+            last = _outlook(reading, -1)
+        distr_args = self._forecast(last, state.values, state.seen, self._features_ahead(future_feat, len(state.values)))
+        return self._for_gluonts(distr_args, last, univariate=False)
 
     def loss(self, batch: dict[str, Tensor], forecasts: int = 1, unfinished: int = 0) -> Tensor:
         """Mean loss over observed future values, in units of each series' spread (a scalar).
@@ -254,9 +250,9 @@ class TitansForecaster(Pretrained):
         for n in range(reading.loc.shape[1] - 1, -1, -1)[:forecasts]:
             end = min((n + 1) * P - padding, length)
             ahead = slice(end, end + H)
-            last = Outlook(*(part[:, n] for part in reading[:4]))
-            distr_args, loc, scale = self._forecast(last, x[:, :end], seen[:, :end], features[:, ahead])
-            loc, scale = loc.unsqueeze(1), scale.unsqueeze(1)
+            last = _outlook(reading, n)
+            distr_args = self._forecast(last, x[:, :end], seen[:, :end], features[:, ahead])
+            loc, scale = last.loc.unsqueeze(1), last.scale.unsqueeze(1)
             counted = (seen[:, ahead] > 0) & (last.weight > 0).unsqueeze(1)
             if self._counts:
                 loss = self.distr_output.loss(x[:, ahead].to(features.dtype), distr_args, scale=scale.to(features.dtype))
@@ -393,8 +389,8 @@ class TitansForecaster(Pretrained):
         tokens = self.embed(torch.cat([part.to(dtype) for part in parts], -1))
         return tokens + static.repeat(len(tokens) // len(static), 1).unsqueeze(1)
 
-    def _forecast(self, last: Outlook, x_RT: Tensor, seen_RT: Tensor, feat_RHF: Tensor) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        """distr_args (R, H, ..), loc and scale (R,) of the steps after T, in the units of the last patch."""
+    def _forecast(self, last: Outlook, x_RT: Tensor, seen_RT: Tensor, feat_RHF: Tensor) -> tuple[Tensor, ...]:
+        """distr_args (R, H, ..) of the steps after T, in the units of the last patch."""
         c, dtype = self.config, last.hidden.dtype
         latest = self._linear_inputs(last.loc, last.scale, x_RT, seen_RT)
         linear = self.linear(latest.to(dtype))  # (R, H)
@@ -407,7 +403,7 @@ class TitansForecaster(Pretrained):
             distr_args = shifted(distr_args, linear, c.output)
         if isinstance(self.distr_output, QuantileOutput) and not self.training:
             distr_args = (distr_args[0].sort(dim=-1).values,)  # quantiles that cross are put in order (Chernozhukov et al. 2010)
-        return distr_args, last.loc, last.scale
+        return distr_args
 
     def _linear_inputs(self, loc: Tensor, scale: Tensor, x_RT: Tensor, seen_RT: Tensor) -> Tensor:
         """What the linear part sees: the latest K values in units of loc and scale (R,), 0 where there is none, (R, K) float64."""
@@ -415,15 +411,19 @@ class TitansForecaster(Pretrained):
         x = torch.where(seen_RT > 0, (x_RT - loc.unsqueeze(1)) / scale.unsqueeze(1), 0.0)[:, -K:]
         return nn.functional.pad(x, (K - x.shape[1], 0))
 
-    def _for_gluonts(
-        self, distr_args: tuple[Tensor, ...], loc: Tensor, scale: Tensor, *, univariate: bool
-    ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
-        """Rows as (B, H, C, ..), and (B, 1, C) of loc and scale; without C for a univariate series."""
+    def _for_gluonts(self, distr_args: tuple[Tensor, ...], last: Outlook, *, univariate: bool) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
+        """Rows as (B, H, C, ..), loc and scale as (B, 1, C), without C for a univariate series; loc is NaN where nothing was observed."""
+        dtype, loc = distr_args[0].dtype, torch.where(last.weight > 0, last.loc, torch.nan)
         if univariate:
-            return distr_args, loc.unsqueeze(1).to(distr_args[0].dtype), scale.unsqueeze(1).to(distr_args[0].dtype)
-        channels, dtype = self.config.num_channels, distr_args[0].dtype
+            return distr_args, loc.unsqueeze(1).to(dtype), last.scale.unsqueeze(1).to(dtype)
+        channels = self.config.num_channels
         args = tuple(argument.unflatten(0, (-1, channels)).transpose(1, 2) for argument in distr_args)
-        return args, *(x.unflatten(0, (-1, channels)).unsqueeze(1).to(dtype) for x in (loc, scale))
+        return args, *(x.unflatten(0, (-1, channels)).unsqueeze(1).to(dtype) for x in (loc, last.scale))
+
+
+def _outlook(reading: Reading, patch: int) -> Outlook:
+    """From the end of a patch."""
+    return Outlook(*(part[:, patch] for part in reading[:4]))
 
 
 def _units(moments: Moments, counts: bool) -> tuple[Tensor, Tensor]:
