@@ -10,9 +10,8 @@ from titans_seq.blocks import MIXERS, Block
 from titans_seq.checkpoint import Pretrained
 from titans_seq.config import TitansConfig
 from titans_seq.packing import LeftAligned, check_marks
+from titans_seq.pieces import read_in_pieces
 from titans_seq.state import State
-
-PREFILL = 8192  # tokens that are read at once where no gradient is needed
 
 
 @dataclass(frozen=True)
@@ -77,27 +76,13 @@ class Titans(Pretrained):
         """
         self._check(x, state, mask, reset)
         if mask is None:
-            return self._read(x, state, None, reset)
+            return read_in_pieces(self._read, x, state, None, reset)
         aligned = LeftAligned(mask, reset)
-        y, state = self._read(aligned.take(x), state, aligned.mask, aligned.reset)
-        return aligned.put(y), state
+        y, after = read_in_pieces(self._read, aligned.take(x), state, aligned.mask, aligned.reset)
+        return aligned.put(y), after
 
     def _read(self, x: Tensor, state: TitansState | None, mask: Tensor | None, reset: Tensor | None) -> tuple[Tensor, TitansState]:
-        """As `forward`, padding behind the tokens of each row; in pieces through the state where no gradient is needed."""
-        if x.shape[1] <= PREFILL or torch.is_grad_enabled() or torch.compiler.is_compiling():
-            return self._read_piece(x, state, mask, reset)
-        y = None
-        for start in range(0, x.shape[1], PREFILL):
-            part = slice(start, start + PREFILL)
-            marks = (None if of_all is None else of_all[:, part] for of_all in (mask, reset))
-            y_part, state = self._read_piece(x[:, part], state, *marks)
-            y = y_part.new_empty(x.shape) if y is None else y  # filled part by part: a list of the parts would be held beside the result
-            y[:, part] = y_part
-        assert y is not None
-        assert state is not None
-        return y, state
-
-    def _read_piece(self, x: Tensor, state: TitansState | None, mask: Tensor | None, reset: Tensor | None) -> tuple[Tensor, TitansState]:
+        """As `forward`, padding behind the tokens of each row."""
         states = []
         for i, block in enumerate(self.blocks):
             x, block_state = block(x, None if state is None else state.blocks[i], mask, reset)

@@ -10,6 +10,7 @@ MODES = (FORWARD, BACKWARD, DECODE)
 WIDTH, DEPTH, BATCH = 64, 2, 1  # head width and memory layers of all cells; dim / WIDTH heads
 TIMED_RUNS = 5
 DECODE_WINDOW = 64  # tokens of one timed run of decoding
+SHORT, LONG = 4096, 131_072  # lengths whose times a token are compared, run alternately in one process
 
 
 @dataclass(frozen=True)
@@ -94,6 +95,7 @@ class Measurement:
     warm_up_seconds: the run that is not counted. setup_seconds: making inputs and, for decoding, reading the prompt.
     cpu_per_wall: seconds of CPU a second of the timed runs; below 1 something else had the processor, and the speed says little.
     state_mib: for decoding, all that is carried from token to token. finite: whether the output was.
+    growth: at LONG tokens, the time a token over that at SHORT ones, which ran after each timed run.
     """
 
     runs: int
@@ -105,6 +107,7 @@ class Measurement:
     finite: bool
     cpu_per_wall: float
     state_mib: float | None = None
+    growth: Spread | None = None
     floor: Floor | None = None
     note: str | None = None
 
@@ -129,6 +132,8 @@ class Result:
         measurement = _pick(Measurement, values)
         for name in ("seconds", "tokens_per_second"):
             measurement[name] = Spread(**measurement[name])
+        if measurement.get("growth") is not None:
+            measurement["growth"] = Spread(**measurement["growth"])
         if measurement["floor"] is not None:
             measurement["floor"] = Floor(**measurement["floor"])
         return cls(cell, Measurement(**measurement))

@@ -13,7 +13,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import available_mib
-from benchmarks.speed.cells import BATCH, DECODE, DECODE_WINDOW, FORWARD, TIMED_RUNS, Cell, Limits, Measurement, Result, Spread
+from benchmarks.speed.cells import BATCH, DECODE, DECODE_WINDOW, FORWARD, LONG, SHORT, TIMED_RUNS, Cell, Limits, Measurement, Result, Spread
 from benchmarks.speed.operations import floor_of
 from benchmarks.speed.peers import PEERS
 from benchmarks.speed.subjects import Call, Stream, make_call, random_input
@@ -95,12 +95,17 @@ def measure_here(cell: Cell, limits: Limits) -> Measurement:
     warm_up, finite = run()
     refuse_what_cannot_fit(cell, warm_up, limits)
     seconds: list[float] = []
-    cpu = time.process_time()
+    cpu = 0.0
+    shorter = shorter_runs(cell, limits.device)
+    growth: list[float] = []
     while len(seconds) < TIMED_RUNS and not (seconds and beyond_budget(cell, warm_up, seconds, limits)):
+        begin = time.process_time()
         taken, ok = run()
+        cpu += time.process_time() - begin
         seconds.append(taken)
         finite = finite and ok
-    cpu = time.process_time() - cpu
+        if shorter is not None:
+            growth.append(taken / LONG / (statistics.median(shorter()[0] for _ in range(TIMED_RUNS)) / SHORT))
     memory = peak_mib(limits.device) - before
     tokens = DECODE_WINDOW if stream else cell.tokens
     return Measurement(
@@ -113,9 +118,19 @@ def measure_here(cell: Cell, limits: Limits) -> Measurement:
         finite=finite,
         cpu_per_wall=cpu / sum(seconds),
         state_mib=state_mib,
+        growth=Spread.of(growth) if growth else None,
         floor=floor_of(cell, statistics.median(seconds), limits.device),
         note=f"timed runs: {len(seconds)}, more would not fit the budget" if len(seconds) < TIMED_RUNS else None,
     )
+
+
+def shorter_runs(cell: Cell, device: str) -> Callable[[], tuple[float, bool]] | None:
+    """The same thing at SHORT tokens, after its warm-up, for a cell of LONG tokens."""
+    if cell.tokens != LONG or cell.mode == DECODE:
+        return None
+    run, _ = prepare(replace(cell, tokens=SHORT), device)
+    run()
+    return run
 
 
 class BeyondBudgetError(Exception):

@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 from torch.utils._pytree import tree_iter
 
-from titans_seq import AttentionConfig, MemoryConfig, Titans, TitansConfig, backbone
+from titans_seq import AttentionConfig, MemoryConfig, Titans, TitansConfig, pieces
 from titans_seq.config import VARIANTS
 from titans_seq.state import State
 
@@ -67,11 +67,23 @@ def test_a_prefill_in_pieces_equals_one_pass(variant: str, marked: bool, monkeyp
     model, x = make_model(variant), torch.randn(2, 40, 16, dtype=torch.float64)
     options = {"mask": torch.rand(2, 40) < 0.8, "reset": torch.rand(2, 40) < 0.1} if marked else {}
     expected, expected_state = model(x, **options)
-    monkeypatch.setattr(backbone, "PREFILL", 7)
+    monkeypatch.setattr(pieces, "PIECE_LENGTH", 7)
     with torch.inference_mode():
         y, state = model(x, **options)
     torch.testing.assert_close(y, expected, rtol=1e-9, atol=1e-9)
     for a, e in zip(state.tensors(), expected_state.tensors(), strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-9)
+
+
+@pytest.mark.parametrize("marked", [False, True], ids=["plain", "marked"])
+def test_the_memory_layer_reads_a_long_input_in_pieces(marked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
+    layer, x = make_model("lmm").blocks[0].mixer, torch.randn(2, 40, 16, dtype=torch.float64)
+    options = {"mask": torch.rand(2, 40) < 0.8, "reset": torch.rand(2, 40) < 0.1} if marked else {}
+    expected, expected_state = layer(x, **options)
+    monkeypatch.setattr(pieces, "PIECE_LENGTH", 7)
+    with torch.inference_mode():
+        y, state = layer(x, **options)
+    for a, e in zip((y, *state.tensors()), (expected, *expected_state.tensors()), strict=True):
         torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-9)
 
 

@@ -7,6 +7,7 @@ import math
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
+from functools import partial
 from itertools import pairwise
 from typing import Any, cast
 
@@ -20,6 +21,7 @@ from titans_seq.memory.rule import key_gradients
 from titans_seq.memory.state import Gates, LocalMemory, MemoryState, MemoryWeights, TwoLevelState
 from titans_seq.memory.two_level import read_two_level, two_level_memory
 from titans_seq.packing import LeftAligned, check_marks, last_rows, token_positions
+from titans_seq.pieces import read_in_pieces
 from titans_seq.state import State
 
 L2_EPS = 1e-6
@@ -173,20 +175,21 @@ class NeuralMemory(MemoryNetwork):
             reset: (B, T) bool; before a token that is True memory and convolution begin anew (a document begins).
 
         Returns:
-            (B, T, dim) and the state after the last token.
+            (B, T, dim) and the state after the last token. Without autograd a long x is read in pieces, as `titans_seq.Titans` reads it.
 
         Raises:
             ValueError: mask or reset is not (B, T) bool, or the state is of another layer.
         """
         check_marks(x, mask, reset)
+        read = partial(self._read_and_write, impl)
         if mask is None:
-            return self._read_and_write(x, state, impl, None, reset)
+            return read_in_pieces(read, x, state, None, reset)
         aligned = LeftAligned(mask, reset)
-        y, state = self._read_and_write(aligned.take(x), state, impl, aligned.mask, aligned.reset)
-        return aligned.put(y), state
+        y, after = read_in_pieces(read, aligned.take(x), state, aligned.mask, aligned.reset)
+        return aligned.put(y), after
 
     def _read_and_write(
-        self, x: Tensor, state: MemoryLayerState | None, impl: str, mask: Tensor | None, reset: Tensor | None
+        self, impl: str, x: Tensor, state: MemoryLayerState | None, mask: Tensor | None, reset: Tensor | None
     ) -> tuple[Tensor, MemoryLayerState]:
         """As `forward`, padding behind the tokens of each row."""
         q, k, v, tail = self._project(x, None if state is None else state.convolution, mask, reset)

@@ -1,0 +1,38 @@
+"""A long input read in pieces through the state, so that what is held beside input and result does not grow with its length."""
+
+from collections.abc import Callable
+from typing import TypeVar
+
+import torch
+from torch import Tensor
+
+PIECE_LENGTH = 8192  # tokens that are read at once where no gradient is needed
+
+S = TypeVar("S")
+
+
+def read_in_pieces(
+    read: Callable[[Tensor, S | None, Tensor | None, Tensor | None], tuple[Tensor, S]],
+    x: Tensor,
+    state: S | None,
+    mask: Tensor | None,
+    reset: Tensor | None,
+) -> tuple[Tensor, S]:
+    """`read` of x (B, T, dim), a state and marks (B, T): at once where a gradient is needed, else in pieces of `PIECE_LENGTH` tokens.
+
+    Returns:
+        As `read`: a tensor of x's shape, and the state after the last token.
+    """
+    if x.shape[1] <= PIECE_LENGTH or torch.is_grad_enabled() or torch.compiler.is_compiling():
+        return read(x, state, mask, reset)
+    first, *rest = (slice(start, start + PIECE_LENGTH) for start in range(0, x.shape[1], PIECE_LENGTH))
+    y_first, after = read(x[:, first], state, _of_piece(mask, first), _of_piece(reset, first))
+    y = y_first.new_empty(x.shape)  # filled piece by piece: a list of the pieces would be held beside the result
+    y[:, first] = y_first
+    for piece in rest:
+        y[:, piece], after = read(x[:, piece], after, _of_piece(mask, piece), _of_piece(reset, piece))
+    return y, after
+
+
+def _of_piece(marks: Tensor | None, piece: slice) -> Tensor | None:
+    return None if marks is None else marks[:, piece]
