@@ -76,13 +76,18 @@ class Titans(Pretrained):
         """
         self._check(x, state, mask, reset)
         if mask is None:
-            return read_in_pieces(self._read, x, state, None, reset)
+            return self._read(x, state, None, reset)
         aligned = LeftAligned(mask, reset)
-        y, after = read_in_pieces(self._read, aligned.take(x), state, aligned.mask, aligned.reset)
+        y, after = self._read(aligned.take(x), state, aligned.mask, aligned.reset)
         return aligned.put(y), after
 
     def _read(self, x: Tensor, state: TitansState | None, mask: Tensor | None, reset: Tensor | None) -> tuple[Tensor, TitansState]:
-        """As `forward`, padding behind the tokens of each row."""
+        """As `forward`, padding behind the tokens of each row; with a gradient at once, since sharded blocks are gathered at every call."""
+        if torch.is_grad_enabled():
+            return self._read_piece(x, state, mask, reset)
+        return read_in_pieces(self._read_piece, x, state, mask, reset)
+
+    def _read_piece(self, x: Tensor, state: TitansState | None, mask: Tensor | None, reset: Tensor | None) -> tuple[Tensor, TitansState]:
         states = []
         for i, block in enumerate(self.blocks):
             x, block_state = block(x, None if state is None else state.blocks[i], mask, reset)

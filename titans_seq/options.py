@@ -25,6 +25,9 @@ ConfigFile = Annotated[
 TOP_LEVEL = cyclopts.Parameter(name="*")
 """Annotation of a command's configuration whose flags have no prefix: `training: Annotated[TrainingConfig, TOP_LEVEL]`."""
 
+IS_NONE = "is_none"
+"""Field of an optional part's flags: whether the part itself is to be None."""
+
 
 def read_config_file(app: cyclopts.App, commands: tuple[str, ...], arguments: cyclopts.ArgumentCollection) -> None:
     """Set the options that flags left out from the file that `--config` names, where a command has a `ConfigFile`."""
@@ -50,7 +53,8 @@ def refuse_misfits(app: cyclopts.App, commands: tuple[str, ...], arguments: cycl
             if int in kinds and "." in token.value:
                 raise cyclopts.CoercionError(argument=argument, token=token, target_type=int)
             if argument.children and not (token.value == "none" and Literal["none"] in kinds):
-                raise UserError(f"{argument.name} takes no value itself, got {token.value!r}; name a field: {argument.children[0].name}")
+                field = next(child.name for child in argument.children if child.show)
+                raise UserError(f"{argument.name} takes no value itself, got {token.value!r}; name a field: {field}")
 
 
 def configured(**bases: Callable[..., Config]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:
@@ -104,19 +108,25 @@ def _with_flags(parameter: inspect.Parameter, base: Config) -> inspect.Parameter
     return parameter.replace(annotation=Annotated[flags | None, names], default=None)
 
 
-def _flags_class(base: Config, path: str, name: str) -> type:
-    """A dataclass with the fields of `base`, each None until it is given; nested configurations are nested likewise."""
+def _flags_class(base: Config, path: str, name: str, optional: bool = False) -> type:
+    """A dataclass with the fields of `base`, each None until it is given; nested configurations are nested likewise.
+
+    That of an optional part begins with a field which no help shows: cyclopts puts the word "none", given for the part, into the first.
+    """
     config_class = type(base)
     group = cyclopts.Group(path, help=_summary(config_class), sort_key=(path.count("."), path))
     help_texts = {entry.arg_name: entry.description for entry in parse(config_class.__doc__ or "").params}
     hints = typing.get_type_hints(config_class)
     fields: list[tuple[str, Any, Any]] = []
+    if optional:
+        fields.append((IS_NONE, Annotated[Literal["none"] | None, cyclopts.Parameter(show=False)], dataclasses.field(default=None)))
     for f in dataclasses.fields(config_class):
         value, part = getattr(base, f.name), config_part(hints[f.name])
         if part is not None:
             default = value if value is not None else part()  # an optional part begins from its defaults
-            nested = _flags_class(default, f"{path}.{f.name}", f.name)
-            kind = nested | Literal["none"] | None if _optional(hints[f.name]) else nested | None
+            optional = _optional(hints[f.name])
+            nested = _flags_class(default, f"{path}.{f.name}", f.name, optional)
+            kind = nested | Literal["none"] | None if optional else nested | None
         else:
             kind = _flag_type(hints[f.name]) | None
         shown = cyclopts.Parameter(help=_one_line(help_texts.get(f.name)), show_default=_text(value), group=group)
@@ -149,16 +159,11 @@ def _merged(config_class: type[Config], values: dict[str, Any], given: Any) -> d
         value, part = getattr(given, name, None), config_part(hint)
         if value is None:
             continue
-        if _optional(hint) and (value == "none" or (part is not None and _empty(value))):
+        if _optional(hint) and "none" in (value, getattr(value, IS_NONE, None)):
             merged[name] = None
         else:
             merged[name] = value if part is None else _merged(part, merged.get(name) or {}, value)
     return merged
-
-
-def _empty(given: Any) -> bool:
-    """Whether no field is set: what cyclopts makes of the word "none" for a part (where nothing was typed there is no instance at all)."""
-    return all(getattr(given, f.name) is None for f in dataclasses.fields(given))
 
 
 def _optional(hint: Any) -> bool:

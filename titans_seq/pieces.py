@@ -1,4 +1,7 @@
-"""A long input read in pieces through the state, so that what is held beside input and result does not grow with its length."""
+"""A long input read in pieces through the state: what is held beside input and result does not grow with its length.
+
+With a gradient its activations are held, but what passes through memory on the way does not grow: a token costs the same at any length.
+"""
 
 from collections.abc import Callable
 from typing import TypeVar
@@ -6,7 +9,7 @@ from typing import TypeVar
 import torch
 from torch import Tensor
 
-PIECE_LENGTH = 8192  # tokens that are read at once where no gradient is needed
+PIECE_LENGTH = 4096  # tokens that are read at once: what a layer makes of them stays in the cache
 
 S = TypeVar("S")
 
@@ -18,15 +21,21 @@ def read_in_pieces(
     mask: Tensor | None,
     reset: Tensor | None,
 ) -> tuple[Tensor, S]:
-    """`read` of x (B, T, dim), a state and marks (B, T): at once where a gradient is needed, else in pieces of `PIECE_LENGTH` tokens.
+    """`read` of x (B, T, dim), a state and marks (B, T), in pieces of `PIECE_LENGTH` tokens; while compiling at once.
 
     Returns:
         As `read`: a tensor of x's shape, and the state after the last token.
     """
-    if x.shape[1] <= PIECE_LENGTH or torch.is_grad_enabled() or torch.compiler.is_compiling():
+    if x.shape[1] <= PIECE_LENGTH or torch.compiler.is_compiling():
         return read(x, state, mask, reset)
     first, *rest = (slice(start, start + PIECE_LENGTH) for start in range(0, x.shape[1], PIECE_LENGTH))
     y_first, after = read(x[:, first], state, _of_piece(mask, first), _of_piece(reset, first))
+    if torch.is_grad_enabled():
+        parts = [y_first]
+        for piece in rest:
+            part, after = read(x[:, piece], after, _of_piece(mask, piece), _of_piece(reset, piece))
+            parts.append(part)
+        return torch.cat(parts, dim=1), after
     y = y_first.new_empty(x.shape)  # filled piece by piece: a list of the pieces would be held beside the result
     y[:, first] = y_first
     for piece in rest:

@@ -8,8 +8,9 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from domains.text.config import TextConfig
+from domains.text.presets import of_preset
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
-from titans_seq.presets import PRESETS, Preset
+from titans_seq.presets import Preset
 from titans_seq.training.config import TrainingConfig
 
 app = cyclopts.App(name="text", help="Language models on bytes: train one on files, and score files with it.")
@@ -17,12 +18,8 @@ app = cyclopts.App(name="text", help="Language models on bytes: train one on fil
 Texts = Annotated[list[Path], Parameter(help="Files in UTF-8, and folders: all .txt, .text and .md files below them.")]
 
 
-def _of_preset(preset: Preset) -> TextConfig:
-    return TextConfig(titans=PRESETS[preset]("mag"))
-
-
 @app.command
-@configured(model=_of_preset, training=TrainingConfig)
+@configured(model=of_preset, training=TrainingConfig)
 def train(
     files: Texts,
     /,

@@ -8,6 +8,7 @@ import polars as pl
 from gluonts.dataset.split import TestData
 from gluonts.model.forecast import Forecast
 
+from domains.timeseries.conformal import CalibratingEstimator
 from domains.timeseries.data import split
 from domains.timeseries.estimator import TitansEstimator
 from domains.timeseries.metrics import evaluate, evaluate_by_horizon, evaluate_by_window, interval_coverage, seasonal_naive
@@ -42,7 +43,7 @@ class Backtest:
 
 def backtest(
     entries: Sequence[dict[str, Any]],
-    estimator: TitansEstimator,
+    estimator: TitansEstimator | CalibratingEstimator,
     *,
     windows: int,
     season_length: int,

@@ -5,8 +5,10 @@ that series of unlike scale share it.
 """
 
 import math
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
+from functools import partial
+from itertools import count
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -15,6 +17,7 @@ import pandas as pd
 import torch
 from gluonts.dataset.common import Dataset
 from gluonts.dataset.split import TestData
+from gluonts.model.estimator import Estimator
 from gluonts.model.forecast import Forecast, QuantileForecast
 from gluonts.model.predictor import Predictor
 from rich.console import Console
@@ -23,7 +26,9 @@ from rich.progress import track
 from domains.timeseries.adaptive import AdaptiveForecaster
 from domains.timeseries.config import QUANTILES
 from domains.timeseries.coverage import actual_of
-from domains.timeseries.estimator import TitansPredictor, load_predictor
+from domains.timeseries.data import split
+from domains.timeseries.estimator import TitansEstimator, TitansPredictor, load_predictor
+from domains.timeseries.model import TitansForecaster
 from domains.timeseries.outputs import smallest_value
 from domains.timeseries.paths import with_paths
 from domains.timeseries.quantiles import Levels, forecast_of, quantiles_of, spread_of
@@ -105,19 +110,31 @@ class CalibratedPredictor(Predictor):
     def predict(self, dataset: Dataset, num_samples: int | None = None) -> Iterator[Forecast]:
         """Forecasts of each entry at the calibrated levels; with `num_samples` that many paths of them instead, as of `TitansPredictor`."""
         if num_samples is None:
-            titans = isinstance(self.predictor, TitansPredictor)
-            smallest = smallest_value(self.predictor.model.config.output) if titans else -math.inf
+            smallest = smallest_value(self.model.config.output) if isinstance(self.predictor, TitansPredictor) else -math.inf
             for forecast in self.predictor.predict(dataset):
                 yield self.calibration.apply(forecast, smallest)
         else:
             yield from with_paths(self.predict, dataset, num_samples)
 
+    @property
+    def model(self) -> TitansForecaster:
+        """The network. Raises TypeError if the predictor has none."""
+        return self._titans.model
+
+    @property
+    def _titans(self) -> TitansPredictor:
+        if not isinstance(self.predictor, TitansPredictor):
+            raise TypeError(f"only a TitansPredictor is carried on and saved as a model, this is a {type(self.predictor).__name__}")
+        return self.predictor
+
     def online(self, start: pd.Period | None = None, **arguments: Any) -> AdaptiveForecaster:
         """A stream to carry on, whose intervals begin with this calibration and adapt (`AdaptiveForecaster`)."""
-        if not isinstance(self.predictor, TitansPredictor):
-            raise TypeError(f"only a TitansPredictor is carried on, this is a calibrated {type(self.predictor).__name__}")
         levels, corrections = self.calibration.levels, self.calibration.corrections
-        return AdaptiveForecaster(self.predictor, start, levels=levels.values, corrections=corrections, **arguments)
+        return AdaptiveForecaster(self._titans, start, levels=levels.values, corrections=corrections, **arguments)
+
+    def load_online(self, path: str | Path, **arguments: Any) -> AdaptiveForecaster:
+        """Go on with a stream that was saved; arguments and errors as of `AdaptiveForecaster.load`."""
+        return AdaptiveForecaster.load(path, self._titans, **arguments)
 
     def serialize(self, path: Path) -> None:
         """As GluonTS's: into a folder that exists; the calibration is the file calibration.safetensors."""
@@ -133,11 +150,7 @@ class CalibratedPredictor(Predictor):
 
     def save_pretrained(self, folder: str | Path) -> None:
         """Write the forecaster as its `save_pretrained` does, with the calibration beside it; `load_calibrated` reads both."""
-        if not isinstance(self.predictor, TitansPredictor):
-            raise TypeError(
-                f"only a TitansPredictor has save_pretrained, this is a calibrated {type(self.predictor).__name__}; serialize it"
-            )
-        self.predictor.model.save_pretrained(folder)
+        self.model.save_pretrained(folder)
         self.calibration.save(Path(folder) / CALIBRATION_NAME)
 
 
@@ -160,6 +173,45 @@ def load_calibrated(folder: str | Path, univariate: bool = False, batch_size: in
 
 
 # ---- learning the corrections
+
+
+class CalibratingEstimator(Estimator):
+    """Trains without the end of each series, and calibrates there what was trained (`calibrate`).
+
+    Args:
+        estimator: makes the predictor.
+        windows: of the prediction length, at the end of each series, that training does not see.
+        season_length: steps in a season.
+        progress: show a bar of the windows.
+    """
+
+    def __init__(self, estimator: TitansEstimator, windows: int, season_length: int = 1, progress: bool = True) -> None:
+        super().__init__()
+        self.estimator, self.windows, self.progress = estimator, windows, progress
+        self.prediction_length = estimator.prediction_length
+        self.distance = calibration_distance(self.prediction_length, season_length)
+
+    def train(self, training_data: Dataset, validation_data: Dataset | None = None) -> CalibratedPredictor:
+        """As of the estimator, calibrated. Raises ValueError as the estimator or `calibrate`."""
+        return self._calibrated(self.estimator.train, training_data, validation_data)
+
+    def train_from(
+        self, predictor: CalibratedPredictor, training_data: Dataset, validation_data: Dataset | None = None
+    ) -> CalibratedPredictor:
+        """Go on training a predictor of `train`, and calibrate it anew."""
+        return self._calibrated(partial(self.estimator.train_from, predictor.predictor), training_data, validation_data)
+
+    def _calibrated(self, train: Callable[..., Predictor], data: Dataset, validation_data: Dataset | None) -> CalibratedPredictor:
+        training, held_out = split(data, self.prediction_length, self.windows, self.distance)
+        return calibrate(train(training, validation_data), held_out, progress=self.progress)
+
+
+def calibration_distance(prediction_length: int, season_length: int) -> int:
+    """Steps from one window to the next: about a third of the horizon, without a factor of the season.
+
+    So each step ahead is met at every place of the season.
+    """
+    return next(steps for steps in count(max(1, prediction_length // 3)) if math.gcd(steps, season_length) == 1)
 
 
 def calibrate(
@@ -202,10 +254,10 @@ def split_conformal(scores: np.ndarray, levels: Levels) -> Calibration:
     rank = np.ceil((1 - levels.tails)[:, None, None] * (counts + 1) - 1e-9).astype(int)  # (Q, H, C)
     if (rank > counts).any():
         place = np.unravel_index(counts.argmin(), counts.shape)
-        needed = int(np.ceil(1 / levels.tails.min() - 1 - 1e-9))
         raise ValueError(
-            f"the levels {levels.values[0]} to {levels.values[-1]} need at least {needed} windows in which a step is observed, but step "
-            f"{place[0] + 1} of channel {place[1]} has {counts[place]}: give more windows (a shorter distance), or levels further inside"
+            f"the levels {levels.values[0]} to {levels.values[-1]} need at least {levels.fewest_scores} windows in which a step is "
+            f"observed, but step {place[0] + 1} of channel {place[1]} has {counts[place]}: give more windows (a shorter distance), or "
+            "levels further inside"
         )
     ordered = np.sort(np.where(np.isfinite(scores), scores, np.inf), axis=0)
     corrections = np.take_along_axis(ordered, rank[None] - 1, axis=0)[0]

@@ -91,6 +91,10 @@ class TitansPredictor(PyTorchPredictor):
         """A stream to carry on (`OnlineForecaster`, which says what `arguments` there are), from the period `start` on."""
         return OnlineForecaster(self, start, **arguments)
 
+    def load_online(self, path: str | Path, **arguments: Any) -> OnlineForecaster:
+        """Go on with a stream that was saved; arguments and errors as of `OnlineForecaster.load`."""
+        return OnlineForecaster.load(path, self, **arguments)
+
     def predict(self, dataset: Dataset, num_samples: int | None = None) -> Iterator[Forecast]:
         """Forecasts of each entry, in order: quantiles or a distribution of each step.
 

@@ -42,6 +42,11 @@ class Levels:
         values = np.array(self.values)
         return np.where(values < 0.5, values, 1 - values)
 
+    @property
+    def fewest_scores(self) -> int:
+        """How many scores the outermost level needs to be calibrated: 9 for 0.1, 19 for 0.05, 99 for 0.01."""
+        return int(np.ceil(1 / self.tails.min() - 1 - 1e-9))
+
     def scores(self, quantiles: np.ndarray, actual: np.ndarray, spread: np.ndarray) -> np.ndarray:
         """How far values (..) lie beyond quantiles (Q, ..), in units of the spread (..); negative where they do not."""
         return self._by_level(self.outward, quantiles) * (actual - quantiles) / spread

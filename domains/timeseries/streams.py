@@ -21,6 +21,7 @@ from domains.timeseries.online import OnlineForecaster
 from titans_seq.errors import UserError
 
 if TYPE_CHECKING:
+    from domains.timeseries.conformal import CalibratedPredictor
     from domains.timeseries.estimator import TitansPredictor
 
 
@@ -38,12 +39,12 @@ class Streams:
     """The series of a table that arrives row by row.
 
     Args:
-        predictor: of a trained model.
+        predictor: of a trained model; intervals of a calibrated one adapt.
         reader: of the rows.
         folder: with the states of the series, which are gone on from and kept up to date; None to begin anew and keep none.
     """
 
-    def __init__(self, predictor: "TitansPredictor", reader: RowReader, folder: Path | None = None) -> None:
+    def __init__(self, predictor: "TitansPredictor | CalibratedPredictor", reader: RowReader, folder: Path | None = None) -> None:
         self.predictor, self.reader, self.folder = predictor, reader, folder
         self.freq: str = predictor.model.config.freq or ""
         self._streams: dict[str, _Stream] = {}
@@ -78,9 +79,9 @@ class Streams:
     def _begin(self, item: str, fixed: Mapping[str, Any]) -> _Stream:
         path = self._path(item)
         if path is not None and path.is_file():
-            online = OnlineForecaster.load(path, self.predictor, item_id=item, late="drop", **fixed)
+            online = self.predictor.load_online(path, item_id=item, late="drop", **fixed)
         else:
-            online = OnlineForecaster(self.predictor, item_id=item, late="drop", **fixed)
+            online = self.predictor.online(item_id=item, late="drop", **fixed)
         return _Stream(online, deque(maxlen=3 * self.predictor.prediction_length))
 
     def _path(self, item: str) -> Path | None:

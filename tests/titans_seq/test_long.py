@@ -80,10 +80,14 @@ def test_the_memory_layer_reads_a_long_input_in_pieces(marked: bool, monkeypatch
     layer, x = make_model("lmm").blocks[0].mixer, torch.randn(2, 40, 16, dtype=torch.float64)
     options = {"mask": torch.rand(2, 40) < 0.8, "reset": torch.rand(2, 40) < 0.1} if marked else {}
     expected, expected_state = layer(x, **options)
+    gradients = torch.autograd.grad(expected.square().sum(), list(layer.parameters()))
     monkeypatch.setattr(pieces, "PIECE_LENGTH", 7)
     with torch.inference_mode():
         y, state = layer(x, **options)
     for a, e in zip((y, *state.tensors()), (expected, *expected_state.tensors()), strict=True):
+        torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-9)
+    in_pieces = torch.autograd.grad(layer(x, **options)[0].square().sum(), list(layer.parameters()))
+    for a, e in zip(in_pieces, gradients, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-9)
 
 

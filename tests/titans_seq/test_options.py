@@ -19,6 +19,7 @@ from rich.console import Console
 
 from titans_seq import AttentionConfig, LocalMemoryConfig, MemoryConfig, TitansConfig, UserError, presets
 from titans_seq.cli import build_app
+from titans_seq.config import Config
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
 from titans_seq.training import TrainingConfig
 
@@ -110,6 +111,41 @@ def test_an_optional_part_can_be_left_out(way: str, tmp_path: Path) -> None:
     assert app(["train"], exit_on_error=False) == two_levels()
     found = app(["train", *tokens], exit_on_error=False)
     assert found == TitansConfig(dim=64, num_layers=2, memory=MemoryConfig(surprise_clip=None))
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class PartConfig(Config):
+    """A part whose first field takes none too."""
+
+    size: int | None = 4
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class WholeConfig(Config):
+    """With a part that may be left out."""
+
+    part: PartConfig | None = dataclasses.field(default_factory=PartConfig)
+
+
+@configured(whole=WholeConfig)
+def use_whole(*, whole: WholeConfig, config: ConfigFile = None) -> WholeConfig:
+    """Use a thing."""
+    return whole
+
+
+@pytest.mark.parametrize(
+    ("given", "part"), [("null", None), ('{"size": null}', PartConfig(size=None)), ('{"size": 3}', PartConfig(size=3))]
+)
+def test_a_part_that_is_left_out_is_no_part_whose_first_field_is(given: str, part: PartConfig | None, tmp_path: Path) -> None:
+    app = build_app()
+    app.command(use_whole, name="use")
+    (tmp_path / "run.json").write_text(f'{{"whole": {{"part": {given}}}}}')
+    assert app(["use", "--config", str(tmp_path / "run.json")], exit_on_error=False) == WholeConfig(part=part)
+    typed = ["--whole.part", "none"] if part is None else ["--whole.part.size", str(part.size).lower()]
+    assert app(["use", *typed], exit_on_error=False) == WholeConfig(part=part)
+    screen = io.StringIO()
+    app.help_print(["use"], console=Console(file=screen, width=80))
+    assert "is-none" not in screen.getvalue()
 
 
 def of_size(size: int) -> TitansConfig:

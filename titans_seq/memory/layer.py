@@ -175,7 +175,7 @@ class NeuralMemory(MemoryNetwork):
             reset: (B, T) bool; before a token that is True memory and convolution begin anew (a document begins).
 
         Returns:
-            (B, T, dim) and the state after the last token. Without autograd a long x is read in pieces, as `titans_seq.Titans` reads it.
+            (B, T, dim) and the state after the last token. A long x is read in pieces (`pieces.read_in_pieces`).
 
         Raises:
             ValueError: mask or reset is not (B, T) bool, or the state is of another layer.

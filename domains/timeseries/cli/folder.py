@@ -14,8 +14,9 @@ if TYPE_CHECKING:
     import polars as pl
 
     from domains.timeseries.cli.options import Lengths
+    from domains.timeseries.conformal import CalibratedPredictor
     from domains.timeseries.data import Roles, SeriesTable, Table
-    from domains.timeseries.model import TitansForecaster
+    from domains.timeseries.estimator import TitansPredictor
     from titans_seq.card import Card
 
 TABLE_NAME = "table.json"
@@ -48,12 +49,13 @@ class TrainedTable(Config):
 
 @dataclass(frozen=True)
 class Trained:
-    """table.json: the table, the known values of its columns of categories, and the units of its targets."""
+    """table.json: the table, the known values of its columns of categories, the units of its targets, whether intervals are calibrated."""
 
     folder: Path
     table: TrainedTable
     categories: Mapping[str, tuple[str, ...]]
     units: Mapping[str, str]
+    calibrated: bool
 
     @property
     def roles(self) -> "Roles":
@@ -61,6 +63,13 @@ class Trained:
         from domains.timeseries.data import Roles
 
         return Roles(**{f.name: getattr(self.table, f.name) for f in fields(Roles)})
+
+    def predictor(self) -> "TitansPredictor | CalibratedPredictor":
+        """The model, calibrated if it is."""
+        from domains.timeseries.conformal import load_calibrated
+        from domains.timeseries.estimator import load_predictor
+
+        return (load_calibrated if self.calibrated else load_predictor)(self.folder)
 
     def read(self, file: Path | None, missing: Missing | None = None) -> "SeriesTable":
         """A file of the same columns, or the series that ships if the model was trained on it; `missing` as in training where None."""
@@ -100,7 +109,7 @@ class Trained:
 
 def save(
     folder: Path,
-    model: "TitansForecaster",
+    predictor: "TitansPredictor | CalibratedPredictor",
     table: "Table",
     *,
     file: Path | None,
@@ -108,16 +117,38 @@ def save(
     scores: "pl.DataFrame | None",
     missing: str,
 ) -> None:
-    """Write the model, its card and table.json. scores: as of `Scores.by_channel`; None where nothing was held out."""
-    model.save_pretrained(folder, card=_card(file, table, lengths, scores))
+    """Write the model with its calibration if it has one, its card, and table.json.
+
+    scores: as of `Scores.by_channel`; None where nothing was held out.
+    """
+    from domains.timeseries.conformal import CALIBRATION_NAME, CalibratedPredictor
+
+    predictor.model.save_pretrained(folder, card=_card(file, table, lengths, scores))
+    calibrated = isinstance(predictor, CalibratedPredictor)
+    if calibrated:
+        predictor.calibration.save(folder / CALIBRATION_NAME)
+    else:
+        (folder / CALIBRATION_NAME).unlink(missing_ok=True)  # of a model that stood here before
     roles = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(table.roles).items()}
     example = "seattle_weather" if file is None else None
     written = {
         "table": roles | {"freq": table.step, "season_length": lengths.season, "missing": missing, "example": example},
         "categories": {name: list(known) for name, known in table.static.categories.items()} if table.static else {},
         "units": table.units,
+        "calibrated": calibrated,
     }
     (folder / TABLE_NAME).write_text(json.dumps(written, indent=2, ensure_ascii=False) + "\n", encoding="utf-8")
+
+
+def find(model: str) -> Trained:
+    """`load` of a folder, or of a model on the hub."""
+    from domains.timeseries.conformal import CALIBRATION_NAME
+    from titans_seq.checkpoint import FILES
+    from titans_seq.hub import locate
+
+    files = (*FILES, TABLE_NAME)
+    trained = load(locate(model, files))
+    return load(locate(model, (*files, CALIBRATION_NAME))) if trained.calibrated else trained
 
 
 def load(folder: Path) -> Trained:
@@ -132,7 +163,8 @@ def load(folder: Path) -> Trained:
     try:
         values = strict_json.loads(path.read_text(encoding="utf-8"))
         categories = {name: tuple(map(str, known)) for name, known in dict(values.get("categories", {})).items()}
-        return Trained(folder, TrainedTable.from_dict(values.get("table", {})), categories, dict(values.get("units", {})))
+        table, units = TrainedTable.from_dict(values.get("table", {})), dict(values.get("units", {}))
+        return Trained(folder, table, categories, units, values.get("calibrated", False) is True)
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged ({error}). Train the model again.") from error
 
@@ -150,10 +182,12 @@ def _card(file: Path | None, table: "Table", lengths: "Lengths", scores: "pl.Dat
         means = [rows[-1] for rows in by_forecaster(scores)]
         metrics = {f"{metric}, {row['forecaster']}": _plain(row[metric]) for row in means for metric in METRICS}
     features = [*table.roles.past_features, *table.roles.future_features, *table.roles.static_features]
+    windows = lengths.calibration
+    calibrated = f"calibrated quantiles ({windows} windows that training did not see)" if windows else "quantiles"
     helped = f", helped by {', '.join(features)}" if features else ""
     return Card(
         title=f"Titans forecaster: {lengths.prediction} steps of {table.step} ahead",
-        description=f"Forecasts {', '.join(table.targets)}{helped} from the last {lengths.context} steps, with quantiles. "
+        description=f"Forecasts {', '.join(table.targets)}{helped} from the last {lengths.context} steps, with {calibrated}. "
         "`titans-seq forecast predict FOLDER FILE` reads a table of the same columns.",
         data=f"{data}, of which the last {lengths.windows * lengths.prediction} steps were held out." if lengths.windows else f"{data}.",
         metrics=metrics,

@@ -13,6 +13,7 @@ from titans_seq.config import TitansConfig
 from titans_seq.errors import UserError
 
 if TYPE_CHECKING:  # these take seconds to import; `titans-seq --help` is to be instant
+    from domains.timeseries.conformal import CalibratingEstimator
     from domains.timeseries.data import Table
     from domains.timeseries.estimator import TitansEstimator
 
@@ -73,6 +74,13 @@ class TrainingOptions:
     batches: Annotated[int | None, Parameter(help="Batches of windows in an epoch. Default: the estimator's.", validator=AtLeastOne)] = None
     batch_size: Annotated[int | None, Parameter(help="Windows in a batch. Default: the estimator's.", validator=AtLeastOne)] = None
     learning_rate: Annotated[float | None, Parameter(help="Largest step. Default: the estimator's.", validator=Number(gt=0))] = None
+    calibration_windows: Annotated[
+        int,
+        Parameter(
+            help="Windows at the end of the training steps, kept from training, that set how wide intervals are; 0 leaves the model's own.",
+            validator=Number(gte=0),
+        ),
+    ] = 0
     seed: Annotated[int, Parameter(help="Seed of weights and sampling.", validator=Number(gte=0, lt=2**32))] = 0
     threads: Threads = 1
 
@@ -84,13 +92,18 @@ TABLE, LENGTHS, TRAINING = TableOptions(), LengthOptions(), TrainingOptions()
 
 @dataclass(frozen=True)
 class Lengths:
-    """Steps ahead, steps of context that the model sees, steps in a season; held-out windows, and steps from one to the next."""
+    """Steps ahead, steps of context that the model sees, steps in a season; held-out windows, and steps from one to the next.
+
+    calibration: windows before the held-out ones that set how wide intervals are, and calibration_steps: the steps that they cover.
+    """
 
     prediction: int
     context: int
     season: int
     windows: int
     distance: int
+    calibration: int
+    calibration_steps: int
 
 
 def names(option: str, text: str | None) -> tuple[str, ...]:
@@ -129,27 +142,45 @@ def read(file: Path | None, options: TableOptions, progress: bool = False) -> "T
         return map_table(file, options.cache, **chosen, progress=lambda done, total: bar.update(task, completed=done, total=total))
 
 
-def lengths(table: "Table", options: LengthOptions, windows: int, distance: int | None = None) -> Lengths:
+def lengths(table: "Table", options: LengthOptions, training: TrainingOptions, windows: int, distance: int | None = None) -> Lengths:
     """The lengths asked for, or defaults that suit the data; refused where the data cannot hold them."""
+    from domains.timeseries.conformal import calibration_distance
     from domains.timeseries.data import check_contexts, check_length, held_out_steps
     from domains.timeseries.metrics import default_season_length
 
     season = options.season_length or default_season_length(table.freq)
     prediction = options.prediction_length or table.horizon or max(2, min(2 * season, 48))
+    calibration = training.calibration_windows
+    _check_calibration(calibration, table.items.height)
+    calibration_steps = held_out_steps(prediction, calibration, calibration_distance(prediction, season))
     context = options.context_length
     if context is None:
         shortest = int(table.items["len"].min())  # type: ignore[arg-type]
-        room = shortest - held_out_steps(prediction, windows, distance) - prediction
+        room = shortest - held_out_steps(prediction, windows, distance) - calibration_steps - prediction
         context = max(min(4 * prediction, room), min(prediction, season))
-    check_length(table, prediction, context, windows, season, distance)
+    check_length(table, prediction, context, windows, season, distance, calibration_steps)
     check_contexts(table, prediction, context, windows, distance)
-    return Lengths(prediction, context, season, windows, distance or prediction)
+    return Lengths(prediction, context, season, windows, distance or prediction, calibration, calibration_steps)
+
+
+def _check_calibration(windows: int, series: int) -> None:
+    """Raise UserError if windows of so many series are too few for the outermost quantiles."""
+    from domains.timeseries.config import QUANTILES
+    from domains.timeseries.quantiles import Levels
+
+    needed = Levels(QUANTILES).fewest_scores
+    if 0 < windows * series < needed:
+        raise UserError(
+            f"--calibration-windows {windows}: the 10 % and 90 % quantiles need at least {needed} windows, of all series together. "
+            f"Give {-(-needed // series)} or more; a hundred make good ones."
+        )
 
 
 def make_estimator(
     table: "Table", lengths: Lengths, backbone: TitansConfig, training: TrainingOptions, progress: bool
-) -> "TitansEstimator":
+) -> "TitansEstimator | CalibratingEstimator":
     """An estimator for the channels and features of a table."""
+    from domains.timeseries.conformal import CalibratingEstimator
     from domains.timeseries.estimator import TitansEstimator
 
     given = {
@@ -162,7 +193,7 @@ def make_estimator(
     if table.items["len"].sum() > 10 * _MOST_VALIDATION * lengths.prediction:  # a tenth, as the estimator would take, is too much
         settings["validation_windows"] = max(1, _MOST_VALIDATION // table.items.height)
     static = table.static
-    return TitansEstimator(
+    estimator = TitansEstimator(
         prediction_length=lengths.prediction,
         freq=table.freq,
         num_channels=len(table.targets),
@@ -176,3 +207,6 @@ def make_estimator(
         progress=progress,
         **settings,
     )
+    if not lengths.calibration:
+        return estimator
+    return CalibratingEstimator(estimator, lengths.calibration, lengths.season, progress)

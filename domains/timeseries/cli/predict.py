@@ -30,15 +30,12 @@ def predict(
     prepare(threads, output=output)
     from domains.timeseries.cli import folder, report
     from domains.timeseries.data import check_contexts
-    from domains.timeseries.estimator import load_predictor
     from domains.timeseries.metrics import forecast_table
     from domains.timeseries.plots import plot_forecast
-    from titans_seq.checkpoint import FILES
-    from titans_seq.hub import locate
 
-    trained = folder.load(locate(model, (*FILES, folder.TABLE_NAME)))
-    predictor = load_predictor(trained.folder)
-    steps, context = predictor.prediction_length, predictor.prediction_net.model.config.context_length
+    trained = folder.find(model)
+    predictor = trained.predictor()
+    steps, context = predictor.prediction_length, predictor.model.config.context_length
     table = trained.read(file, missing)
     check_contexts(table, steps, context, windows=0)
     entries = table.to_gluonts(ahead=steps)

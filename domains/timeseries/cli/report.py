@@ -34,6 +34,8 @@ def print_split(table: "Table", lengths: "Lengths") -> None:
     """What is trained on, and what is held out."""
     from domains.timeseries.data import held_out_steps
 
+    if lengths.calibration:
+        print(f"Intervals are calibrated on {lengths.calibration} windows of the last {lengths.calibration_steps} training steps.")
     held_out = held_out_steps(lengths.prediction, lengths.windows, lengths.distance)
     if not held_out:
         print(f"Trained on all of it: context {lengths.context}, {lengths.prediction} steps ahead.")

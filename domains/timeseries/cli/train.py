@@ -48,7 +48,7 @@ def train(
     from domains.timeseries.cli import folder, report
 
     series = read(file, table, progress=not quiet)
-    chosen = lengths(series, length, windows)
+    chosen = lengths(series, length, training, windows)
     if not quiet:
         report.print_table(series)
         report.print_split(series, chosen)
@@ -61,6 +61,5 @@ def train(
             report.print_scores(scores)
     else:
         predictor = estimator.train(entries)
-    model = predictor.prediction_net.model
-    folder.save(output, model, series, file=file, lengths=chosen, scores=scores, missing=table.missing)
+    folder.save(output, predictor, series, file=file, lengths=chosen, scores=scores, missing=table.missing)
     print(output)

@@ -33,21 +33,19 @@ def watch(
 ) -> None:
     """Read rows as they are appended and forecast anew after each, without reading the past again.
 
-    Missing values and steps are masked. Rows at or before the last step that was read are left out and counted.
+    Missing values and steps are masked. Rows at or before the last step that was read are left out and counted. Intervals of a calibrated
+    model adapt to how often they held.
     """
     prepare(threads, output=output, **({} if state is None else {"state": state}))
     from domains.timeseries.cli import folder
     from domains.timeseries.cli.report import print_update
     from domains.timeseries.data.stream import RowReader, follow
-    from domains.timeseries.estimator import load_predictor
     from domains.timeseries.metrics import forecast_table
     from domains.timeseries.plots import plot_forecast
     from domains.timeseries.streams import Streams
-    from titans_seq.checkpoint import FILES
-    from titans_seq.hub import locate
 
-    trained = folder.load(locate(model, (*FILES, folder.TABLE_NAME)))
-    predictor = load_predictor(trained.folder)
+    trained = folder.find(model)
+    predictor = trained.predictor()
     streams = None
     written: list[Path] = []
     for lines in follow(file, interval=interval, idle=idle):

@@ -43,25 +43,27 @@ def check_length(
     windows: int,
     season_length: int = 1,
     distance: int | None = None,
+    calibration_steps: int = 0,
 ) -> None:
     """Refuse series too short to train on and then to test on `windows` held-out horizons.
 
-    Each item needs max(context_length + prediction_length, season_length + 1) steps before the held-out ones, and there at
-    least one value in every channel.
+    Each item needs max(context_length + prediction_length, season_length + 1) steps before the `calibration_steps` and the held-out
+    ones, and there at least one value in every channel.
 
     Raises:
         UserError: with the length there is, the length needed and what to change.
     """
     item, length = table.items.select("item_id", "len").row(table.items["len"].arg_min() or 0)
     history = max(context_length + prediction_length, season_length + 1)
-    held_out = held_out_steps(prediction_length, windows, distance)
+    held_out = held_out_steps(prediction_length, windows, distance) + calibration_steps
     if length < history + held_out:
         because = f"context {context_length} + prediction length {prediction_length}"
         because = because if history > season_length + 1 else f"season {season_length} + 1"
+        calibrating = f"{calibration_steps} to calibrate on, " if calibration_steps else ""
         raise UserError(
             f"Series '{item}' has {length} steps of {table.step}; {history + held_out} are needed: {because} to train on, "
-            f"and {windows} held-out windows of {prediction_length} to test on. Give a shorter --prediction-length, "
-            f"--context-length or --season-length, fewer --windows, or a longer series."
+            f"{calibrating}and {windows} held-out windows of {prediction_length} to test on. Give a shorter --prediction-length, "
+            f"--context-length or --season-length, fewer --windows{' or --calibration-windows' if calibrating else ''}, or a longer series."
         )
     for entry in table.to_gluonts():
         target = entry["target"]

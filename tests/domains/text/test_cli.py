@@ -108,6 +108,26 @@ def test_interrupted_refused_and_resumed(texts: Path) -> None:
     assert table[0] == table[1]
 
 
+def test_a_second_ctrl_c_does_not_wait_for_the_step(texts: Path) -> None:
+    """The first asks for a checkpoint after the step, which here takes seconds; the second ends the run without one."""
+    (texts / "long.txt").write_text("the ship went over the sea with the wind. " * 4000)
+    sizes = ("--preset", "debug", "--batch-size", "32", "--segment-length", "4096", "--log-every", "1", "--checkpoint-every", "1000")
+    arguments = list(map(str, (*COMMAND, "train", texts / "long.txt", *sizes, "-o", texts / "run")))
+    process = subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not ((texts / "run" / "metrics.csv").exists() and read_metrics(texts / "run" / "metrics.csv")):
+        time.sleep(0.02)
+    process.send_signal(signal.SIGINT)
+    assert process.stderr is not None
+    said = process.stderr.readline()
+    process.send_signal(signal.SIGINT)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == 130
+    assert "Ctrl-C again ends at once" in said
+    assert "Traceback" not in errors
+    assert "starts anew: there is no checkpoint yet" in errors
+    assert not checkpoints_of(texts / "run" / "checkpoints")
+
+
 def train(*arguments: object) -> None:
     """In this process."""
     cli.build_app()(["text", "train", *map(str, arguments), "--quiet"])

@@ -13,6 +13,7 @@ import polars as pl
 import pytest
 import torch
 
+from domains.timeseries.conformal import Calibration, load_calibrated
 from domains.timeseries.data import read_table
 from domains.timeseries.estimator import load_predictor
 from domains.timeseries.model import TitansForecaster
@@ -188,6 +189,41 @@ def test_watch_forecasts_the_steps_that_predict_does_and_goes_on(run: Run, tmp_p
     assert watched.select("item_id", "timestamp", "channel").equals(predicted.select("item_id", "timestamp", "channel"))
     done = run("watch", "model", "nowhere.csv")
     assert (done.returncode, "nowhere.csv: no such file" in done.stderr) == (2, True)
+
+
+def test_intervals_are_calibrated_on_request(run: Run, tmp_path: Path) -> None:
+    """On windows that training does not see; predict and watch take the calibration from the model's folder."""
+    file = write_table(tmp_path / "mine.csv", rows=160)
+    for command in ("train", "backtest"):
+        done = run(command, file, *QUICK, "--calibration-windows", 20, "-o", command)
+        assert done.returncode == 0, done.stderr
+        assert "Intervals are calibrated on 20 windows of the last 45 training steps." in done.stdout
+    calibration, model = Calibration.load(tmp_path / "train" / "calibration.safetensors"), tmp_path / "train"
+    assert (calibration.counts == 20).all()
+    assert "with calibrated quantiles (20 windows that training did not see)" in (model / "README.md").read_text()
+
+    assert run("predict", "train", file).returncode == 0
+    rows = pl.read_csv(tmp_path / "forecast" / "forecast.csv")
+    entries = read_table(file).to_gluonts()
+    calibrated, plain = (next(load(model).predict(entries)) for load in (load_calibrated, load_predictor))
+    written = rows.filter(channel="load")["q0.1"].to_numpy()
+    np.testing.assert_allclose(written, calibrated.quantile(0.1)[:, 0], rtol=1e-6)
+    assert np.abs(written - plain.quantile(0.1)[:, 0]).max() > 1e-3
+
+    lines = file.read_text().splitlines(keepends=True)
+    for end in (100, 161):
+        (tmp_path / "grows.csv").write_text("".join(lines[:end]))
+        done = run("watch", "train", "grows.csv", "--interval", 0.05, "--idle", 0.1, "--state", "state")
+        assert done.returncode == 0, done.stderr
+    assert "160 steps (99 late). Next: load " in done.stdout
+
+    done = run("train", file, *QUICK, "--calibration-windows", 4)
+    assert done.returncode == 2
+    assert "need at least 9 windows, of all series together. Give 9 or more" in " ".join(done.stderr.split())
+    done = run("train", file, *QUICK, "--calibration-windows", 60)
+    assert "165 to calibrate on" in " ".join(done.stderr.split())
+    assert run("train", file, *QUICK, "-o", "train").returncode == 0
+    assert not (model / "calibration.safetensors").exists()
 
 
 BAD: dict[str, tuple[str, tuple, str]] = {
