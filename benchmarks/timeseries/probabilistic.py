@@ -21,7 +21,7 @@ import lightning.pytorch as pl
 import numpy as np
 import torch
 from gluonts.dataset.util import forecast_start
-from gluonts.ev.metrics import MASE, Coverage, MeanWeightedSumQuantileLoss
+from gluonts.ev.metrics import MASE, MeanWeightedSumQuantileLoss
 from gluonts.model.evaluation import evaluate_forecasts
 from gluonts.model.forecast import Forecast, QuantileForecast
 from gluonts.torch.distributions import QuantileOutput
@@ -38,7 +38,7 @@ from benchmarks.timeseries.panels import PANELS, Panel, load
 from benchmarks.timeseries.report import markdown_table
 from domains.timeseries.config import QUANTILES
 from domains.timeseries.estimator import TitansEstimator
-from domains.timeseries.metrics import seasonal_naive
+from domains.timeseries.metrics import Inside, seasonal_naive
 from titans_seq.errors import UserError
 
 OUTPUT = RESULTS / "forecasting_probabilistic.json"
@@ -186,12 +186,11 @@ MODELS = {
 
 
 def score(panel: Panel, forecasts: Sequence[Forecast]) -> dict[str, float]:
-    """GluonTS's own metrics."""
-    metrics = [MeanWeightedSumQuantileLoss(QUANTILES), MASE(), Coverage(0.9), Coverage(0.1)]
+    """CRPS and MASE are GluonTS's."""
+    metrics = [MeanWeightedSumQuantileLoss(QUANTILES), MASE(), Inside(0.8)]
     with redirect_stderr(io.StringIO()):  # tqdm's bar
         found = evaluate_forecasts(forecasts, test_data=panel.test, metrics=metrics, axis=None, seasonality=panel.source.mase_season)
-    crps, mase, below_90, below_10 = (float(x) for x in found.iloc[0])
-    return {"CRPS": crps, "MASE": mase, "coverage_80": below_90 - below_10}
+    return dict(zip(SCORES, map(float, found.iloc[0]), strict=True))
 
 
 def measure(cell: Cell, budget: Budget, run: int) -> Result:

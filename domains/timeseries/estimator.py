@@ -1,5 +1,6 @@
 """`TitansEstimator`: the forecaster as a GluonTS estimator. `train(dataset)` returns a predictor that makes GluonTS forecasts."""
 
+import math
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
@@ -77,6 +78,28 @@ class ForecasterModule(pl.LightningModule):
         """The package's own: AdamW by the role of each parameter, warm-up and cosine."""
         optimizer, schedule = make_optimizer(self.model, self.training_config)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
+
+
+class BeforeTraining(pl.Callback):
+    """The validation loss and the weights before the first step: what begins in closed form, or is trained on, may never get better."""
+
+    def __init__(self, validating: DataLoader | None) -> None:
+        self.validating, self.loss = validating, math.inf
+
+    @torch.no_grad()
+    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
+        """As Lightning validates: the mean over series."""
+        if self.validating is None:
+            return
+        pl_module.eval()
+        total, count = 0.0, 0
+        for batch in self.validating:
+            size = len(batch["past_target"])
+            total += size * float(pl_module.model.loss({name: x.to(pl_module.device) for name, x in batch.items()}))  # type: ignore[union-attr, operator]
+            count += size
+        pl_module.train()
+        self.loss = total / count
+        self.weights = {name: x.clone() for name, x in pl_module.state_dict().items()}
 
 
 class TitansPredictor(PyTorchPredictor):
@@ -274,9 +297,11 @@ class TitansEstimator(PyTorchLightningEstimator):
     def _fit(
         self, module: ForecasterModule, loader: DataLoader, validation: list[Series], folder: str, ckpt_path: str | None
     ) -> pl.Trainer:
-        """Train; the module has the weights of the best epoch afterwards."""
+        """Train; the module has the weights of the best epoch afterwards, or those it began with if none is better."""
         best = pl.callbacks.ModelCheckpoint(folder, monitor="val_loss" if validation else "train_loss", mode="min", save_weights_only=True)
-        callbacks: list[Any] = [best, *self.trainer_kwargs.get("callbacks", [])]
+        validating = self.create_validation_data_loader(validation, module) if validation else None
+        start = BeforeTraining(validating)
+        callbacks: list[Any] = [best, start, *self.trainer_kwargs.get("callbacks", [])]
         if validation and self.patience is not None:
             callbacks.append(pl.callbacks.EarlyStopping("val_loss", patience=self.patience))
         settings = {
@@ -292,13 +317,14 @@ class TitansEstimator(PyTorchLightningEstimator):
             "callbacks": callbacks,
         }
         pl.seed_everything(self.seed, verbose=False)
-        validating = self.create_validation_data_loader(validation, module) if validation else None
         with warnings.catch_warnings():
             for message in (".*no `val_dataloader`.*", ".*does not have many workers.*", ".*`isinstance\\(treespec, LeafSpec\\)`.*"):
                 warnings.filterwarnings("ignore", message=message)
             trainer = pl.Trainer(**settings)
             trainer.fit(module, loader, validating, ckpt_path=ckpt_path, weights_only=True)
-        if best.best_model_path:
+        if best.best_model_score is not None and start.loss <= best.best_model_score:
+            module.load_state_dict(start.weights)
+        elif best.best_model_path:
             module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
         return trainer
 

@@ -84,7 +84,7 @@ def interval_coverage(forecasts: Iterable[Forecast], test_data: TestData | Windo
 
     A last channel "mean" is over the others; a channel without labels is null.
     """
-    shares = _evaluate(forecasts, test_data, [_Inside(share) for share in INTERVALS], season_length=1, axis=(0, 2))
+    shares = _evaluate(forecasts, test_data, [Inside(share) for share in INTERVALS], season_length=1, axis=(0, 2))
     columns = [
         pl.DataFrame({"channel": list(channel_names), "nominal": share, "coverage": shares.iloc[:, i].to_numpy(float)})
         for i, share in enumerate(INTERVALS)
@@ -105,7 +105,7 @@ def _scores(
                 f"MASE needs a history longer than the season of {season_length} steps, but that of "
                 f"'{entry.get('item_id')}' has {length}. Give a shorter season length or test on fewer windows."
             )
-    metrics = [MeanWeightedSumQuantileLoss(QUANTILES), MASE(), MAE(), RMSE(), _Inside(0.8)]
+    metrics = [MeanWeightedSumQuantileLoss(QUANTILES), MASE(), MAE(), RMSE(), Inside(0.8)]
     found = _evaluate(forecasts, data, metrics, season_length, axis)
     columns = {name: found.iloc[:, i].to_numpy(float) for i, name in enumerate(METRICS)}
     steps = len(found) // len(channel_names)
@@ -123,12 +123,16 @@ def _evaluate(forecasts: Iterable[Forecast], data: Any, metrics: list[Any], seas
 
 
 @dataclass(frozen=True)
-class _Inside:
-    """A gluonts.ev metric: the share inside a central interval. Coverage(0.9) - Coverage(0.1) would miss labels on its lower bound."""
+class Inside:
+    """A gluonts.ev metric: how many labels lie inside the central interval that is to hold `share` of them, bounds included.
+
+    The difference of GluonTS's Coverage(0.9) and Coverage(0.1) would miss labels on the lower bound.
+    """
 
     share: float
 
-    def __call__(self, axis: tuple[int, ...]) -> DirectMetric:
+    def __call__(self, axis: tuple[int, ...] | None) -> DirectMetric:
+        """The metric over these axes, None for all."""
         low, high = (str(round((1 + sign * self.share) / 2, 6)) for sign in (-1, 1))
 
         def within(data: Any) -> np.ndarray:

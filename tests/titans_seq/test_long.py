@@ -7,10 +7,8 @@ from typing import Any
 
 import pytest
 import torch
-from torch import Tensor
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_iter
 
+from tests.work import Work
 from titans_seq import AttentionConfig, MemoryConfig, Titans, TitansConfig, pieces
 from titans_seq.config import VARIANTS
 from titans_seq.state import State
@@ -89,17 +87,6 @@ def test_the_memory_layer_reads_a_long_input_in_pieces(marked: bool, monkeypatch
     in_pieces = torch.autograd.grad(layer(x, **options)[0].square().sum(), list(layer.parameters()))
     for a, e in zip(in_pieces, gradients, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-9)
-
-
-class Work(TorchDispatchMode):
-    """Counts the numbers that all operations give."""
-
-    elements = 0
-
-    def __torch_dispatch__(self, function: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        result = function(*args, **(kwargs or {}))
-        self.elements += sum(x.numel() for x in tree_iter(result) if isinstance(x, Tensor))
-        return result
 
 
 def far(state: Any, tokens: int) -> Any:

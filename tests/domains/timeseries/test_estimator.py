@@ -143,6 +143,14 @@ def test_a_failure_in_training_is_not_swallowed() -> None:
         estimator.train(entries(noise(120)))
 
 
+def test_training_that_only_harms_leaves_the_forecaster_as_it_began() -> None:
+    """The closed-form start counts among the epochs that validation chooses from."""
+    data = entries(np.sin(np.arange(300) * 2 * np.pi / 7) + 0.3 * noise(300))
+    weights = [small_estimator(lr=lr, max_epochs=3).train(data).model.linear.weight for lr in (1e-12, 10.0, 1e-3)]
+    torch.testing.assert_close(weights[0], weights[1], rtol=0, atol=1e-6)
+    assert (weights[0] - weights[2]).abs().max() > 1e-4
+
+
 def test_the_schedule_follows_the_trainers_epochs() -> None:
     """GluonTS users pass max_epochs in trainer_kwargs; the learning rate must end with it, and training must not stop before."""
     seen = []

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 
 from domains.timeseries.estimator import TitansEstimator, TitansPredictor, load_predictor
 from domains.timeseries.online import OnlineForecaster
+from tests.work import Work
 from titans_seq.errors import UserError
 
 START = pd.Period("2024-01-01 00:00", freq="h")
@@ -169,12 +170,19 @@ def test_a_stream_of_another_model_is_refused(predictor: TitansPredictor, tmp_pa
         OnlineForecaster.load(tmp_path / "stream.safetensors", other, feat_static_real=[2.0], feat_static_cat=[0])
 
 
-def test_the_state_takes_the_same_room_after_ten_thousand_steps(predictor: TitansPredictor, tmp_path: Path) -> None:
-    forecaster, sizes = stream(predictor), []
-    for _ in range(3):
-        extra = {name: np.zeros((5000, 1)) for name in ("feat_dynamic_real", "past_feat_dynamic_real")}
-        forecaster.observe(series(5000), **extra)
-        forecaster.save(tmp_path / "stream.safetensors")
-        sizes.append((tmp_path / "stream.safetensors").stat().st_size)
-        assert np.isfinite(forecast_of(forecaster)).all()
-    assert len(set(sizes)) == 1
+def test_ten_years_of_hours_cost_the_same_every_year(predictor: TitansPredictor, tmp_path: Path) -> None:
+    """The state's size, and the numbers that are computed while a year is read and for the forecast after it."""
+    forecaster, path, hours = stream(predictor), tmp_path / "stream.safetensors", 365 * 24
+    extra = {name: np.zeros((hours, 1)) for name in ("feat_dynamic_real", "past_feat_dynamic_real")}
+    year, reading, forecasting, sizes = series(hours), [], [], []
+    for _ in range(10):
+        with Work() as read:
+            forecaster.observe(year, **extra)
+        with Work() as made:
+            assert np.isfinite(forecast_of(forecaster)).all()
+        forecaster.save(path)
+        for counts, count in ((reading, read.elements), (forecasting, made.elements), (sizes, path.stat().st_size)):
+            counts.append(count)
+    assert forecaster.steps == 10 * hours
+    assert len(set(sizes)) == len(set(forecasting)) == 1
+    assert max(reading) < 1.02 * min(reading)  # a year begins at another place of a chunk
