@@ -124,9 +124,9 @@ def _flags_class(base: Config, path: str, name: str, optional: bool = False) -> 
         value, part = getattr(base, f.name), config_part(hints[f.name])
         if part is not None:
             default = value if value is not None else part()  # an optional part begins from its defaults
-            optional = _optional(hints[f.name])
-            nested = _flags_class(default, f"{path}.{f.name}", f.name, optional)
-            kind = nested | Literal["none"] | None if optional else nested | None
+            may_be_none = _optional(hints[f.name])
+            nested = _flags_class(default, f"{path}.{f.name}", f.name, may_be_none)
+            kind = nested | Literal["none"] | None if may_be_none else nested | None
         else:
             kind = _flag_type(hints[f.name]) | None
         shown = cyclopts.Parameter(help=_one_line(help_texts.get(f.name)), show_default=_text(value), group=group)

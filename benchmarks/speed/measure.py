@@ -16,7 +16,7 @@ from benchmarks.machine import available_mib
 from benchmarks.speed.cells import BATCH, DECODE, DECODE_WINDOW, FORWARD, LONG, SHORT, TIMED_RUNS, Cell, Limits, Measurement, Result, Spread
 from benchmarks.speed.operations import floor_of
 from benchmarks.speed.peers import PEERS
-from benchmarks.speed.subjects import Call, Stream, make_call, random_input
+from benchmarks.speed.subjects import LAYERS, Call, Stream, make_call, random_input
 
 MEMORY_SHARE = 0.6  # of what is free: a cell that needs more fails by itself and takes nobody with it
 
@@ -125,12 +125,16 @@ def measure_here(cell: Cell, limits: Limits) -> Measurement:
 
 
 def shorter_runs(cell: Cell, device: str) -> Callable[[], tuple[float, bool]] | None:
-    """The same thing at SHORT tokens, after its warm-up, for a cell of LONG tokens."""
-    if cell.tokens != LONG or cell.mode == DECODE:
+    """The same thing at SHORT tokens, after its warm-up, for a cell whose time a token is compared with that."""
+    if not compares_lengths(cell):
         return None
     run, _ = prepare(replace(cell, tokens=SHORT), device)
     run()
     return run
+
+
+def compares_lengths(cell: Cell) -> bool:
+    return cell.tokens == LONG and cell.mode != DECODE and cell.subject in LAYERS
 
 
 class BeyondBudgetError(Exception):
@@ -138,14 +142,16 @@ class BeyondBudgetError(Exception):
 
 
 def refuse_what_cannot_fit(cell: Cell, warm_up: float, limits: Limits) -> None:
-    """Five runs of ours, one of a peer's."""
-    runs = 1 + (1 if cell.subject in PEERS else TIMED_RUNS)
+    """Five runs of ours, one of a peer's; with those at SHORT tokens if there are any."""
+    runs: float = 1 + (1 if cell.subject in PEERS else TIMED_RUNS)
+    if compares_lengths(cell):
+        runs += (1 + TIMED_RUNS**2) * SHORT / LONG
     if runs * warm_up > 2 * limits.budget_seconds:
         raise BeyondBudgetError(beyond_text(runs, runs * warm_up, limits))
 
 
-def beyond_text(runs: int, seconds: float, limits: Limits) -> str:
-    return f"{runs} runs would take about {seconds:.0f} s, more than twice the budget of {limits.budget_seconds:g} s"
+def beyond_text(runs: float, seconds: float, limits: Limits) -> str:
+    return f"{runs:.0f} runs would take about {seconds:.0f} s, more than twice the budget of {limits.budget_seconds:g} s"
 
 
 def beyond_budget(cell: Cell, warm_up: float, seconds: list[float], limits: Limits) -> bool:

@@ -6,7 +6,9 @@ The first half of each series trains (its last tenth chooses the epoch), the sec
     carried    the state that has read everything since the series began (`observe`, `predict`)
     frozen     the same, with memories that neither learn nor forget while they read: what the rest of the state is worth
     cold N     the same model, which reads the latest N steps anew for each forecast
-    own N      a model that was trained at that look-back, which reads the latest N steps
+    own N      a model that was trained at that look-back, which reads the latest N steps anew for each forecast
+
+The model whose state is carried was trained at the longest look-back; that of cold 1024 is its own.
 
 Every forecaster is trained with the same budget and knows its training half alone. Errors are on the scale of the training half.
 """
@@ -32,11 +34,12 @@ from benchmarks.timeseries.ours import LEARNING_RATE, WEIGHT_DECAY, OurNetwork, 
 from benchmarks.timeseries.protocol import Windows, standardise
 from benchmarks.timeseries.report import markdown_table
 from benchmarks.timeseries.training import Budget, Learned
+from domains.timeseries.model import ForecasterState
 from titans_seq.memory.layer import frozen_memory
 
 OUTPUT = RESULTS / "forecasting_online.json"
 COLD = (96, 336, 1024)
-TRAINED_AT = 1024
+TRAINED_AT = COLD[-1]
 """Look-back of the model whose state is carried."""
 VALIDATION_SHARE = 0.1
 """Of the training half."""
@@ -72,13 +75,19 @@ def origins(series_TC: Tensor, middle: int, setting: Setting) -> range:
     return range(middle, len(series_TC) - setting.horizon + 1, setting.stride)
 
 
-def carried(net: OurNetwork, series_TC: Tensor, middle: int, setting: Setting) -> Iterator[Tensor]:
+def first_half(net: OurNetwork, series_TC: Tensor, middle: int, setting: Setting) -> tuple[ForecasterState, int]:
+    """The state after the first half, but for the few first steps: so that every origin is at the end of a patch, as in training."""
+    read = series_TC[middle % setting.patch_length : middle].unsqueeze(0)
+    return net.model.observe(net.model.initial_state(1), read, torch.ones_like(read)), middle
+
+
+def carried(net: OurNetwork, series_TC: Tensor, middle: int, setting: Setting, start: tuple[ForecasterState, int]) -> Iterator[Tensor]:
     """Forecasts (H, C) of each origin, from a state that is carried on."""
-    model, read_to = net.model, 0
-    state = model.initial_state(1)
+    model, (state, read_to) = net.model, start
     for origin in origins(series_TC, middle, setting):
-        new = series_TC[read_to:origin].unsqueeze(0)
-        state, read_to = model.observe(state, new, torch.ones_like(new)), origin
+        if origin > read_to:
+            new = series_TC[read_to:origin].unsqueeze(0)
+            state, read_to = model.observe(state, new, torch.ones_like(new)), origin
         (location, *_), loc, scale = model.predict(state)
         yield (location * scale + loc)[0]
 
@@ -109,13 +118,16 @@ def measure(dataset: str, setting: Setting, budget: Budget, seed: int) -> dict[s
     """Scores of every way to forecast the second half, by its name."""
     series_TC, middle = halves(dataset)
     net, seconds = train(series_TC, middle, TRAINED_AT, setting, budget, seed)
-    scores: dict[str, Any] = {"carried": score(carried(net, series_TC, middle, setting), series_TC, middle, setting)}
-    with frozen_memory(net):
-        scores["frozen"] = score(carried(net, series_TC, middle, setting), series_TC, middle, setting)
+    place = (series_TC, middle, setting)
+    with torch.inference_mode():
+        scores = {"carried": score(carried(net, *place, first_half(net, *place)), *place)}
+        with frozen_memory(net):
+            scores["frozen"] = score(carried(net, *place, first_half(net, *place)), *place)
     for look_back in COLD:
-        scores[f"cold {look_back}"] = score(cold(net, series_TC, middle, setting, look_back), series_TC, middle, setting)
-        own = net if look_back == TRAINED_AT else train(series_TC, middle, look_back, setting, budget, seed)[0]
-        scores[f"own {look_back}"] = score(cold(own, series_TC, middle, setting, look_back), series_TC, middle, setting)
+        scores[f"cold {look_back}"] = score(cold(net, *place, look_back), *place)
+    for look_back in COLD[:-1]:
+        own, _ = train(series_TC, middle, look_back, setting, budget, seed)
+        scores[f"own {look_back}"] = score(cold(own, *place, look_back), *place)
     return {"dataset": dataset, "seed": seed, "training_cpu_seconds": seconds, "scores": scores}
 
 
@@ -154,6 +166,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         parser.error(f"unknown: {', '.join(unknown)}; known are {', '.join(SOURCES)}")
     quiet()
     torch.set_num_threads(1)
+    if options.stride % options.patch_length:
+        parser.error(
+            f"--stride {options.stride} must be a multiple of --patch-length {options.patch_length}: forecasts begin after a patch"
+        )
     setting = Setting(options.horizon, options.stride, options.patch_length)
     budget = replace(Budget(), epochs=options.epochs, batches=options.batches)
     found = {**environment("benchmarks.timeseries.online"), "setting": asdict(setting), "budget": asdict(budget), "trials": []}

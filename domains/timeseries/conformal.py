@@ -32,6 +32,7 @@ from domains.timeseries.model import TitansForecaster
 from domains.timeseries.outputs import smallest_value
 from domains.timeseries.paths import with_paths
 from domains.timeseries.quantiles import Levels, forecast_of, quantiles_of, spread_of
+from titans_seq.card import Card
 from titans_seq.checkpoint import FILES
 from titans_seq.errors import UserError
 from titans_seq.files import read_safetensors, write_safetensors
@@ -148,9 +149,9 @@ class CalibratedPredictor(Predictor):
         """Inverse of `serialize`, in another process as well."""
         return cls(Predictor.deserialize(path / "predictor", **kwargs), Calibration.load(path / CALIBRATION_NAME))
 
-    def save_pretrained(self, folder: str | Path) -> None:
+    def save_pretrained(self, folder: str | Path, card: Card | None = None) -> None:
         """Write the forecaster as its `save_pretrained` does, with the calibration beside it; `load_calibrated` reads both."""
-        self.model.save_pretrained(folder)
+        self.model.save_pretrained(folder, card=card)
         self.calibration.save(Path(folder) / CALIBRATION_NAME)
 
 

@@ -95,7 +95,7 @@ class BeforeTraining(pl.Callback):
         total, count = 0.0, 0
         for batch in self.validating:
             size = len(batch["past_target"])
-            total += size * float(pl_module.model.loss({name: x.to(pl_module.device) for name, x in batch.items()}))  # type: ignore[union-attr, operator]
+            total += size * float(pl_module.model.loss({name: x.to(pl_module.device) for name, x in batch.items()}))
             count += size
         pl_module.train()
         self.loss = total / count
@@ -322,7 +322,7 @@ class TitansEstimator(PyTorchLightningEstimator):
                 warnings.filterwarnings("ignore", message=message)
             trainer = pl.Trainer(**settings)
             trainer.fit(module, loader, validating, ckpt_path=ckpt_path, weights_only=True)
-        if best.best_model_score is not None and start.loss <= best.best_model_score:
+        if validation and best.best_model_score is not None and start.loss <= best.best_model_score:
             module.load_state_dict(start.weights)
         elif best.best_model_path:
             module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])

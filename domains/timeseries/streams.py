@@ -113,7 +113,10 @@ class Streams:
             stream.last = newest if stream.last is None else max(newest, stream.last)
         end = stream.online.next_period
         stream.known = {period: value for period, value in stream.known.items() if period >= end}
-        path = self._path(rows["item_id"][0])
+        self._save(rows["item_id"][0], stream)
+
+    def _save(self, item: str, stream: _Stream) -> None:
+        path = self._path(item)
         if path is not None:
             path.parent.mkdir(parents=True, exist_ok=True)
             stream.online.save(path)
@@ -128,16 +131,22 @@ class Streams:
         return {"steps": online.steps, "missing": online.missing, "late": online.dropped}
 
     def forecast(self, item: str) -> Forecast | None:
-        """Of the steps after the newest row; None where nothing has been observed yet or too little is known ahead."""
+        """Of the steps after the newest row; None where nothing has been observed yet or too little is known ahead.
+
+        Intervals that adapt remember the forecast until it is scored, so it is part of the state that is kept.
+        """
         stream, steps = self._streams[item], self.predictor.prediction_length
         if stream.online.steps == stream.online.missing:
             return None
-        if not self.roles.future_features:
-            return stream.online.predict()
-        ahead = [stream.known.get(stream.online.next_period + i) for i in range(steps)]
-        if any(known is None for known in ahead):
-            return None
-        return stream.online.predict(feat_dynamic_real=np.stack([known for known in ahead if known is not None]))
+        ahead = None
+        if self.roles.future_features:
+            known = [stream.known.get(stream.online.next_period + i) for i in range(steps)]
+            if any(values is None for values in known):
+                return None
+            ahead = np.stack([values for values in known if values is not None])
+        forecast = stream.online.predict(feat_dynamic_real=ahead)
+        self._save(item, stream)
+        return forecast
 
     def history(self, item: str) -> dict[str, Any]:
         """The newest rows as a GluonTS entry, NaN for steps without one."""

@@ -239,6 +239,20 @@ def test_a_cell_beyond_twice_its_budget_is_ended() -> None:
     assert result.skipped == "no result after 0.1 s, twice the budget of a cell"
 
 
+def test_a_long_input_is_timed_beside_a_short_one(monkeypatch: pytest.MonkeyPatch) -> None:
+    """A token of the long one against a token of the short one; of layers alone, and not for decoding."""
+    monkeypatch.setattr(measure, "SHORT", 8)
+    monkeypatch.setattr(measure, "LONG", 64)
+    cell = Cell("memory layer", BACKWARD, 64, expansion=1, chunk_size=16)
+    result = Result(cell, measure.measure_here(cell, LIMITS))
+    assert result.measurement is not None
+    assert result.measurement.growth is not None
+    assert 0.01 < result.measurement.growth.median < 3  # eight times the tokens at the same cost of calls
+    assert Result.from_dict(json.loads(json.dumps(result.to_dict()))) == result
+    for other in (replace(cell, mode=DECODE), replace(cell, subject="chunkwise"), replace(cell, tokens=63)):
+        assert measure.shorter_runs(other, "cpu") is None
+
+
 def test_a_cell_whose_runs_would_not_fit_is_left() -> None:
     measure.refuse_what_cannot_fit(Cell("chunkwise", FORWARD, 8), 3.0, Limits(1, 10.0))
     measure.refuse_what_cannot_fit(Cell("titans-pytorch coarse", FORWARD, 8), 9.0, Limits(1, 10.0))
@@ -361,9 +375,17 @@ def test_readme_table_goes_between_its_markers() -> None:
 
 def test_readme_shows_the_shipped_results() -> None:
     shown = report.README.read((ROOT / "README.md").read_text())
-    if shown is None:
-        pytest.skip("the README has no speed table between markers yet")
+    assert shown is not None, "the README's speed table has lost its markers"
     assert shown == report.markdown(json.loads((ROOT / "benchmarks" / "results" / "speed_cpu.json").read_text()))
+
+
+def test_a_token_costs_the_same_at_any_length() -> None:
+    """What the README says of long inputs is what was measured."""
+    assert "costs the memory layer 0.9 to 1.2 times one of 4,096" in " ".join((ROOT / "README.md").read_text().split())
+    found = json.loads((ROOT / "benchmarks" / "results" / "speed_cpu_long.json").read_text())
+    (goal,) = (goal for goal in found["goals"] if goal["goal"].startswith("time a token at 131,072"))
+    reached = goal["reached"].values()
+    assert (round(min(reached), 1), round(max(reached), 1)) == (0.9, 1.2)
 
 
 def test_width_of_the_heads_divides_every_dim() -> None:

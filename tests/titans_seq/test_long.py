@@ -77,14 +77,18 @@ def test_a_prefill_in_pieces_equals_one_pass(variant: str, marked: bool, monkeyp
 def test_the_memory_layer_reads_a_long_input_in_pieces(marked: bool, monkeypatch: pytest.MonkeyPatch) -> None:
     layer, x = make_model("lmm").blocks[0].mixer, torch.randn(2, 40, 16, dtype=torch.float64)
     options = {"mask": torch.rand(2, 40) < 0.8, "reset": torch.rand(2, 40) < 0.1} if marked else {}
+    leaves = [x.requires_grad_(), *layer.parameters()]
     expected, expected_state = layer(x, **options)
-    gradients = torch.autograd.grad(expected.square().sum(), list(layer.parameters()))
+    gradients = torch.autograd.grad(expected.square().sum(), leaves)
     monkeypatch.setattr(pieces, "PIECE_LENGTH", 7)
+    lengths, read = [], layer._read_and_write
+    monkeypatch.setattr(layer, "_read_and_write", lambda impl, x, *rest: (lengths.append(x.shape[1]), read(impl, x, *rest))[1])
     with torch.inference_mode():
         y, state = layer(x, **options)
     for a, e in zip((y, *state.tensors()), (expected, *expected_state.tensors()), strict=True):
         torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-9)
-    in_pieces = torch.autograd.grad(layer(x, **options)[0].square().sum(), list(layer.parameters()))
+    in_pieces = torch.autograd.grad(layer(x, **options)[0].square().sum(), leaves)
+    assert lengths == 2 * [7, 7, 7, 7, 7, 5]
     for a, e in zip(in_pieces, gradients, strict=True):
         torch.testing.assert_close(a, e, rtol=1e-9, atol=1e-9)
 

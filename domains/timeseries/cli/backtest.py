@@ -56,7 +56,7 @@ def backtest(
     from domains.timeseries.plots import plot_coverage, plot_errors_by_horizon, plot_forecast
 
     series = read(file, table, progress=not quiet)
-    chosen = lengths(series, length, training, windows, stride)
+    chosen = lengths(series, length, training, windows, stride, refits=refit != "no")
     if not quiet:
         report.print_table(series)
         report.print_split(series, chosen)

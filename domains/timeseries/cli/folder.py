@@ -117,18 +117,16 @@ def save(
     scores: "pl.DataFrame | None",
     missing: str,
 ) -> None:
-    """Write the model with its calibration if it has one, its card, and table.json.
+    """Write the model with its calibration if it has one, its card, and last table.json, without which `load` refuses the folder.
 
     scores: as of `Scores.by_channel`; None where nothing was held out.
     """
     from domains.timeseries.conformal import CALIBRATION_NAME, CalibratedPredictor
 
-    predictor.model.save_pretrained(folder, card=_card(file, table, lengths, scores))
     calibrated = isinstance(predictor, CalibratedPredictor)
-    if calibrated:
-        predictor.calibration.save(folder / CALIBRATION_NAME)
-    else:
-        (folder / CALIBRATION_NAME).unlink(missing_ok=True)  # of a model that stood here before
+    for name in (TABLE_NAME, CALIBRATION_NAME):  # of a model that stood here before
+        (folder / name).unlink(missing_ok=True)
+    (predictor if calibrated else predictor.model).save_pretrained(folder, card=_card(file, table, lengths, scores))
     roles = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(table.roles).items()}
     example = "seattle_weather" if file is None else None
     written = {
@@ -183,13 +181,17 @@ def _card(file: Path | None, table: "Table", lengths: "Lengths", scores: "pl.Dat
         metrics = {f"{metric}, {row['forecaster']}": _plain(row[metric]) for row in means for metric in METRICS}
     features = [*table.roles.past_features, *table.roles.future_features, *table.roles.static_features]
     windows = lengths.calibration
-    calibrated = f"calibrated quantiles ({windows} windows that training did not see)" if windows else "quantiles"
+    calibrated = f"calibrated quantiles ({windows} windows of each series that training did not see)" if windows else "quantiles"
+    tested = lengths.windows * lengths.prediction
+    held_out = f", of which the last {tested} steps were held out" if tested else ""
+    if windows:
+        held_out += f"{' and' if tested else ', of which'} the {lengths.calibration_steps} steps before them calibrated the intervals"
     helped = f", helped by {', '.join(features)}" if features else ""
     return Card(
         title=f"Titans forecaster: {lengths.prediction} steps of {table.step} ahead",
         description=f"Forecasts {', '.join(table.targets)}{helped} from the last {lengths.context} steps, with {calibrated}. "
         "`titans-seq forecast predict FOLDER FILE` reads a table of the same columns.",
-        data=f"{data}, of which the last {lengths.windows * lengths.prediction} steps were held out." if lengths.windows else f"{data}.",
+        data=f"{data}{held_out}.",
         metrics=metrics,
         evaluation=f"{lengths.windows} held-out windows of {lengths.prediction} steps, mean over channels, season {lengths.season}."
         if lengths.windows

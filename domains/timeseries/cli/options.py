@@ -77,7 +77,7 @@ class TrainingOptions:
     calibration_windows: Annotated[
         int,
         Parameter(
-            help="Windows at the end of the training steps, kept from training, that set how wide intervals are; 0 leaves the model's own.",
+            help="Windows of each series before the held-out ones, kept from training, that set how wide intervals are.",
             validator=Number(gte=0),
         ),
     ] = 0
@@ -142,17 +142,28 @@ def read(file: Path | None, options: TableOptions, progress: bool = False) -> "T
         return map_table(file, options.cache, **chosen, progress=lambda done, total: bar.update(task, completed=done, total=total))
 
 
-def lengths(table: "Table", options: LengthOptions, training: TrainingOptions, windows: int, distance: int | None = None) -> Lengths:
-    """The lengths asked for, or defaults that suit the data; refused where the data cannot hold them."""
+def lengths(
+    table: "Table",
+    options: LengthOptions,
+    training: TrainingOptions,
+    windows: int,
+    distance: int | None = None,
+    refits: bool = False,
+) -> Lengths:
+    """The lengths asked for, or defaults that suit the data; refused where the data cannot hold them.
+
+    refits: whether what is trained is calibrated anew before each window.
+    """
+    from domains.timeseries.config import QUANTILES
     from domains.timeseries.conformal import calibration_distance
-    from domains.timeseries.data import check_contexts, check_length, held_out_steps
+    from domains.timeseries.data import check_calibration, check_contexts, check_length, held_out_steps
     from domains.timeseries.metrics import default_season_length
+    from domains.timeseries.quantiles import Levels
 
     season = options.season_length or default_season_length(table.freq)
     prediction = options.prediction_length or table.horizon or max(2, min(2 * season, 48))
-    calibration = training.calibration_windows
-    _check_calibration(calibration, table.items.height)
-    calibration_steps = held_out_steps(prediction, calibration, calibration_distance(prediction, season))
+    calibration, apart = training.calibration_windows, calibration_distance(prediction, season)
+    calibration_steps = held_out_steps(prediction, calibration, apart)
     context = options.context_length
     if context is None:
         shortest = int(table.items["len"].min())  # type: ignore[arg-type]
@@ -160,20 +171,10 @@ def lengths(table: "Table", options: LengthOptions, training: TrainingOptions, w
         context = max(min(4 * prediction, room), min(prediction, season))
     check_length(table, prediction, context, windows, season, distance, calibration_steps)
     check_contexts(table, prediction, context, windows, distance)
+    if calibration:
+        behind = [held_out_steps(prediction, n, distance) for n in (range(windows, 0, -1) if refits else [windows])]
+        check_calibration(table, prediction, context, calibration, apart, behind, Levels(QUANTILES).fewest_scores)
     return Lengths(prediction, context, season, windows, distance or prediction, calibration, calibration_steps)
-
-
-def _check_calibration(windows: int, series: int) -> None:
-    """Raise UserError if windows of so many series are too few for the outermost quantiles."""
-    from domains.timeseries.config import QUANTILES
-    from domains.timeseries.quantiles import Levels
-
-    needed = Levels(QUANTILES).fewest_scores
-    if 0 < windows * series < needed:
-        raise UserError(
-            f"--calibration-windows {windows}: the 10 % and 90 % quantiles need at least {needed} windows, of all series together. "
-            f"Give {-(-needed // series)} or more; a hundred make good ones."
-        )
 
 
 def make_estimator(

@@ -34,18 +34,18 @@ def print_split(table: "Table", lengths: "Lengths") -> None:
     """What is trained on, and what is held out."""
     from domains.timeseries.data import held_out_steps
 
-    if lengths.calibration:
-        print(f"Intervals are calibrated on {lengths.calibration} windows of the last {lengths.calibration_steps} training steps.")
-    held_out = held_out_steps(lengths.prediction, lengths.windows, lengths.distance)
+    scored = held_out_steps(lengths.prediction, lengths.windows, lengths.distance)
+    held_out = scored + lengths.calibration_steps
     if not held_out:
         print(f"Trained on all of it: context {lengths.context}, {lengths.prediction} steps ahead.")
         return
     entry = table.to_gluonts()[0]
     (last,) = table.stamps(entry["item_id"], entry["start"] + entry["target"].shape[1] - held_out - 1, 1)
-    print(
-        f"Trained on all before the last {held_out} steps (up to {short(last)}). Scored on those: "
-        f"{lengths.windows} windows of {lengths.prediction}, context {lengths.context}, season {lengths.season}."
-    )
+    print(f"Trained on all before the last {held_out} steps (up to {short(last)}), context {lengths.context}.")
+    if lengths.calibration:
+        print(f"Intervals are calibrated on the next {lengths.calibration_steps} steps: {lengths.calibration} windows of each series.")
+    if scored:
+        print(f"Scored on the last {scored} steps: {lengths.windows} windows of {lengths.prediction}, season {lengths.season}.")
 
 
 def short(moment: datetime) -> str:

@@ -16,7 +16,7 @@ series apart). Whatever cannot be used raises a `UserError` that names the file,
 from domains.timeseries.data.grid import quiet_pandas
 from domains.timeseries.data.mapped import MappedTable, Table, map_table
 from domains.timeseries.data.read import EXAMPLES, Missing, load_example, read_table
-from domains.timeseries.data.splits import check_contexts, check_length, held_out_steps, split
+from domains.timeseries.data.splits import check_calibration, check_contexts, check_length, held_out_steps, split
 from domains.timeseries.data.table import Roles, SeriesTable
 
 __all__ = [
@@ -26,6 +26,7 @@ __all__ = [
     "Roles",
     "SeriesTable",
     "Table",
+    "check_calibration",
     "check_contexts",
     "check_length",
     "held_out_steps",

@@ -75,6 +75,38 @@ def check_length(
                 )
 
 
+def check_calibration(
+    table: Table, prediction_length: int, context_length: int, windows: int, distance: int, held_out: Sequence[int], needed: int
+) -> None:
+    """Refuse windows, `distance` apart, in which a column is observed too rarely to calibrate on.
+
+    held_out: steps at the end of each series behind the windows; several where it is calibrated several times.
+
+    Raises:
+        UserError: a column is observed fewer than `needed` times at some step ahead, in the windows of all series together.
+    """
+    for behind in held_out:
+        starts = [behind + prediction_length + window * distance for window in range(windows)]
+        each = [_observed_ahead(entry["target"], starts, prediction_length, context_length) for entry in table.to_gluonts()]
+        count = np.sum(each, axis=0)  # (C, H)
+        channel, step = np.unravel_index(np.argmin(count), count.shape)
+        if count[channel, step] < needed:
+            raise UserError(
+                f"--calibration-windows {windows}: in the windows of all series together, column '{table.targets[channel]}' is observed "
+                f"{count[channel, step]} times {step + 1} steps ahead; at least {needed} are needed, and a hundred make good intervals. "
+                "Give more windows."
+            )
+
+
+def _observed_ahead(target_CT: np.ndarray, starts: Sequence[int], prediction_length: int, context_length: int) -> np.ndarray:
+    """In how many windows, which start so many steps before the end, each step ahead is observed and something before it; (C, H)."""
+    count = np.zeros((len(target_CT), prediction_length), int)
+    for start in (target_CT.shape[1] - steps for steps in starts):
+        known = np.isfinite(target_CT[:, max(0, start - context_length) : start]).any(1)
+        count += np.isfinite(target_CT[:, start : start + prediction_length]) & known[:, None]
+    return count
+
+
 def _any_observed(values_T: np.ndarray) -> bool:
     """Whether there is a value; looked for from the end, a block at a time, as the array may be on the disk."""
     return any(np.isfinite(values_T[max(0, stop - _BLOCK) : stop]).any() for stop in range(len(values_T), 0, -_BLOCK))

@@ -197,29 +197,38 @@ def test_intervals_are_calibrated_on_request(run: Run, tmp_path: Path) -> None:
     for command in ("train", "backtest"):
         done = run(command, file, *QUICK, "--calibration-windows", 20, "-o", command)
         assert done.returncode == 0, done.stderr
-        assert "Intervals are calibrated on 20 windows of the last 45 training steps." in done.stdout
+        assert "Trained on all before the last 59 steps" in done.stdout
+        assert "Intervals are calibrated on the next 45 steps: 20 windows of each series." in done.stdout
     calibration, model = Calibration.load(tmp_path / "train" / "calibration.safetensors"), tmp_path / "train"
     assert (calibration.counts == 20).all()
-    assert "with calibrated quantiles (20 windows that training did not see)" in (model / "README.md").read_text()
+    card = " ".join((model / "README.md").read_text().split())
+    assert "with calibrated quantiles (20 windows of each series that training did not see)" in card
+    assert "the last 14 steps were held out and the 45 steps before them calibrated the intervals." in card
 
     assert run("predict", "train", file).returncode == 0
     rows = pl.read_csv(tmp_path / "forecast" / "forecast.csv")
     entries = read_table(file).to_gluonts()
     calibrated, plain = (next(load(model).predict(entries)) for load in (load_calibrated, load_predictor))
     written = rows.filter(channel="load")["q0.1"].to_numpy()
-    np.testing.assert_allclose(written, calibrated.quantile(0.1)[:, 0], rtol=1e-6)
+    np.testing.assert_allclose(written, calibrated.quantile(0.1)[:, 0], rtol=1e-5)
     assert np.abs(written - plain.quantile(0.1)[:, 0]).max() > 1e-3
 
     lines = file.read_text().splitlines(keepends=True)
-    for end in (100, 161):
-        (tmp_path / "grows.csv").write_text("".join(lines[:end]))
+    stream = load_calibrated(model).online(entries[0]["start"])
+    for start, end in ((0, 100), (100, 103), (103, 110)):
+        (tmp_path / "grows.csv").write_text("".join(lines[: end + 1]))
         done = run("watch", "train", "grows.csv", "--interval", 0.05, "--idle", 0.1, "--state", "state")
         assert done.returncode == 0, done.stderr
-    assert "160 steps (99 late). Next: load " in done.stdout
+        stream.observe(entries[0]["target"][:, start:end].T)
+        expected = stream.predict().quantile(0.1)[:, 0]
+        written = pl.read_csv(tmp_path / "watch" / "forecast.csv").filter(channel="load")["q0.1"].to_numpy()
+        np.testing.assert_allclose(written, expected, rtol=1e-5)
+    assert "110 steps (203 late). Next: load " in done.stdout
+    assert stream.tracker.scored.sum() > 0  # of what the watches before this one forecast
 
     done = run("train", file, *QUICK, "--calibration-windows", 4)
     assert done.returncode == 2
-    assert "need at least 9 windows, of all series together. Give 9 or more" in " ".join(done.stderr.split())
+    assert "column 'load' is observed 4 times 1 steps ahead; at least 9 are needed" in " ".join(done.stderr.split())
     done = run("train", file, *QUICK, "--calibration-windows", 60)
     assert "165 to calibrate on" in " ".join(done.stderr.split())
     assert run("train", file, *QUICK, "-o", "train").returncode == 0

@@ -185,4 +185,4 @@ def test_ten_years_of_hours_cost_the_same_every_year(predictor: TitansPredictor,
             counts.append(count)
     assert forecaster.steps == 10 * hours
     assert len(set(sizes)) == len(set(forecasting)) == 1
-    assert max(reading) < 1.02 * min(reading)  # a year begins at another place of a chunk
+    assert reading[0] < max(reading) < 1.005 * min(reading[1:])  # a year begins at another place of a chunk, the first cold
