@@ -229,7 +229,7 @@ def test_intervals_are_calibrated_on_request(run: Run, tmp_path: Path) -> None:
     done = run("train", file, *QUICK, "--calibration-windows", 4)
     assert done.returncode == 2
     assert "column 'load' is observed 4 times 1 steps ahead; at least 9 are needed" in " ".join(done.stderr.split())
-    done = run("train", file, *QUICK, "--calibration-windows", 60)
+    done = run("train", file, *QUICK, "--calibration-windows", 80)
     assert "165 to calibrate on" in " ".join(done.stderr.split())
     assert run("train", file, *QUICK, "-o", "train").returncode == 0
     assert not (model / "calibration.safetensors").exists()
