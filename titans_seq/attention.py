@@ -83,16 +83,30 @@ class _Attention(nn.Module):
         """K, the places for keys of the state."""
         raise NotImplementedError
 
+    @property
+    def places(self) -> int:
+        """Positions that a state may stand at are below it."""
+        raise NotImplementedError
+
     def empty_cache(self, batch_size: int) -> tuple[Tensor, Tensor, Tensor]:
         """Keys, values (B, H, K, D) and positions (B,), all zero, in the parameters' dtype."""
         keys = self.query.weight.new_zeros(batch_size, self.heads, self.cached, self.width)
         return keys, torch.zeros_like(keys), keys.new_zeros(batch_size, dtype=torch.int64)
 
-    def check_cache(self, keys: Tensor) -> None:
-        """Raise ValueError if cached keys (B, H, K, D) are of attention with other heads or another reach."""
-        given, expected = tuple(keys.shape[1:]), (self.heads, self.cached, self.width)
-        if given != expected:
-            raise ValueError(f"state holds keys of (heads, places, width) = {given}, this attention needs {expected}")
+    def check_cache(self, state: "SlidingWindowState | SegmentState") -> None:
+        """Raise ValueError if a state is of attention with other heads or another reach, or stands where this one cannot."""
+        expected = (len(state.keys), self.heads, self.cached, self.width)
+        for name, x in (("keys", state.keys), ("values", state.values)):
+            if tuple(x.shape) != expected or not x.is_floating_point():
+                given = f"{tuple(x.shape[1:])} {x.dtype}"
+                raise ValueError(f"state holds {name} of (heads, places, width) = {given}, this attention needs {expected[1:]}, floating")
+        position = state.position
+        if tuple(position.shape) != expected[:1] or position.dtype != torch.int64:
+            raise ValueError(f"state.position must be {expected[:1]} torch.int64, got {tuple(position.shape)} {position.dtype}")
+        if torch.compiler.is_compiling() or position.device.type != "cpu":  # elsewhere looking would wait for the device
+            return
+        if bool(((position < 0) | (position >= self.places)).any()):
+            raise ValueError(f"state.position must be in [0, {self.places}), got {position.tolist()}")
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
         """Softmax attention with the persistent tokens in front: q (B, H, T, D), k, v (B, H, K, D), visible (T, K) or (B, 1, T, K)."""
@@ -118,6 +132,11 @@ class SlidingWindowAttention(_Attention):
         """Keys that the next token sees."""
         return self.config.sliding_window - 1
 
+    @property
+    def places(self) -> int:
+        """As far as rotations tell positions apart."""
+        return 2**53
+
     def initial_state(self, batch_size: int) -> SlidingWindowState:
         """The state before the first token."""
         return SlidingWindowState(*self.empty_cache(batch_size))
@@ -136,7 +155,7 @@ class SlidingWindowAttention(_Attention):
         k, v = self.split_heads(self.key_value(x), 2)
         k = rotate(k, positions.unsqueeze(1), self.config.rope_base)
         if state is not None:
-            self.check_cache(state.keys)
+            self.check_cache(state)
             k, v = torch.cat([state.keys.to(k.dtype), k], dim=2), torch.cat([state.values.to(v.dtype), v], dim=2)
         reach = positions.clamp(max=self.cached)  # (B, T): how many earlier tokens each sees
         fresh = state is None and reset is None  # then the first window's shape says what is seen
@@ -196,6 +215,11 @@ class SegmentAttention(_Attention):
         return self.config.memory_tokens + self._rows * self.config.segment_length
 
     @property
+    def places(self) -> int:
+        """A state at a segment's end is that at the next one's begin."""
+        return self.config.segment_length
+
+    @property
     def _rows(self) -> int:
         """Rows of keys a token."""
         return 1 if self.config.memory_tokens else 2
@@ -226,7 +250,7 @@ class SegmentAttention(_Attention):
         self, query: Tensor, key_value: Tensor, memory: Tensor | None, state: SegmentState, mask: Tensor | None
     ) -> tuple[Tensor, SegmentState]:
         """`forward` of what `query` (B, T, H D) and `key_value` (B, T, 2 H D) make of x."""
-        self.check_cache(state.keys)
+        self.check_cache(state)
         positions, end = token_positions(state.position, query.shape[1], mask, None)
         positions = positions.clamp(max=self.config.segment_length - 1)  # padding behind a segment's end
         q = rotate(self.split_heads(query, 1)[0], positions.unsqueeze(1), self.config.rope_base)

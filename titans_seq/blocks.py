@@ -111,6 +111,7 @@ class MemoryAsContext(nn.Module):
         """x (B, T, dim) -> (B, T, dim) and the state after the last token."""
         fresh = state is None
         state = self.initial_state(x.shape[0]) if state is None else state
+        self.attention.check_cache(state.segment)
         read = () if self.memory_queries is not None else self.memory.project_read(x)
         inputs = (self.attention.query(x), self.attention.key_value(x), *read)
         pieces, collect, last_restart = self._cut(inputs, 0 if fresh else _common(state.segment.position), state, mask, reset)

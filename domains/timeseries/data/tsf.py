@@ -97,8 +97,10 @@ def _read_header(path: Path, lines: list[str]) -> _Header:
             continue
         if not line.startswith("@"):
             _fail(path, number, f"'{line:.40}' comes before @data. A header line begins with @")
-        tag, *values = line[1:].split()
+        tag, *values = line[1:].split() or [""]
         tag = tag.lower()
+        if not tag:
+            _fail(path, number, "there is nothing after its @; expected @attribute, @frequency or the like")
         if tag == "data":
             header.data_line = number
             break
