@@ -301,3 +301,15 @@ def test_a_state_of_another_model_is_refused(name: str) -> None:
     _, state = model(inputs(3, batch=3))
     with pytest.raises(ValueError, match="state"):
         model(inputs(3), state)
+
+
+@variants
+@pytest.mark.parametrize("position", [-1, 2**60], ids=["before", "beyond"])
+def test_a_position_where_no_stream_stands_is_refused(name: str, position: int) -> None:
+    """As a damaged file may hold it, of every part of every state; and one that is no integer."""
+    model = make_model(name)
+    _, state = model(inputs(3))
+    for wrong in (lambda x: torch.full_like(x, position), Tensor.double):
+        damaged = state.map(lambda x, wrong=wrong: x if x.is_floating_point() else wrong(x))
+        with pytest.raises(ValueError, match=r"state\.position must be"):
+            model(inputs(3), damaged)

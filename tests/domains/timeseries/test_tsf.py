@@ -57,6 +57,7 @@ def test_real_files_are_read_as_gluonts_reads_them(data_folder, name):
         ("5,6,7", "5,six,7", ["line 12", "'six'", "no number"]),
         ("@data", "data", ["line 10", "'data'", "before @data"]),
         ("@data\n", "", ["line 10", "before @data"]),
+        ("@data\n", "@\n@data\n", ["line 10", "nothing after its @"]),
         ("T2:south:", "T2:", ["line 12", "3 fields", "make 4"]),
         ("T2:", "T1:", ["lines 11 and 12", "'T1'"]),
         ("2020-03-01 00", "2020-13-01 00", ["line 12", "'2020-13-01 00-00-00'", "no time"]),
