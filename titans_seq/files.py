@@ -43,8 +43,9 @@ def read_safetensors(path: str | Path, device: str | torch.device = "cpu") -> tu
             read = _outline if meta else type(file).get_tensor
             tensors = {name: read(file, name) for name in file.keys()}  # noqa: SIM118 - safe_open cannot be iterated
             metadata = file.metadata() or {}
-    except (SafetensorError, OSError) as error:
-        raise UserError(f"{path}: damaged or not a safetensors file ({error}).") from error
+    except (SafetensorError, OSError, TypeError, ValueError, RuntimeError) as error:  # the last three for shapes beyond all numbers
+        message = str(error).partition("\n")[0]
+        raise UserError(f"{path}: damaged or not a safetensors file ({message}).") from error
     for name, x in tensors.items():
         if x.dtype in REAL and not x.is_meta and not torch.isfinite(x).all():
             raise UserError(f"{path}: tensor {name!r} holds NaN or an infinity; the file is damaged, or its training had failed.")

@@ -46,15 +46,27 @@ def _none_as_word(value: Any) -> Any:
 
 
 def refuse_misfits(app: cyclopts.App, commands: tuple[str, ...], arguments: cyclopts.ArgumentCollection) -> None:
-    """Refuse what cyclopts would bend: a fraction for an integer, which it rounds, and one value for a whole configuration."""
+    """Refuse what cyclopts would bend: a fraction for an integer, which it rounds, one value for a whole configuration, and "none" for a
+    field that cannot be None, which it would take for a flag that was not given.
+    """
+    of_configs = {id(child) for parent in arguments if _of_config(parent.hint) for child in parent.children}
     for argument in arguments:
         kinds = {argument.hint, *typing.get_args(argument.hint)}
         for token in argument.tokens:
             if int in kinds and "." in token.value:
                 raise cyclopts.CoercionError(argument=argument, token=token, target_type=int)
+            words = [word for kind in kinds if typing.get_origin(kind) is Literal for word in typing.get_args(kind)]
+            nothing = token.value.lower() in ("none", "null") and token.value not in words and str not in kinds
+            if nothing and id(argument) in of_configs:
+                raise UserError(f"{argument.name} {token.value}: this is no value for it.")
             if argument.children and not (token.value == "none" and Literal["none"] in kinds):
                 field = next(child.name for child in argument.children if child.show)
                 raise UserError(f"{argument.name} takes no value itself, got {token.value!r}; name a field: {field}")
+
+
+def _of_config(hint: Any) -> bool:
+    """Whether it is the flags of a configuration (`_flags_class`)."""
+    return any(dataclasses.is_dataclass(kind) and kind.__module__ == __name__ for kind in (hint, *typing.get_args(hint)))
 
 
 def configured(**bases: Callable[..., Config]) -> Callable[[Callable[..., Any]], Callable[..., Any]]:

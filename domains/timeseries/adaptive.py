@@ -23,6 +23,7 @@ from domains.timeseries.coverage import coverage_table
 from domains.timeseries.online import OnlineForecaster, StreamState
 from domains.timeseries.outputs import smallest_value
 from domains.timeseries.quantiles import Levels, forecast_of, quantiles_of, spread_of
+from titans_seq.errors import UserError
 from titans_seq.state import State
 
 if TYPE_CHECKING:
@@ -188,8 +189,16 @@ class AdaptiveForecaster(OnlineForecaster):
             UserError: the file is missing, damaged, or of a stream of another model.
         """
         saved = AdaptiveState.load(path)
-        made = cls(predictor, levels=saved.levels[0].tolist(), **arguments)
+        try:
+            made = cls(predictor, levels=saved.levels[0].tolist(), **arguments)
+        except ValueError as error:
+            raise UserError(f"{path}: damaged ({error}).") from error
         made._restore(saved.stream, path)
         for name in ARRAYS:
-            setattr(made.tracker, name, np.moveaxis(getattr(saved, name).numpy(), 0, -1).copy())
+            array, fresh = np.moveaxis(getattr(saved, name).numpy(), 0, -1), getattr(made.tracker, name)
+            if array.shape != fresh.shape or array.dtype != fresh.dtype:
+                raise UserError(f"{path}: damaged, its {name} are {array.shape} {array.dtype}, not {fresh.shape} {fresh.dtype}.")
+            setattr(made.tracker, name, array.copy())
+        if (made.tracker.units <= 0).any() or (made.tracker.origins >= made.steps + 1).any():
+            raise UserError(f"{path}: damaged, its forecasts are not of this stream.")
         return made

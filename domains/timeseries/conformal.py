@@ -88,12 +88,14 @@ class Calibration:
         fits = {"levels": corrections[:1], "corrections": corrections, "counts": corrections[1:]}
         if shapes != fits or len(corrections) != 3:
             raise UserError(f"{path}: is no calibration; expected a file that Calibration.save wrote.")
-        arrays = {name: x.numpy() for name, x in tensors.items()}
+        kinds = {"levels": torch.float64, "corrections": torch.float64, "counts": torch.int64}
+        if any(tensors[name].dtype != kind for name, kind in kinds.items()) or bool((tensors["counts"] < 0).any()):
+            raise UserError(f"{path}: damaged; expected levels and corrections in float64, and counts that are not negative.")
         try:
-            levels = Levels(tuple(arrays["levels"].tolist()))
+            levels = Levels(tuple(tensors["levels"].tolist()))
         except ValueError as error:
             raise UserError(f"{path}: damaged ({error}).") from None
-        return cls(levels, arrays["corrections"].astype(np.float64), arrays["counts"].astype(np.int64))
+        return cls(levels, tensors["corrections"].numpy(), tensors["counts"].numpy())
 
 
 class CalibratedPredictor(Predictor):

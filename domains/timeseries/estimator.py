@@ -408,6 +408,17 @@ def load_predictor(
     model = TitansForecaster.from_pretrained(name_or_folder, **hub)
     if model.config.freq is None:
         raise UserError(f"{name_or_folder}: its config.json names no freq, so its calendar features cannot be made.")
+    try:
+        expected = calendar(np.zeros(1, np.int64), model.config.freq).shape[-1]
+    except (ValueError, RuntimeError) as error:  # of pandas, of GluonTS
+        raise UserError(
+            f"{name_or_folder}: its config.json has freq {model.config.freq!r:.40}, which is no frequency ({error})."
+        ) from error
+    if model.config.num_time_features != expected:
+        raise UserError(
+            f"{name_or_folder}: its config.json has num_time_features {model.config.num_time_features}, "
+            f"but a step of {model.config.freq!r} has {expected} calendar features."
+        )
     module = ForecasterModule(model.config.to_dict())
     module.model = model
     return make_predictor(module.eval(), univariate, batch_size)

@@ -28,6 +28,8 @@ if TYPE_CHECKING:
 
 BLOCK = 4096
 """Steps that are read at once."""
+LARGEST = 1 << 53
+"""Steps that a stream may have had."""
 LONGEST_GAP = 100_000
 """Steps that may be missing in a row: more is a mistaken timestamp rather than an outage."""
 
@@ -293,12 +295,27 @@ class OnlineForecaster:
         return made
 
     def _restore(self, saved: StreamState, path: str | Path) -> None:
-        same_shapes = [x.shape for x in saved.forecaster.tensors()] == [x.shape for x in self._state.tensors()]
         numbers = saved.numbers
-        if not same_shapes or numbers.shape[1:] != (5,) or int(numbers[0, 1]) != self._fingerprint():
+        of_model = _kinds(saved.forecaster) == _kinds(self._state) and numbers.shape[1:] == (5,) and numbers.dtype == torch.int64
+        if not of_model or int(numbers[0, 1]) != self._fingerprint():
             raise UserError(f"{path}: is of a stream of another model. Load it with the predictor that it was made with.")
-        self._state = saved.forecaster.to(self.model.linear.weight.device)
-        self._next, _, self.steps, self.missing, self.dropped = (int(number) for number in numbers[0])
+        start, _, self.steps, self.missing, self.dropped = (int(number) for number in numbers[0])
+        counted = 0 <= self.missing <= self.steps <= LARGEST and 0 <= self.dropped <= LARGEST
+        whole = bool((numbers == numbers[0]).all()) and 0 <= saved.forecaster.pending < self.model.config.patch_length
+        if not counted or not whole:
+            raise UserError(f"{path}: damaged, no stream stands as it says.")
+        self._state, self._next = saved.forecaster.to(self.model.linear.weight.device), start
+        try:  # what only the model knows of its state
+            nothing = torch.zeros(1, self.model.config.patch_length, self.model.config.num_channels, device=self.model.linear.weight.device)
+            with torch.inference_mode():
+                self.model.observe(self._state, nothing, nothing)
+            _ = self.next_period + self.model.config.prediction_length
+        except (ValueError, OverflowError) as error:
+            raise UserError(f"{path}: damaged ({error}).") from error
+
+
+def _kinds(state: State) -> list[tuple[torch.Size, torch.dtype]]:
+    return [(x.shape, x.dtype) for x in state.tensors()]
 
 
 def _masked(values: np.ndarray) -> tuple[np.ndarray, np.ndarray]:

@@ -17,6 +17,7 @@ from domains.text.model import TextConfig, TitansForCausalLM
 from domains.timeseries.config import ForecasterConfig
 from domains.timeseries.model import TitansForecaster
 from tests.fuzz.strategies import FEWER, TOKENS, VALUES, dumps, mutated_bytes, mutated_text, mutated_values
+from tests.fuzz.tensors import SHAPES
 from titans_seq import Titans, UserError, presets
 from titans_seq.checkpoint import CONFIG_NAME, WEIGHTS_NAME, Pretrained, load_model
 from titans_seq.config import Config
@@ -157,7 +158,7 @@ def test_tensors_of_another_model(folder: Path, original: Path, data: st.DataObj
         elif what == "dtype" and not x.is_complex():
             tensors[name] = x.to(data.draw(st.sampled_from(DTYPES)))
         elif what == "shape":
-            tensors[name] = (x.flatten(), x[None], x[:1], x[:0], x.new_zeros(()))[data.draw(st.integers(0, 4))].contiguous()
+            tensors[name] = data.draw(st.sampled_from([*SHAPES.values()]))(x).contiguous() if x.dim() else x
         elif what == "value" and x.numel():
             tensors[name] = x.clone()
             real = x.is_floating_point() and x.element_size() > 1

@@ -44,6 +44,10 @@ class Run(NamedTuple):
     places: list["Place"]
     path: Path
 
+    def __repr__(self) -> str:
+        """Without the content, which a report of a failing case would print."""
+        return f"Run({self.path.name})"
+
 
 @pytest.fixture(scope="module")
 def run(tmp_path_factory: pytest.TempPathFactory) -> Run:
@@ -201,6 +205,10 @@ class Going(NamedTuple):
     trainer: pl.Trainer
     model: TitansForCausalLM
     start: dict[str, torch.Tensor]
+
+    def __repr__(self) -> str:
+        """Without the model."""
+        return "Going()"
 
 
 @pytest.fixture(scope="module")

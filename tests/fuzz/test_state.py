@@ -3,7 +3,7 @@
 import dataclasses
 import json
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
 import pytest
 import torch
@@ -12,6 +12,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from tests.fuzz.strategies import FEWER, TOKENS, VALUES, dumps, mutated_bytes, mutated_text, mutated_values
+from tests.fuzz.tensors import CHANGES, Changes, change_tensors
 from titans_seq import LocalMemoryConfig, Titans, UserError, presets
 from titans_seq.backbone import TitansState
 from titans_seq.config import VARIANTS, TitansConfig
@@ -41,17 +42,7 @@ class Subject(NamedTuple):
         return f"Subject({self.path.name})"
 
 
-SHAPES = {
-    "flat": torch.flatten,
-    "a dimension more": lambda x: x[None],
-    "one row": lambda x: x[:1],
-    "no row": lambda x: x[:0],
-    "four rows": lambda x: x.repeat(2, *[1] * (x.dim() - 1)),
-    "narrow": lambda x: x[..., :1],
-    "scalar": lambda x: x.new_zeros(()),
-}
 NAMES = st.sampled_from(sorted(CONFIGS))
-POSITIONS = [-(2**62), -1, 1, 3, 4, 6, 100, 2**40]
 
 
 @pytest.fixture(scope="module")
@@ -134,41 +125,9 @@ def moved_parts(draw: st.DrawFn, structure: dict) -> dict:
     return structure
 
 
-DTYPES = [torch.float64, torch.float16, torch.int64, torch.int32, torch.uint8, torch.bool, torch.complex64]
-CHANGES = st.one_of(
-    st.just(("missing", None)),
-    st.tuples(st.just("dtype"), st.sampled_from(DTYPES)),
-    st.tuples(st.just("shape"), st.sampled_from(sorted(SHAPES))),
-    st.tuples(st.just("value"), st.tuples(st.integers(0, 10_000), st.sampled_from([0, 100, float("nan"), float("-inf")]))),
-    st.tuples(st.just("position"), st.sampled_from(POSITIONS)),
-)
-
-
-def changed(x: torch.Tensor, what: str, how: Any) -> torch.Tensor | None:
-    """x after one of `CHANGES`, as it is where that does not apply; None if it is missing."""
-    match what:
-        case "missing":
-            return None
-        case "dtype" if not x.is_complex():
-            return x.to(how)
-        case "shape" if x.dim():
-            return SHAPES[how](x).contiguous()
-        case "value" if x.numel() and x.dtype == torch.float32:
-            x = x.clone()
-            x.view(-1)[how[0] % x.numel()] = how[1]
-        case "position" if x.dtype == torch.int64:
-            return torch.full_like(x, how)
-    return x
-
-
 @FEWER
-@given(name=NAMES, changes=st.lists(st.tuples(st.integers(0, 100), CHANGES), min_size=1, max_size=2))
-def test_tensors(subjects: dict[str, Subject], name: str, changes: list[tuple[int, tuple[str, Any]]]) -> None:
+@given(name=NAMES, changes=CHANGES)
+def test_tensors(subjects: dict[str, Subject], name: str, changes: Changes) -> None:
     """Whole files with tensors of other shapes, dtypes and values."""
     tensors = load(subjects[name].content)
-    for number, change in changes:
-        key = sorted(tensors)[number % len(tensors)]
-        x = changed(tensors.pop(key), *change)
-        if x is not None:
-            tensors[key] = x
-    check(subjects[name], save(tensors, {_METADATA_KEY: json.dumps(parts(subjects[name].content)[1])}))
+    check(subjects[name], save(change_tensors(tensors, changes), {_METADATA_KEY: json.dumps(parts(subjects[name].content)[1])}))

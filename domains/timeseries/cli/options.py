@@ -28,7 +28,9 @@ File = Annotated[Path | None, Parameter(help="CSV, TSV, Parquet or Monash .tsf. 
 Output = Annotated[Path, Parameter(name=("--output", "-o"), group=OUTPUT)]
 FileFormat = Annotated[Format, Parameter(name="--format", help="Kind of the tables written.", group=OUTPUT)]
 Quiet = Annotated[bool, Parameter(help="Print nothing but the paths of the files written.", negative="", group=OUTPUT)]
-Threads = Annotated[int, Parameter(help="CPU threads. A model this small is fastest with one.", validator=AtLeastOne, group=_TRAINING)]
+Threads = Annotated[
+    int, Parameter(help="CPU threads. A model this small is fastest with one.", validator=Number(gte=1, lte=1024), group=_TRAINING)
+]
 
 
 @Parameter(name="*", group=_TABLE)
