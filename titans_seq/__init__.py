@@ -7,12 +7,14 @@ if TYPE_CHECKING:
     from titans_seq.backbone import Titans, TitansState
     from titans_seq.checkpoint import load_model
     from titans_seq.config import AttentionConfig, LocalMemoryConfig, MemoryConfig, TitansConfig
+    from titans_seq.decoding import Decoder
     from titans_seq.errors import UserError
     from titans_seq.memory import NeuralMemory
     from titans_seq.packing import cu_seqlens_to_reset, document_ids_to_reset
 
 __all__ = [
     "AttentionConfig",
+    "Decoder",
     "LocalMemoryConfig",
     "MemoryConfig",
     "NeuralMemory",
@@ -29,6 +31,7 @@ _MODULES = {
     "backbone": ("Titans", "TitansState"),
     "checkpoint": ("load_model",),
     "config": ("AttentionConfig", "LocalMemoryConfig", "MemoryConfig", "TitansConfig"),
+    "decoding": ("Decoder",),
     "errors": ("UserError",),
     "memory": ("NeuralMemory",),
     "packing": ("cu_seqlens_to_reset", "document_ids_to_reset"),

@@ -17,7 +17,7 @@ import titans_seq.memory.layer as memory_layer
 from benchmarks.speed.baselines import AttentionLayer, AttentionModel, LinearAttentionLayer
 from benchmarks.speed.cells import BATCH, DECODE_WINDOW, DEPTH, FORWARD, TIMED_RUNS, WIDTH, Cell
 from benchmarks.speed.peers import PEERS
-from titans_seq import Titans
+from titans_seq import Decoder, Titans
 from titans_seq.config import AttentionConfig, MemoryConfig, TitansConfig
 from titans_seq.memory import Gates, MemoryWeights, NeuralMemory, neural_memory
 
@@ -172,13 +172,16 @@ class Stream:
         self.cell, self.dtype, self.device = cell, dtype, device
         self.module = make_module(cell, dtype, device).eval()
         self.state: Any = None
+        ours = isinstance(self.module, Titans | NeuralMemory)
+        self.decoder = Decoder(self.module) if ours and device != "cpu" else None
         if isinstance(self.module, AttentionLayer | AttentionModel):
             capacity = cell.tokens + (TIMED_RUNS + 1) * DECODE_WINDOW
             self.state = self.module.new_cache(BATCH, capacity, dtype, device)
 
     def feed(self, x: Tensor) -> Tensor:
         """x (B, T, dim) -> y (B, T, dim)."""
-        y, self.state = self.module(x, self.state)
+        one = self.decoder is not None and self.state is not None and x.shape[1] == 1
+        y, self.state = (self.decoder if one else self.module)(x, self.state)
         return y
 
     def prefill(self) -> None:

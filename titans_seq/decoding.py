@@ -1,0 +1,62 @@
+"""One token at a time: on a GPU a step of the model is compiled once and replayed as a CUDA graph."""
+
+from collections.abc import Callable
+from typing import Any, TypeVar
+
+import torch
+from torch import Tensor, nn
+
+from titans_seq.state import State
+
+S = TypeVar("S", bound=State)
+
+
+class Decoder:
+    """Steps a model (`Titans`, or any module called as `module(x, state)`) through a stream, token by token, without gradients.
+
+    A token's hundreds of small kernels would wait for Python on a GPU. There the step is compiled by `torch.compile` with CUDA graphs (mode
+    "reduce-overhead"), once for a batch size: all that depends on where a stream stands is in tensors. On a CPU the model itself is called.
+    Memories of two levels count a shard's tokens in Python: their step is not compiled.
+
+    >>> decoder, state = Decoder(model), model.initial_state(1)
+    >>> for x in prompt.split(1, dim=1):
+    ...     y, state = decoder(x, state)
+
+    Args:
+        model: in evaluation mode; what it is called with stays on its device.
+        backend: of torch.compile, to compile in another way, also on a CPU; None as above.
+    """
+
+    def __init__(self, model: nn.Module, backend: str | Callable[..., Any] | None = None) -> None:
+        self.model = model
+        on_gpu = next(model.parameters()).device.type == "cuda"
+        in_python = any(getattr(module, "local", None) is not None for module in model.modules())
+        self._step: Callable[..., Any] = model
+        self._graphs = on_gpu and backend is None and not in_python
+        if self._graphs:
+            self._step = torch.compile(model, mode="reduce-overhead", fullgraph=True, dynamic=False)
+        elif backend is not None and not in_python:
+            self._step = torch.compile(model, backend=backend, fullgraph=True, dynamic=False)
+
+    def __call__(self, x: Tensor, state: S) -> tuple[Tensor, S]:
+        """The next token.
+
+        Args:
+            x: (B, 1, ..), what the model reads.
+            state: before it, as of `initial_state(B)` or of the call before.
+
+        Returns:
+            What the model gives, and the state after the token; both stay as they are when further tokens are read.
+
+        Raises:
+            ValueError: x holds more than one token.
+        """
+        if x.shape[1] != 1:
+            raise ValueError(f"x must hold one token, (B, 1, ..), got {tuple(x.shape)}; read more at once with the model itself")
+        with torch.no_grad():
+            state = state.detach()  # a first state hangs on the parameters
+            if not self._graphs:
+                return self._step(x, state)
+            torch.compiler.cudagraph_mark_step_begin()
+            y, state = self._step(x, state)
+            return y.clone(), state.clone()  # a graph's results are overwritten when it is replayed
