@@ -30,7 +30,7 @@ def read_values(path: Path) -> dict[str, Any]:
             raise UserError(f"--config {path}: no such file.")
         if path.stat().st_size > LARGEST_FILE:
             raise UserError(f"--config {path}: is larger than {LARGEST_FILE} bytes.")
-        values = parse(path.read_text(encoding="utf-8-sig"))
+        values = parse(path.read_bytes().decode("utf-8-sig"))  # a lone carriage return stays what it is
     except UserError:
         raise
     except (ValueError, OSError, RecursionError) as error:

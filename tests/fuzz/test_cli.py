@@ -85,6 +85,8 @@ def arguments(draw: st.DrawFn) -> list[str]:
     words = command if draw(st.integers(0, 9)) else [draw(st.sampled_from(WORDS))]
     for name in draw(st.lists(st.sampled_from(sorted(OPTIONS)), max_size=4)):
         words += [name, draw(st.sampled_from(OPTIONS[name]) | st.text(max_size=5))]
+    if words[1:2] in (["train"], ["backtest"]):  # what fits trains: not for long
+        words += [word for name in ("--epochs", "--batches") if name not in words for word in (name, "1")]
     words += draw(
         st.lists(st.sampled_from(["--quiet", "--help", "--version", "--no-such", "-x", "extra", "--epochs", "--target="]), max_size=1)
     )
