@@ -244,13 +244,13 @@ class SegmentAttention(_Attention):
             (B, T, dim) and the state after the piece.
         """
         state = state or self.initial_state(x.shape[0])
+        self.check_cache(state)
         return self.attend_projected(self.query(x), self.key_value(x), memory, state, mask)
 
     def attend_projected(
         self, query: Tensor, key_value: Tensor, memory: Tensor | None, state: SegmentState, mask: Tensor | None
     ) -> tuple[Tensor, SegmentState]:
-        """`forward` of what `query` (B, T, H D) and `key_value` (B, T, 2 H D) make of x."""
-        self.check_cache(state)
+        """`forward` of what `query` (B, T, H D) and `key_value` (B, T, 2 H D) make of x, from a state that was checked."""
         positions, end = token_positions(state.position, query.shape[1], mask, None)
         positions = positions.clamp(max=self.config.segment_length - 1)  # padding behind a segment's end
         q = rotate(self.split_heads(query, 1)[0], positions.unsqueeze(1), self.config.rope_base)

@@ -42,7 +42,7 @@ def read_values(path: Path) -> dict[str, Any]:
 
 
 def _check_plain(path: Path, values: dict[Any, Any]) -> None:
-    """Raise UserError unless all names are texts, and values are neither too many nor too deep."""
+    """Raise UserError unless all names are texts, lists hold plain values, and values are neither too many nor too deep."""
     waiting: list[tuple[Any, int]] = [(values, 0)]
     for _ in range(MOST_VALUES):
         if not waiting:
@@ -52,6 +52,8 @@ def _check_plain(path: Path, values: dict[Any, Any]) -> None:
             wrong = [key for key in value if not isinstance(key, str)]
             if wrong:
                 raise UserError(f"--config {path}: the name {wrong[0]!r:.40} is no text; put it in quotes.")
+        if isinstance(value, list | tuple | set) and any(isinstance(item, dict | list | tuple | set) for item in value):
+            raise UserError(f"--config {path}: a list holds a section or a list; expected numbers and words in it.")
         if depth > DEEPEST:
             raise UserError(f"--config {path}: its values are nested more than {DEEPEST} deep.")
         inner = value.values() if isinstance(value, dict) else value if isinstance(value, list | tuple | set) else ()

@@ -15,8 +15,9 @@ class Decoder:
     """Steps a model (`Titans`, or any module called as `module(x, state)`) through a stream, token by token, without gradients.
 
     A token's hundreds of small kernels would wait for Python on a GPU. There the step is compiled by `torch.compile` with CUDA graphs (mode
-    "reduce-overhead"), once for a batch size: all that depends on where a stream stands is in tensors. On a CPU the model itself is called.
-    Memories of two levels count a shard's tokens in Python: their step is not compiled.
+    "reduce-overhead"), once for a batch size: all that depends on where a stream stands is in tensors. On a CPU the model itself is called,
+    and where torch has compiled too many steps (`torch._dynamo.config.recompile_limit`). Memories of two levels count a shard's tokens in
+    Python: their step is not compiled.
 
     >>> decoder, state = Decoder(model), model.initial_state(1)
     >>> for x in prompt.split(1, dim=1):
@@ -32,11 +33,11 @@ class Decoder:
         on_gpu = next(model.parameters()).device.type == "cuda"
         in_python = any(getattr(module, "local", None) is not None for module in model.modules())
         self._step: Callable[..., Any] = model
-        self._graphs = on_gpu and backend is None and not in_python
-        if self._graphs:
-            self._step = torch.compile(model, mode="reduce-overhead", fullgraph=True, dynamic=False)
-        elif backend is not None and not in_python:
-            self._step = torch.compile(model, backend=backend, fullgraph=True, dynamic=False)
+        compiled = (on_gpu or backend is not None) and not in_python
+        self._graphs = on_gpu and compiled
+        if compiled:
+            how: dict[str, Any] = {"mode": "reduce-overhead"} if backend is None else {"backend": backend}
+            self._step = torch.compile(model, dynamic=False, **how)
 
     def __call__(self, x: Tensor, state: S) -> tuple[Tensor, S]:
         """The next token.

@@ -37,9 +37,10 @@ def read_safetensors(path: str | Path, device: str | torch.device = "cpu") -> tu
     """
     if not Path(path).is_file():
         raise UserError(f"{path}: no such file.")
+    device = torch.device(device)
+    meta = device.type == "meta"
     try:
-        meta = torch.device(device).type == "meta"
-        with safe_open(str(path), framework="pt", device="cpu" if meta else str(device)) as file:
+        with safe_open(str(path), framework="pt", device="cpu") as file:
             read = _outline if meta else type(file).get_tensor
             tensors = {name: read(file, name) for name in file.keys()}  # noqa: SIM118 - safe_open cannot be iterated
             metadata = file.metadata() or {}
@@ -49,7 +50,7 @@ def read_safetensors(path: str | Path, device: str | torch.device = "cpu") -> tu
     for name, x in tensors.items():
         if x.dtype in REAL and not x.is_meta and not torch.isfinite(x).all():
             raise UserError(f"{path}: tensor {name!r} holds NaN or an infinity; the file is damaged, or its training had failed.")
-    return tensors, metadata
+    return tensors if meta else {name: x.to(device) for name, x in tensors.items()}, metadata
 
 
 def _outline(file: Any, name: str) -> Tensor:

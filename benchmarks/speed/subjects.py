@@ -194,6 +194,9 @@ class Stream:
             else:
                 self.feed(x)
 
+        for _ in range(3 if self.decoder is not None else 0):  # it compiles, records and replays
+            self.feed(random_input(self.cell, 1, self.dtype, self.device))
+
     def state_bytes(self) -> int:
         """All that is carried from token to token; of a cache the part that is filled."""
         if isinstance(self.module, AttentionLayer | AttentionModel):

@@ -7,8 +7,7 @@ import cyclopts
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from domains.text.config import TextConfig
-from domains.text.presets import of_preset
+from domains.text.config import TextConfig, of_preset
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
 from titans_seq.presets import Preset
 from titans_seq.training.config import TrainingConfig

@@ -3,7 +3,7 @@
 from dataclasses import dataclass, field
 
 from titans_seq import presets
-from titans_seq.config import Config, TitansConfig
+from titans_seq.config import Config, TitansConfig, Variant
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -17,3 +17,8 @@ class TextConfig(Config):
 
     titans: TitansConfig = field(default_factory=lambda: presets.tiny("mag"))
     tie_embeddings: bool = True
+
+
+def of_preset(preset: presets.Preset, variant: Variant = "mag") -> TextConfig:
+    """A language model on the backbone that has this name (`titans_seq.presets`)."""
+    return TextConfig(titans=presets.PRESETS[preset](variant))

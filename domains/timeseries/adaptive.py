@@ -190,9 +190,10 @@ class AdaptiveForecaster(OnlineForecaster):
         """
         saved = AdaptiveState.load(path)
         try:
-            made = cls(predictor, levels=saved.levels[0].tolist(), **arguments)
+            levels = Levels(tuple(saved.levels[0].tolist()))
         except ValueError as error:
             raise UserError(f"{path}: damaged ({error}).") from error
+        made = cls(predictor, levels=levels.values, **arguments)
         made._restore(saved.stream, path)
         for name in ARRAYS:
             array, fresh = np.moveaxis(getattr(saved, name).numpy(), 0, -1), getattr(made.tracker, name)

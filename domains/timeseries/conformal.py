@@ -72,7 +72,8 @@ class Calibration:
 
     def save(self, path: str | Path) -> None:
         """Write to a safetensors file, whole or not at all."""
-        arrays = {"levels": np.array(self.levels.values), "corrections": self.corrections, "counts": self.counts}
+        corrections, counts = self.corrections.astype(np.float64), self.counts.astype(np.int64)
+        arrays = {"levels": np.array(self.levels.values), "corrections": corrections, "counts": counts}
         write_safetensors(path, {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()})
 
     @classmethod

@@ -130,9 +130,19 @@ class TitansPredictor(PyTorchPredictor):
             ValueError: an entry does not fit, or its history is too short for paths.
         """
         if num_samples is None:
-            yield from super().predict(dataset)
+            yield from self._forecasts(dataset)
         else:
-            yield from with_paths(super().predict, dataset, num_samples)
+            yield from with_paths(self._forecasts, dataset, num_samples)
+
+    def _forecasts(self, dataset: Dataset) -> Iterator[Forecast]:
+        """As GluonTS makes them, which would leave gradients off from the first forecast to the last, in whatever runs between them."""
+        forecasts = super().predict(dataset)
+        while True:
+            with torch.no_grad():
+                forecast = next(forecasts, None)
+            if forecast is None:
+                return
+            yield forecast
 
     @property
     def model(self) -> TitansForecaster:

@@ -302,13 +302,16 @@ class OnlineForecaster:
         start, _, self.steps, self.missing, self.dropped = (int(number) for number in numbers[0])
         counted = 0 <= self.missing <= self.steps <= LARGEST and 0 <= self.dropped <= LARGEST
         whole = bool((numbers == numbers[0]).all()) and 0 <= saved.forecaster.pending < self.model.config.patch_length
-        if not counted or not whole:
+        moments = saved.forecaster.moments
+        if not counted or not whole or bool(((moments.weight < 0) | (moments.square < 0)).any()):
             raise UserError(f"{path}: damaged, no stream stands as it says.")
         self._state, self._next = saved.forecaster.to(self.model.linear.weight.device), start
         try:  # what only the model knows of its state
             nothing = torch.zeros(1, self.model.config.patch_length, self.model.config.num_channels, device=self.model.linear.weight.device)
             with torch.inference_mode():
-                self.model.observe(self._state, nothing, nothing)
+                after = self.model.observe(self._state, nothing, nothing)
+            if not all(bool(torch.isfinite(x).all()) for x in after.tensors()):
+                raise ValueError("the next step is not finite")
             _ = self.next_period + self.model.config.prediction_length
         except (ValueError, OverflowError) as error:
             raise UserError(f"{path}: damaged ({error}).") from error

@@ -13,6 +13,7 @@ import pandas as pd
 import polars as pl
 from gluonts.model.forecast import Forecast
 
+from domains.timeseries.adaptive import AdaptiveForecaster
 from domains.timeseries.data import Roles, quiet_pandas
 from domains.timeseries.data.files import ROW
 from domains.timeseries.data.stream import Lines, RowReader
@@ -145,7 +146,8 @@ class Streams:
                 return None
             ahead = np.stack([values for values in known if values is not None])
         forecast = stream.online.predict(feat_dynamic_real=ahead)
-        self._save(item, stream)
+        if isinstance(stream.online, AdaptiveForecaster):
+            self._save(item, stream)
         return forecast
 
     def history(self, item: str) -> dict[str, Any]:

@@ -37,7 +37,7 @@ def changed(x: Tensor, what: str, how: Any) -> Tensor | None:
             return x.to(how)
         case "shape" if x.dim():
             return SHAPES[how](x).contiguous()
-        case "value" if x.numel() and x.dtype == torch.float32:
+        case "value" if x.numel() and x.is_floating_point():
             x = x.clone()
             x.view(-1)[how[0] % x.numel()] = how[1]
         case "position" if x.dtype == torch.int64:

@@ -1,5 +1,6 @@
 """Decoding with a compiled step: what the model gives, from one compilation, wherever the stream stands."""
 
+from collections.abc import Iterator
 from typing import Any
 
 import pytest
@@ -10,6 +11,12 @@ from titans_seq import AttentionConfig, Decoder, LocalMemoryConfig, MemoryConfig
 from titans_seq.config import VARIANTS
 
 NEEDS_CUDA = pytest.mark.skipif(not torch.cuda.is_available(), reason="CUDA graphs need a GPU")
+
+
+@pytest.fixture(autouse=True)
+def forget_compilations() -> Iterator[None]:
+    yield
+    torch._dynamo.reset()
 
 
 def make_model(variant: str, device: str = "cpu", local: LocalMemoryConfig | None = None) -> Titans:

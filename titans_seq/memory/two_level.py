@@ -247,13 +247,13 @@ def _check_levels(
             raise ValueError(f"state holds {len(state.local)} local memories, this call has {len(local)}")
         if (state.projection is not None) != query_projection:
             raise ValueError(f"state was made with query_projection={not query_projection}, this call has {query_projection}")
-        if state.projection is not None:
-            expected = (*q.shape[:2], q.shape[3], q.shape[3])
-            if tuple(state.projection.shape) != expected or not state.projection.is_floating_point():
-                given = f"{tuple(state.projection.shape)} {state.projection.dtype}"
-                raise ValueError(f"state.projection must be {expected} and floating point, got {given}")
         states = state.local
     shared = None if state is None else state.shared
     _check(q, k, v, gates, weights, shared, chunk_size, impl, gradient, surprise_clip, None, None)
+    if state is not None and state.projection is not None:
+        expected = (*q.shape[:2], q.shape[3], q.shape[3])
+        if tuple(state.projection.shape) != expected or not state.projection.is_floating_point():
+            given = f"{tuple(state.projection.shape)} {state.projection.dtype}"
+            raise ValueError(f"state.projection must be {expected} and floating point, got {given}")
     for memory, memory_state in zip(local, states, strict=True):
         _check(q, k, v, memory.gates, memory.weights, memory_state, memory.chunk_size, impl, gradient, surprise_clip, None, None)

@@ -185,7 +185,8 @@ def _card(file: Path | None, table: "Table", lengths: "Lengths", scores: "pl.Dat
     tested = lengths.windows * lengths.prediction
     held_out = f", of which the last {tested} steps were held out" if tested else ""
     if windows:
-        held_out += f"{' and' if tested else ', of which'} the {lengths.calibration_steps} steps before them calibrated the intervals"
+        which = "and the {} steps before them" if tested else "of which the last {} steps"
+        held_out += f"{' ' if tested else ', '}{which.format(lengths.calibration_steps)} calibrated the intervals"
     helped = f", helped by {', '.join(features)}" if features else ""
     return Card(
         title=f"Titans forecaster: {lengths.prediction} steps of {table.step} ahead",
