@@ -116,6 +116,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(texts: Path) -> None:
     process = subprocess.Popen(arguments, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not ((texts / "run" / "metrics.csv").exists() and read_metrics(texts / "run" / "metrics.csv")):
         time.sleep(0.02)
+    time.sleep(0.5)  # from the end of one step, which is where it would end, into the next
     process.send_signal(signal.SIGINT)
     assert process.stderr is not None
     said = process.stderr.readline()
