@@ -153,11 +153,11 @@ class CheckpointEvery(Checkpoint):
                 signal.signal(signum, self._ask_to_end)
 
     def _ask_to_end(self, signum: int, frame: FrameType | None) -> None:
+        if signum == self._asked_by == signal.SIGINT:
+            raise KeyboardInterrupt
+        self._asked_by = signum  # first: another may come while this one is answered
         if signum == signal.SIGINT:
-            if self._asked_by == signal.SIGINT:
-                raise KeyboardInterrupt
             log.warning("Ending after this step, with a checkpoint. Ctrl-C again ends at once.")
-        self._asked_by = signum
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """After a step, unless a validation comes first."""
