@@ -286,6 +286,6 @@ def assert_says(said: dict[str, Any], taken: Any) -> None:
         elif isinstance(own, bool):
             assert str(value).lower() in (("true", "yes", "y", "1") if own else ("false", "no", "n", "0"))
         elif isinstance(own, int | float):
-            assert own == (_typed(value) if isinstance(value, str) else float(value))
+            assert own == (_typed(value) if isinstance(value, str) else value)
         else:
             assert str(own).lower() == str(value).lower()
