@@ -8,8 +8,8 @@ import torch
 from torch import Tensor
 
 from titans_seq.config import ACTIVATIONS, GRADIENTS, LARGEST
+from titans_seq.memory import fused, native
 from titans_seq.memory.chunkwise import chunkwise_memory
-from titans_seq.memory.fused import fused_memory, unavailable, unsupported
 from titans_seq.memory.recurrent import recurrent_memory
 from titans_seq.memory.reference import reference_memory
 from titans_seq.memory.rule import memory_network
@@ -49,10 +49,11 @@ def neural_memory(
         weights: the memory network; its layers are the first state W^0.
         state: of the stream so far (from an earlier call); None begins a stream. A stream may be cut anywhere.
         chunk_size: C >= 1. Another C is another function, except for gradient="token": use the same in training and evaluation.
-        impl: "reference" (token by token, autograd; the oracle), "chunkwise" (the dual form), "fused" (the same in kernels, for NVIDIA
-            GPUs; products of bf16 inputs are taken in bf16, of fp16 in tf32), "recurrent" (token by token, closed form, for decoding),
-            or "auto", which asks `choose_implementation`. A named form never falls back to another. chunkwise and fused have a first
-            derivative alone, by reverse mode; for others, and under torch.func, take recurrent.
+        impl: "reference" (token by token, autograd; the oracle), "chunkwise" (the dual form in plain torch), "fused" (the same as one
+            kernel: in Triton on NVIDIA GPUs, where products of bf16 inputs are taken in bf16, of fp16 in tf32; in C++ on CPUs, compiled
+            when first used), "recurrent" (token by token, closed form, for decoding), or "auto", which asks `choose_implementation`. A
+            named form never falls back to another. chunkwise and fused have a first derivative alone, by reverse mode; for others, and
+            under torch.func, take recurrent.
         gradient: "chunk" takes gradients at the chunk's first state, as the paper; "token" at the freshest state M_{t-1}, for the linear
             memory (L = 1) without norm only.
         surprise_clip: largest Frobenius norm of a token's gradient, per layer and head; None for no clip.
@@ -71,8 +72,9 @@ def neural_memory(
     output_dtype = q.dtype
     if impl == "auto":
         impl = choose_implementation(q, gates, weights, chunk_size, gradient).impl
+    in_triton = impl == "fused" and not _on_cpu(q)
     with torch.autocast(q.device.type, enabled=False):
-        if impl != "fused":  # its kernels load low precision themselves
+        if not in_triton:  # Triton's kernels load low precision themselves
             q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         gates = [Gates(*(gate.to(dtype) for gate in layer)) for layer in gates]
         if mask is not None:  # what stands in a masked place, NaN included, must not reach values or gradients
@@ -82,12 +84,12 @@ def neural_memory(
         state = None if state is None else state.to(dtype)
         options = {"gradient": gradient, "surprise_clip": surprise_clip, "mask": mask, "reset": reset}
         if impl in ("chunkwise", "fused"):
-            chunks = chunkwise_memory if impl == "chunkwise" else fused_memory
-            y, state = chunks(q, k, v, gates, weights, state, chunk_size=chunk_size, **options)  # type: ignore[arg-type]
+            form = chunkwise_memory if impl == "chunkwise" else fused.fused_memory if in_triton else native.native_memory
+            y, state = form(q, k, v, gates, weights, state, chunk_size=chunk_size, **options)  # type: ignore[arg-type]
         else:
-            form = reference_memory if impl == "reference" else recurrent_memory
+            token_by_token = reference_memory if impl == "reference" else recurrent_memory
             state = state or MemoryState.initial(weights, q.shape[0], chunk_size)
-            y, state = form(q, k, v, gates, weights, state, **options)  # type: ignore[arg-type]
+            y, state = token_by_token(q, k, v, gates, weights, state, **options)  # type: ignore[arg-type]
     return y.to(output_dtype), state
 
 
@@ -104,12 +106,19 @@ def choose_implementation(
     """The form that `impl="auto"` runs for these arguments of `neural_memory`, and why."""
     if q.shape[2] == 1:
         return Implementation("recurrent", "A single token is one step, and needs no chunk.")
-    if q.device.type != "cuda":
-        return Implementation("chunkwise", f"The fused kernels are for NVIDIA GPUs, and q is on {q.device.type}.")
-    problem = unsupported(q, gates, weights, chunk_size, gradient) or unavailable(q)
+    if q.device.type == "cpu" and not _on_cpu(q):
+        return Implementation("chunkwise", "TRITON_INTERPRET=1 interprets the fused form on CPU, which is slow.")
+    kernels = native if _on_cpu(q) else fused
+    problem = kernels.unsupported(q, gates, weights, chunk_size, gradient) or kernels.unavailable(q)
     if problem is not None:
         return Implementation("chunkwise", f"The fused form {problem}.")
-    return Implementation("fused", "q is on an NVIDIA GPU, and the fused kernels do all that is asked.")
+    where = "a CPU" if _on_cpu(q) else "an NVIDIA GPU"
+    return Implementation("fused", f"q is on {where}, and the fused kernels do all that is asked.")
+
+
+def _on_cpu(q: Tensor) -> bool:
+    """Whether the fused form of q is the one in C++; Triton's is for GPUs, and on CPU only where it is interpreted."""
+    return q.device.type == "cpu" and not fused.interpreting()
 
 
 def read_memory(q: Tensor, weights: MemoryWeights, layers: Sequence[Tensor] | None = None) -> Tensor:

@@ -115,7 +115,7 @@ def unavailable(q: Tensor) -> str | None:
     """Why the kernels cannot run here on q, in words; None if they can."""
     if not HAS_TRITON:
         return "needs triton, which is not installed (torch's CUDA build brings it; on Linux `pip install triton` does as well)"
-    if _interpreting():
+    if interpreting():
         return None
     if q.device.type != "cuda" or torch.version.hip is not None:
         return f"needs an NVIDIA GPU, got a tensor on {q.device} (TRITON_INTERPRET=1 runs the kernels on CPU, for tests)"
@@ -126,7 +126,7 @@ def unavailable(q: Tensor) -> str | None:
     return None
 
 
-def _interpreting() -> bool:
+def interpreting() -> bool:
     """Whether Triton interprets its kernels on CPU."""
     return os.environ.get("TRITON_INTERPRET") == "1"
 
@@ -208,7 +208,7 @@ def _events(layout: Layout, batch: int) -> tuple[Tensor, Tensor]:
 
 def _target(q: Tensor) -> tuple[AbstractContextManager[Any], dict[str, str]]:
     """Where a kernel is launched, and the precision of its products."""
-    if _interpreting():
+    if interpreting():
         return nullcontext(), {"PRECISION": "ieee", "EXACT": "ieee"}
     return torch.cuda.device(q.device), {"PRECISION": PRECISION[q.dtype], "EXACT": "tf32x3"}
 

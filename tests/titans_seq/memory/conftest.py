@@ -8,7 +8,7 @@ import pytest
 import torch
 from torch import Tensor
 
-from titans_seq.memory import Gates, MemoryState, MemoryWeights, neural_memory
+from titans_seq.memory import Gates, MemoryState, MemoryWeights, native, neural_memory
 
 
 @dataclass(frozen=True)
@@ -115,3 +115,13 @@ def make_case(
 @pytest.fixture(name="make_case", scope="session")
 def _make_case() -> Any:
     return make_case
+
+
+@pytest.fixture(autouse=True)
+def _skip_without_compiler(request: pytest.FixtureRequest) -> None:
+    """The fused form on CPU is compiled on this machine."""
+    parameters = getattr(request.node, "callspec", None)
+    if parameters is not None and "fused" in parameters.params.values():
+        problem = native.unavailable(torch.empty(0))
+        if problem is not None:
+            pytest.skip(f"the native kernels: {problem}")

@@ -12,7 +12,8 @@ from torch import Tensor
 
 from titans_seq.memory import MemoryState
 
-FAST = ("chunkwise", "recurrent")
+FAST = ("chunkwise", "fused", "recurrent")
+CHUNKED = ("chunkwise", "fused")
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
 
 OPTIONS = {
@@ -28,9 +29,21 @@ OPTIONS = {
     "state": {"with_state": True},
     "padded": {"ragged": True},
     "documents": {"boundaries": True},
+    "events": {"with_state": True, "ragged": True, "boundaries": True, "surprise_clip": 1.0},
     "all": {"channelwise": True, "with_state": True, "ragged": True, "boundaries": True, "surprise_clip": 1.0},
 }
 TOKEN = {"depth": 1, "norm": False, "gradient": "token"}
+
+
+def serves(impl: str, options: dict[str, Any]) -> bool:
+    """Whether a form has these options."""
+    return impl != "fused" or not (options.get("channelwise") or options.get("gradient") == "token")
+
+
+def forms_with(options: dict[str, dict[str, Any]], forms: tuple[str, ...] = FAST) -> Any:
+    """A test's parameters `impl` and `options`: every form with every one of these options that it has."""
+    pairs = [pytest.param(impl, given, id=f"{impl}-{name}") for impl in forms for name, given in options.items() if serves(impl, given)]
+    return pytest.mark.parametrize(("impl", "options"), pairs)
 
 
 def tensors(y: Tensor, state: MemoryState) -> list[Tensor]:
@@ -62,8 +75,7 @@ def assert_same_gradients(case: Any, impl: str) -> None:
         torch.testing.assert_close(actual[name], value, **TOLERANCE, msg=lambda m, name=name: f"gradient of {name}: {m}")
 
 
-@pytest.mark.parametrize("impl", FAST)
-@pytest.mark.parametrize("options", OPTIONS.values(), ids=OPTIONS.keys())
+@forms_with(OPTIONS)
 @pytest.mark.parametrize("chunk_size", [1, 4, 16], ids="C{}".format)
 @pytest.mark.parametrize("depth", [1, 2, 3, 4], ids="L{}".format)
 def test_equals_reference_with_gradients(make_case: Any, depth: int, chunk_size: int, options: dict, impl: str) -> None:
@@ -71,7 +83,7 @@ def test_equals_reference_with_gradients(make_case: Any, depth: int, chunk_size:
     assert_same_gradients(case, impl)
 
 
-@pytest.mark.parametrize("impl", FAST)
+@pytest.mark.parametrize("impl", ["chunkwise", "recurrent"])
 @pytest.mark.parametrize("options", [{}, {"channelwise": True}, {"momentum": False}, {"with_state": True, "ragged": True}], ids=str)
 @pytest.mark.parametrize("chunk_size", [1, 4, 16], ids="C{}".format)
 @pytest.mark.parametrize("residual", [True, False])
@@ -145,11 +157,14 @@ def test_linear_memory_by_hand() -> None:
         torch.testing.assert_close(state.momentum[0].item(), -2.5)
 
 
-@pytest.mark.parametrize("impl", ["reference", *FAST])
-@pytest.mark.parametrize(
-    "options",
-    [{"depth": 2}, {"depth": 1, "channelwise": True}, TOKEN, {"depth": 2, "surprise_clip": 1.0, "with_state": True}],
-    ids=["deep", "channelwise", "token", "clip-state"],
+@forms_with(
+    {
+        "deep": {"depth": 2},
+        "channelwise": {"depth": 1, "channelwise": True},
+        "token": TOKEN,
+        "clip-state": {"depth": 2, "surprise_clip": 1.0, "with_state": True},
+    },
+    ("reference", *FAST),
 )
 def test_gradcheck(make_case: Any, options: dict, impl: str) -> None:
     case = make_case(batch=1, heads=1, length=5, width=2, chunk_size=2, requires_grad=True, **options)
@@ -157,13 +172,12 @@ def test_gradcheck(make_case: Any, options: dict, impl: str) -> None:
     assert torch.autograd.gradcheck(lambda *_: tuple(tensors(*case.run(impl))), leaves, atol=1e-6)
 
 
-@pytest.mark.parametrize("impl", FAST)
+@forms_with({"by head": {}, "channelwise": {"channelwise": True}})
 @pytest.mark.parametrize("alpha", [0.0, 1.0])
 @pytest.mark.parametrize("eta", [0.0, 1.0])
-@pytest.mark.parametrize("channelwise", [False, True])
-def test_gates_of_exactly_zero_and_one(make_case: Any, channelwise: bool, eta: float, alpha: float, impl: str) -> None:
+def test_gates_of_exactly_zero_and_one(make_case: Any, options: dict, eta: float, alpha: float, impl: str) -> None:
     """All gates, and single gates among others, at the ends of their range: finite, equal, and with the right gradients."""
-    case = make_case(length=9, chunk_size=4, channelwise=channelwise, requires_grad=True)
+    case = make_case(length=9, chunk_size=4, requires_grad=True, **options)
     with torch.no_grad():
         case.gates[0].alpha.fill_(alpha)
         case.gates[0].eta.fill_(eta)
@@ -190,8 +204,9 @@ def test_any_split_equals_one_pass(make_case: Any, data: st.DataObject) -> None:
     )
     expected = case.run("reference")
     pieces, state = [], None
+    forms = [impl for impl in ("reference", *FAST) if serves(impl, {"channelwise": case.gates[0].alpha.dim() == 4})]
     for start, stop in pairwise([0, *cuts, length]):
-        impl = data.draw(st.sampled_from(["reference", *FAST]))
+        impl = data.draw(st.sampled_from(forms))
         y, state = case.piece(start, stop).run(impl, state=state)
         pieces.append(y)
     assert_same_result((torch.cat(pieces, dim=2), state), expected)

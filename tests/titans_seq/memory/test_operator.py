@@ -6,11 +6,12 @@ from typing import Any
 import pytest
 import torch
 
+from tests.titans_seq.memory.test_forms import forms_with
 from titans_seq.errors import UserError
 from titans_seq.memory import Gates, MemoryState, MemoryWeights
 
 
-@pytest.mark.parametrize("impl", ["auto", "chunkwise", "recurrent"])
+@pytest.mark.parametrize("impl", ["auto", "chunkwise", "fused", "recurrent"])
 def test_learns_under_inference_mode(make_case: Any, impl: str) -> None:
     case = make_case(length=7)
     expected = case.run(impl)[0]
@@ -21,7 +22,7 @@ def test_learns_under_inference_mode(make_case: Any, impl: str) -> None:
     assert not torch.allclose(y2, y)  # it remembers: the second reading is another
 
 
-@pytest.mark.parametrize("impl", ["reference", "chunkwise", "recurrent"])
+@pytest.mark.parametrize("impl", ["reference", "chunkwise", "fused", "recurrent"])
 def test_no_grad_with_weights_that_require_grad(make_case: Any, impl: str) -> None:
     case = make_case(length=5, requires_grad=True)
     expected = case.run(impl)[0]
@@ -37,8 +38,7 @@ def test_reference_under_inference_mode_is_refused(make_case: Any) -> None:
         make_case().run("reference")
 
 
-@pytest.mark.parametrize("impl", ["chunkwise", "recurrent"])
-@pytest.mark.parametrize("options", [{}, {"with_state": True}, {"ragged": True}, {"channelwise": True}], ids=str)
+@forms_with({str(options): options for options in ({}, {"with_state": True}, {"ragged": True}, {"channelwise": True})})
 def test_compiles_as_one_graph(make_case: Any, options: dict, impl: str) -> None:
     """Forward and backward through torch.compile(fullgraph=True) equal eager."""
     case = make_case(length=3 if impl == "recurrent" else 6, chunk_size=4, requires_grad=True, **options)
@@ -55,7 +55,7 @@ def test_compiles_as_one_graph(make_case: Any, options: dict, impl: str) -> None
     torch._dynamo.reset()
 
 
-@pytest.mark.parametrize("impl", ["chunkwise", "recurrent", "reference"])
+@pytest.mark.parametrize("impl", ["chunkwise", "fused", "recurrent", "reference"])
 @pytest.mark.parametrize("dtype", [torch.bfloat16, torch.float16])
 def test_low_precision_inputs_compute_in_float32(make_case: Any, dtype: torch.dtype, impl: str) -> None:
     """The result is that of float32 arithmetic on the rounded inputs, rounded once at the end; the state stays float32."""
@@ -77,10 +77,11 @@ def test_low_precision_inputs_compute_in_float32(make_case: Any, dtype: torch.dt
         assert torch.equal(case.run(impl)[0], y)
 
 
-def test_auto_takes_recurrent_for_one_token_and_chunkwise_for_more(make_case: Any) -> None:
-    one, many = make_case(length=1, with_state=True), make_case(length=5, with_state=True)
+@pytest.mark.parametrize("impl", ["fused", "chunkwise"])
+def test_auto_takes_what_serves(make_case: Any, impl: str) -> None:
+    one, many = (make_case(length=length, with_state=True, channelwise=impl == "chunkwise") for length in (1, 5))
     assert torch.equal(one.run("auto")[0], one.run("recurrent")[0])
-    assert torch.equal(many.run("auto")[0], many.run("chunkwise")[0])
+    assert torch.equal(many.run("auto")[0], many.run(impl)[0])
 
 
 def test_state_saves_and_resumes_bit_for_bit(make_case: Any, tmp_path: Any) -> None:
@@ -176,7 +177,7 @@ def test_bad_shapes_name_expected_and_given(make_case: Any) -> None:
         make_case(batch=3).run("auto", state=state, chunk_size=8)
 
 
-@pytest.mark.parametrize("impl", ["reference", "chunkwise", "recurrent"])
+@pytest.mark.parametrize("impl", ["reference", "chunkwise", "fused", "recurrent"])
 def test_bad_states_are_refused_at_the_edge(make_case: Any, impl: str) -> None:
     case = make_case(length=6, chunk_size=4)
     _, state = case.run("chunkwise")
@@ -193,7 +194,7 @@ def test_bad_states_are_refused_at_the_edge(make_case: Any, impl: str) -> None:
             case.run(impl, state=dataclasses.replace(state, **changes))
 
 
-@pytest.mark.parametrize("impl", ["chunkwise", "recurrent"])
+@pytest.mark.parametrize("impl", ["chunkwise", "fused", "recurrent"])
 def test_a_state_of_inference_mode_goes_on_in_training_as_a_copy(make_case: Any, impl: str) -> None:
     case = make_case(length=6, chunk_size=4, requires_grad=True)
     with torch.inference_mode():

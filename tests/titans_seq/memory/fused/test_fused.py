@@ -1,4 +1,4 @@
-"""What the fused form promises without a GPU: its errors and choices here, its numbers and its compilation in processes of their own."""
+"""What the Triton kernels promise without a GPU: its errors and choices here, its numbers and its compilation in processes of their own."""
 
 import os
 import subprocess
@@ -59,16 +59,22 @@ def test_more_compiles_ahead_of_time(tmp_path: Path) -> None:
     run_lane("compiled.py", "slow", TRITON_CACHE_DIR=str(tmp_path))
 
 
+def run_in_triton(case: Any) -> None:
+    """As `neural_memory` runs it on a GPU."""
+    options = {"chunk_size": 16, "gradient": "chunk", "surprise_clip": None, "mask": None, "reset": None} | case.options
+    fused.fused_memory(case.q, case.k, case.v, case.gates, case.weights, None, **options)
+
+
 def test_needs_a_gpu(make_case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "HAS_TRITON", True)
     with pytest.raises(ValueError, match=r"needs an NVIDIA GPU, got a tensor on cpu .* Use impl='chunkwise'"):
-        make_case().run("fused")
+        run_in_triton(make_case())
 
 
 def test_needs_triton(make_case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(fused, "HAS_TRITON", False)
     with pytest.raises(ValueError, match=r"needs triton, which is not installed .*pip install triton.* Use impl='chunkwise'"):
-        make_case().run("fused")
+        run_in_triton(make_case())
 
 
 @pytest.mark.parametrize(
@@ -85,7 +91,7 @@ def test_needs_triton(make_case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
 )
 def test_what_it_does_not_do_is_refused(make_case: Any, options: dict, message: str) -> None:
     with pytest.raises(ValueError, match=rf"impl='fused' .*{message}\. Use impl='chunkwise'"):
-        make_case(length=3, **options).run("fused")
+        run_in_triton(make_case(length=3, **options))
 
 
 class OnGpu(torch.Tensor):
@@ -94,14 +100,13 @@ class OnGpu(torch.Tensor):
     device = torch.device("cuda")
 
 
-def test_auto_says_what_it_runs(make_case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_auto_says_what_it_runs_on_a_gpu(make_case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
     case = make_case()
-    assert choose_implementation(case.q[:, :, :1], case.gates, case.weights).impl == "recurrent"
-    on_cpu = choose_implementation(case.q, case.gates, case.weights)
-    assert on_cpu == ("chunkwise", "The fused kernels are for NVIDIA GPUs, and q is on cpu.")
-    monkeypatch.setattr("titans_seq.memory.functional.unavailable", lambda q: None)
+    monkeypatch.setattr(fused, "unavailable", lambda q: None)
     q = case.q.as_subclass(OnGpu)
-    assert choose_implementation(q, case.gates, case.weights).impl == "fused"
+    assert choose_implementation(q[:, :, :1], case.gates, case.weights).impl == "recurrent"
+    chosen = choose_implementation(q, case.gates, case.weights)
+    assert chosen == ("fused", "q is on an NVIDIA GPU, and the fused kernels do all that is asked.")
     refused = choose_implementation(q, case.gates, case.weights, chunk_size=100)
     assert refused == ("chunkwise", "The fused form supports chunks of up to 64 tokens, got chunk_size=100.")
 
