@@ -220,14 +220,14 @@ def _open_text(path: Path, wrap: Wrap = lambda file: file) -> Iterator[io.TextIO
     with path.open("rb") as file:
         packed = file.read(2) == _GZIP
         if packed:
-            _check_bgzf(path)
+            check_bgzf(path)
         file.seek(0)
         source = wrap(file)
         with io.TextIOWrapper(gzip.GzipFile(fileobj=source) if packed else source, encoding="utf-8", errors="surrogateescape") as text:
             yield text
 
 
-def _check_bgzf(path: Path) -> None:
+def check_bgzf(path: Path) -> None:
     """A bgzf that is cut off between two of its blocks is good gzip, but lacks the block that ends it."""
     with path.open("rb") as file:
         is_bgzf = file.read(16)[12:14] == b"BC"

@@ -14,9 +14,9 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domains.dna.data import cache as cache_module
+from domains.dna.data import sequences
 from domains.dna.data.cache import FOLDER, N_BLOCK
 from domains.dna.data.genome import Genome, open_genome
-from domains.dna.data.sequences import BLOCK
 from tests.domains.dna.twobit import twobit
 from titans_seq import UserError
 
@@ -56,8 +56,10 @@ def test_genbank(name: str, write: Callable[..., Path]) -> None:
     assert genome.lengths.tolist() == [5386]
 
 
-def test_records_longer_than_a_block(write: Callable[..., Path]) -> None:
-    text = "ACGTN" * (BLOCK // 5 + 7)
+def test_records_longer_than_a_block(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(sequences, "BLOCK", 1000)
+    monkeypatch.setattr(cache_module, "_COUNTED", N_BLOCK)
+    text = "ACGTN" * 777
     for path in (write(f">a\n{text}\n>b\nAC\n"), write(twobit({"a": text, "b": "AC"}), "g.2bit")):
         assert letters(open_genome(path)) == {"a": text, "b": "AC"}
         assert open_genome(path).count_n(np.array([0]), np.array([0]), np.array([len(text)])).tolist() == [text.count("N")]
@@ -75,11 +77,11 @@ def test_windows_are_biopythons(
     lines = (f">r{i}\n" + "\n".join(text[a : a + width] for a in range(0, len(text), width)) for i, text in enumerate(records))
     path.write_text("\n".join(lines))
     with path.open() as file:
-        sequences = [record.seq for record in SeqIO.parse(file, "fasta")]
+        expected_records = [record.seq for record in SeqIO.parse(file, "fasta")]
     genome = open_genome(path)
     for record, start, size, strand in windows:
         record = record % len(records)
-        sequence, stop = sequences[record], start + size
+        sequence, stop = expected_records[record], start + size
         inside = slice(min(max(start, 0), len(sequence)), min(max(stop, 0), len(sequence)))
         expected = "N" * (min(stop, 0) - min(start, 0)) + sequence[inside] + "N" * (max(stop, len(sequence)) - max(start, len(sequence)))
         expected = expected if strand > 0 else expected.reverse_complement()
