@@ -118,8 +118,12 @@ def caches_of(source: Path, folder: Path | None) -> list[Cache]:
     apart = f"{source.name}-{key}"  # files of one name from several folders
     if folder is not None:
         return [Cache(folder, apart)]
-    home = Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache")
-    return [Cache(source.parent / FOLDER, source.name), Cache(home / "titans_seq" / "genomes", apart)]
+    return [Cache(source.parent / FOLDER, source.name), Cache(user_folder(), apart)]
+
+
+def user_folder() -> Path:
+    """The user's own folder for caches of genomes."""
+    return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "titans_seq" / "genomes"
 
 
 def find_or_build(source: Path, folder: Path | None, progress: bool) -> tuple[Cache, Index]:

@@ -2,14 +2,18 @@
 
 import difflib
 from functools import cached_property
+from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Any, NamedTuple
 
 import numpy as np
 
 from domains.dna.data.alphabet import BASE_BITS, N, decode, reverse_complement
-from domains.dna.data.cache import N_BLOCK, Cache, Index, find_or_build
+from domains.dna.data.cache import N_BLOCK, Cache, Index, find_or_build, user_folder
 from titans_seq.errors import UserError
+
+EXAMPLES = {"phix174": "phix174.gbk"}
+"""Genomes that ship with the package: name -> file in datasets/."""
 
 
 class _Maps(NamedTuple):
@@ -88,6 +92,10 @@ class Genome:
             codes = np.pad(codes, (first - start, stop - last), constant_values=N) if first < last else np.full(stop - start, N, np.uint8)
         return reverse_complement(codes) if strand < 0 else codes
 
+    def window_text(self, record: int, start: int, stop: int, strand: int = 1) -> str:
+        """As `window`, in letters."""
+        return decode(self.window(record, start, stop, strand))
+
     def count_n(self, record: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
         """How many N windows (W,) inside their records hold, (W,) int64, at a cost that does not depend on their lengths."""
         begin = self._offsets[record]
@@ -137,3 +145,15 @@ def open_genome(path: str | Path, cache: str | Path | None = None, progress: boo
     """
     found, index = find_or_build(Path(path), None if cache is None else Path(cache), progress)
     return Genome(found, index)
+
+
+def open_example(name: str = "phix174", cache: str | Path | None = None) -> Genome:
+    """A genome that ships with the package (`EXAMPLES`); its cache goes to the user's (~/.cache/titans_seq) unless `cache` names a folder.
+
+    Raises:
+        UserError: none is called so.
+    """
+    if name not in EXAMPLES:
+        raise UserError(f"no example genome is called '{name}'. Those that ship: {', '.join(EXAMPLES)}.")
+    with as_file(files("domains.dna") / "datasets" / EXAMPLES[name]) as path:
+        return open_genome(path, user_folder() if cache is None else cache, progress=False)

@@ -3,6 +3,7 @@
 A table of regions has the columns `chrom`, `start`, `end` (Int64), `strand` ("+", "-" or "."), `name` and `line`, the line of its file.
 """
 
+import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -70,8 +71,8 @@ class Intervals:
 def match_names(names: Sequence[str], known: Sequence[str]) -> dict[str, str]:
     """Which of the `known` names of chromosomes each of `names` means; those that mean none are left out.
 
-    The same name, or else the one that is equal but for a prefix "chr" (1 and chr1), and M for MT (MT, M, chrM, chrMT). Where two known
-    names would do, neither does.
+    The same name, or else the one that is equal but for a prefix "chr" (1 and chr1), M for MT (MT, M, chrM, chrMT) and the version of an
+    accession (NC_000913 and NC_000913.3). Where two known names would do, neither does.
     """
     plain: dict[str, list[str]] = {}
     for name in known:
@@ -83,7 +84,7 @@ def match_names(names: Sequence[str], known: Sequence[str]) -> dict[str, str]:
 
 def _plain(name: str) -> str:
     """A chromosome's name without what tells styles apart."""
-    short = name[3:] if name[:3].lower() == "chr" else name
+    short = re.sub(r"^chr|(?<=\d)\.\d+$", "", name, flags=re.IGNORECASE)
     return "MT" if short in ("M", "MT", "Mt", "mt") else short
 
 

@@ -16,7 +16,7 @@ from hypothesis import strategies as st
 from domains.dna.data import cache as cache_module
 from domains.dna.data import sequences
 from domains.dna.data.cache import FOLDER, N_BLOCK
-from domains.dna.data.genome import Genome, open_genome
+from domains.dna.data.genome import Genome, open_example, open_genome
 from tests.domains.dna.twobit import twobit
 from titans_seq import UserError
 
@@ -100,6 +100,15 @@ def test_n_are_counted_across_blocks(genome_of: Callable[..., Genome]) -> None:
     start, stop = np.sort(random.integers(0, len(text) + 1, (2, 500)), axis=0)
     expected = [text[a:b].count("N") for a, b in zip(start, stop, strict=True)]
     assert genome.count_n(np.ones(500, int), start, stop).tolist() == expected
+
+
+def test_the_genome_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("XDG_CACHE_HOME", str(tmp_path))
+    genome = open_example()
+    assert (genome.names, genome.lengths.tolist(), genome.text(0, 0, 10)) == (("NC_001422.1",), [5386], "GAGTTTTATC")
+    assert genome.cache_path.is_relative_to(tmp_path)
+    with pytest.raises(UserError, match="no example genome is called 'x'. Those that ship: phix174"):
+        open_example("x")
 
 
 def test_a_part_outside_a_record_is_refused(genome_of: Callable[..., Genome]) -> None:

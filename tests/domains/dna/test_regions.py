@@ -182,6 +182,7 @@ def test_names_of_written_regions(tmp_path: Path) -> None:
         (["chrM"], ["MT"], {"chrM": "MT"}),
         (["1"], ["1", "chr1"], {"1": "1"}),
         (["Chr1"], ["1", "chr1"], {}),  # two would do
+        (["NC_1", "ENST2.7", "NC_3.1"], ["NC_1.3", "ENST2", "NC_3.2"], {"NC_1": "NC_1.3", "ENST2.7": "ENST2", "NC_3.1": "NC_3.2"}),
         (["1", "I"], ["chr10", "chrI_random"], {}),
     ],
 )
