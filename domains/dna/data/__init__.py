@@ -1,6 +1,6 @@
 """Genomes, regions and labelled sequences in; windows, documents and parts to train on out.
 
-Whatever cannot be used raises a `UserError` that names the file, the record or line, and the mend. Inside, places are 0-based and half-open.
+Whatever cannot be used raises a `UserError` that names the file, the line or record, and the mend. Places are 0-based and half-open.
 
     alphabet.py         bases as uint8 codes
     sequences.py        records out of FASTA, .2bit and GenBank, by Biopython

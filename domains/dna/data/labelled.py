@@ -1,5 +1,6 @@
 """Labelled sequences: sets for classification, with numbered classes and parts for training, validation and test. Shapes: W sequences."""
 
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from functools import cached_property
@@ -109,7 +110,7 @@ def make_task(name: str, parts: dict[str, RawPart]) -> Task:
         raise UserError(f"{name}: has no part to train on; those found: {', '.join(parts) or 'none'}.")
     classes = sort_classes({label for part in parts.values() for label in part.labels})
     if len(classes) < 2:
-        raise UserError(f"{name}: all sequences are of class '{classes[0] if classes else ''}'; at least two classes are needed.")
+        raise UserError(f"{name}: all sequences are of class '{classes[0][:40] if classes else ''}'; at least two classes are needed.")
     number = {label: i for i, label in enumerate(classes)}
     made = {}
     for part_name, part in parts.items():
@@ -121,7 +122,7 @@ def make_task(name: str, parts: dict[str, RawPart]) -> Task:
 
 def sort_classes(names: set[str]) -> tuple[str, ...]:
     """In the order of their numbers if all are whole numbers, else in that of the alphabet: never that of files or folders."""
-    if all(name.isascii() and name.removeprefix("-").isdigit() for name in names):
+    if all(re.fullmatch("-?[0-9]{1,18}", name) for name in names):
         return tuple(sorted(names, key=lambda name: (int(name), name)))
     return tuple(sorted(names))
 

@@ -61,7 +61,7 @@ def read_records(path: Path, wrap: Wrap = lambda file: file) -> Iterator[Record]
             raise UserError(f"{_where(path, kind, number)}: record {number} has no name. Write one after the '>'.")
         if name in seen:
             where, first = _where(path, kind, number), _where(path, kind, seen[name])
-            raise UserError(f"{where}: record {number} is called '{name}', as record {seen[name]} is ({first}). Rename one of them.")
+            raise UserError(f"{where}: record {number} is called '{name[:60]}', as record {seen[name]} is ({first}). Rename one of them.")
         seen[name] = number
         yield Record(name, _checked(path, kind, number, name, blocks))
     if not seen:
@@ -123,11 +123,11 @@ def _checked(path: Path, kind: str, number: int, name: str, blocks: Letters) -> 
         if bad >= 0:
             letter = letters[bad] if isinstance(letters, str) else chr(letters[bad])
             where = _where(path, kind, number, position + bad)
-            raise UserError(f"{where}: record '{name}', position {position + bad + 1}: {illegal(letter)}")
+            raise UserError(f"{where}: record '{name[:60]}', position {position + bad + 1}: {illegal(letter)}")
         position += len(codes)
         yield codes
     if not position:
-        raise UserError(f"{_where(path, kind, number)}: record '{name}' holds no base. Take it out of the file.")
+        raise UserError(f"{_where(path, kind, number)}: record '{name[:60]}' holds no base. Take it out of the file.")
 
 
 def _fasta(path: Path, wrap: Wrap) -> Iterator[tuple[str, Iterator[str]]]:

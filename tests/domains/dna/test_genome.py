@@ -107,7 +107,7 @@ def test_the_genome_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     genome = open_example()
     assert (genome.names, genome.lengths.tolist(), genome.text(0, 0, 10)) == (("NC_001422.1",), [5386], "GAGTTTTATC")
     assert genome.cache_path.is_relative_to(tmp_path)
-    with pytest.raises(UserError, match="no example genome is called 'x'. Those that ship: phix174"):
+    with pytest.raises(UserError, match=r"no example genome is called 'x'\. Those that ship: phix174"):
         open_example("x")
 
 
