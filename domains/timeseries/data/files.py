@@ -1,8 +1,6 @@
 """Files of tables: what is in them as it stands, and errors that name the place."""
 
 import difflib
-import subprocess
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -10,6 +8,7 @@ from typing import NoReturn
 import polars as pl
 
 from titans_seq.errors import UserError
+from titans_seq.isolated import end_of
 
 ROW = "__row__"
 _PROBE = "import sys, polars; polars.read_parquet(sys.argv[1])"
@@ -96,9 +95,8 @@ def open_source(path: Path, suffix: str) -> Source:
 
 def _read_parquet(path: Path) -> pl.DataFrame:
     """Once in a process of its own first: where a damaged file has polars ask for more memory than there is, it ends the process."""
-    probe = subprocess.run([sys.executable, "-P", "-c", _PROBE, str(path)], capture_output=True, check=False)
-    if probe.returncode not in (0, 1):  # 1 is an exception, which comes here as well
-        why = (probe.stderr.decode(errors="replace").strip().splitlines() or [f"status {probe.returncode}"])[0]
+    why = end_of(_PROBE, str(path))
+    if why is not None:
         raise UserError(
             f"{path}: cannot be read as .parquet: its reader was ended ({why:.200}). If the file is larger than memory, read it from the "
             "disk with --cache FOLDER; else it is damaged, and must be written again."

@@ -1,0 +1,1 @@
+"""DNA: genomes, regions and labelled sequences in; models of nucleotides to come."""

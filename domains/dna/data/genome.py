@@ -1,0 +1,159 @@
+"""Genomes: any part of any record as codes, read from a memory-mapped cache. Shapes: R records, W windows, L bases of a window."""
+
+import difflib
+from functools import cached_property
+from importlib.resources import as_file, files
+from pathlib import Path
+from typing import Any, NamedTuple
+
+import numpy as np
+
+from domains.dna.data.alphabet import BASE_BITS, N, decode, reverse_complement
+from domains.dna.data.cache import N_BLOCK, Cache, Index, find_or_build, user_folder
+from titans_seq.errors import UserError
+
+EXAMPLES = {"phix174": "phix174.gbk"}
+"""Genomes that ship with the package: name -> file in datasets/."""
+
+
+class _Maps(NamedTuple):
+    codes: np.ndarray
+    counts: np.ndarray
+
+
+class Genome:
+    """The records of a file. Its cache is mapped when it is first read, by each process for itself: workers may be forked or spawned.
+
+    Attributes:
+        names: (R,) of the records, in the order of the file.
+        lengths: (R,) int64, in bases.
+    """
+
+    def __init__(self, cache: Cache, index: Index) -> None:
+        self._cache, self._index = cache, index
+        self.names = index.names
+        self._offsets = index.offsets
+        self.lengths = np.diff(self._offsets)
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {name: value for name, value in self.__dict__.items() if name not in ("_maps", "_numbers")}
+
+    @property
+    def source(self) -> Path:
+        """The file that the genome is of."""
+        return self._index.source
+
+    @property
+    def sha256(self) -> str:
+        """Of the file."""
+        return self._index.sha256
+
+    @property
+    def cache_path(self) -> Path:
+        """The file of codes."""
+        return self._cache.bases_path(self._index)
+
+    def record(self, name: str) -> int:
+        """The number of a record.
+
+        Raises:
+            UserError: there is none of this name; the closest ones are named. `regions.match_names` maps chr1 to 1 and the like.
+        """
+        number = self._numbers.get(name)
+        if number is None:
+            close = difflib.get_close_matches(name, self.names[:10_000], n=3, cutoff=0.4) or list(self.names[:3])
+            raise UserError(f"{self.source}: has no record '{name}'. Of its {len(self)} records, close are: {', '.join(close)}.")
+        return number
+
+    def read(self, record: int, start: int, stop: int) -> np.ndarray:
+        """Codes of bases `start` to `stop` - 1 of a record: (stop - start,) uint8, a view of the file that must not be written to.
+
+        Raises:
+            ValueError: that is not inside the record.
+        """
+        if not 0 <= start <= stop <= self.lengths[record]:
+            raise ValueError(f"bases {start} to {stop} are not inside record '{self.names[record]}' of {self.lengths[record]} bases")
+        begin = int(self._offsets[record])
+        return self._maps.codes[begin + start : begin + stop]
+
+    def text(self, record: int, start: int, stop: int) -> str:
+        """As `read`, in letters."""
+        return decode(self.read(record, start, stop))
+
+    def window(self, record: int, start: int, stop: int, strand: int = 1) -> np.ndarray:
+        """As `read`, but N where it reaches beyond the record; of strand -1 the reverse complement: (stop - start,) uint8."""
+        length = int(self.lengths[record])
+        first, last = min(max(start, 0), length), min(max(stop, 0), length)
+        codes = self.read(record, first, last)
+        if last - first < stop - start:
+            codes = np.pad(codes, (first - start, stop - last), constant_values=N) if first < last else np.full(stop - start, N, np.uint8)
+        return reverse_complement(codes) if strand < 0 else codes
+
+    def window_text(self, record: int, start: int, stop: int, strand: int = 1) -> str:
+        """As `window`, in letters."""
+        return decode(self.window(record, start, stop, strand))
+
+    def count_n(self, record: np.ndarray, start: np.ndarray, stop: np.ndarray) -> np.ndarray:
+        """How many N windows (W,) inside their records hold, (W,) int64, at a cost that does not depend on their lengths."""
+        begin = self._offsets[record]
+        return self._n_before(begin + stop) - self._n_before(begin + start)
+
+    def _n_before(self, places: np.ndarray) -> np.ndarray:
+        """N before each place in the file of codes: those before its block, and where the block holds any, those in its begin."""
+        codes, counts = self._maps
+        block, rest = np.divmod(places, N_BLOCK)
+        before = counts[block].copy()
+        mixed = np.flatnonzero((rest > 0) & (counts[np.minimum(block + 1, len(counts) - 1)] > before))
+        for i in mixed:
+            place = int(places[i])
+            before[i] += np.count_nonzero((codes[place - int(rest[i]) : place] & BASE_BITS) == N)
+        return before
+
+    @cached_property
+    def _numbers(self) -> dict[str, int]:
+        return {name: number for number, name in enumerate(self.names)}
+
+    @cached_property
+    def _maps(self) -> _Maps:
+        path, index = self.cache_path, self._index
+        try:
+            mapped = np.memmap(path, dtype=np.uint8, mode="r").view(np.ndarray)
+        except (OSError, ValueError) as error:
+            raise UserError(f"{path}: the cache of {self.source} is gone or has changed ({error}). Open the genome again.") from error
+        if len(mapped) != index.file_size:
+            raise UserError(f"{path}: the cache of {self.source} is cut off. Remove it, and open the genome again.")
+        return _Maps(mapped[: self._offsets[-1]], mapped[index.counts_at :].view(np.int64))
+
+
+def open_genome(path: str | Path, cache: str | Path | None = None, progress: bool = True) -> Genome:
+    """The genome in a FASTA (also .gz or bgzf), GenBank or .2bit file.
+
+    The first time the whole file is read and checked, and its codes are written to a cache; later that cache is opened, as long as the
+    file has the same size and time, or else the same SHA-256.
+
+    Args:
+        path: the file; what it is, is seen from its content.
+        cache: folder for the cache, about a byte a base; None for `.titans_seq` beside the file, or the user's cache (~/.cache/titans_seq)
+            where one cannot write beside the file, which is said.
+        progress: show a progress bar on standard error while a large file is read.
+
+    Raises:
+        UserError: the file or the folder cannot be used; the message names file, line or record, and what mends it.
+    """
+    found, index = find_or_build(Path(path), None if cache is None else Path(cache), progress)
+    return Genome(found, index)
+
+
+def open_example(name: str = "phix174", cache: str | Path | None = None) -> Genome:
+    """A genome that ships with the package (`EXAMPLES`); its cache goes to the user's (~/.cache/titans_seq) unless `cache` names a folder.
+
+    Raises:
+        UserError: none is called so.
+    """
+    if name not in EXAMPLES:
+        raise UserError(f"no example genome is called '{name}'. Those that ship: {', '.join(EXAMPLES)}.")
+    with as_file(files("domains.dna") / "datasets" / EXAMPLES[name]) as path:
+        return open_genome(path, user_folder() if cache is None else cache, progress=False)
