@@ -4,9 +4,6 @@ import base64
 import hashlib
 import json
 import re
-import threading
-from collections.abc import Iterator
-from contextlib import contextmanager
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
@@ -172,17 +169,3 @@ class Handler(BaseHTTPRequestHandler):
         self.server.commits[name].append(self.server.commits[name][-1] | files)
         oid = self.server.commit_hash(name, len(self.server.commits[name]) - 1)
         self.reply_json({"success": True, "commitOid": oid, "commitUrl": f"{self.server.address}/{name}/commit/{oid}"})
-
-
-@contextmanager
-def serving() -> Iterator[Hub]:
-    """A hub without models, until the end of the block."""
-    server = Hub()
-    thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.05}, daemon=True)
-    thread.start()
-    try:
-        yield server
-    finally:
-        server.shutdown()
-        server.server_close()
-        thread.join()

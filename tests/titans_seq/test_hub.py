@@ -12,7 +12,8 @@ from typing import Any
 import pytest
 import torch
 
-from tests.hub import TOKEN, Hub, serving
+from tests.hub import TOKEN, Hub
+from tests.serving import serving
 from titans_seq import Titans, UserError, load_model, presets
 from titans_seq.card import Card
 
@@ -21,7 +22,7 @@ from titans_seq.card import Card
 def hub(monkeypatch: pytest.MonkeyPatch) -> Iterator[Hub]:
     for name in ("HF_TOKEN", "HUGGING_FACE_HUB_TOKEN"):
         monkeypatch.delenv(name, raising=False)
-    with serving() as server:
+    with serving(Hub()) as server:
         yield server
 
 

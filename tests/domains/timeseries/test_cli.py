@@ -19,7 +19,8 @@ from domains.timeseries.conformal import CalibratedPredictor, Calibration, load_
 from domains.timeseries.data import read_table
 from domains.timeseries.estimator import TitansPredictor, load_predictor
 from domains.timeseries.model import TitansForecaster
-from tests.hub import serving
+from tests.hub import Hub
+from tests.serving import serving
 from titans_seq.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # it is invoked by sys.argv
@@ -243,7 +244,7 @@ def test_a_calibrated_model_comes_from_the_hub_at_once(run: Run, tmp_path: Path,
     file = write_table(tmp_path / "mine.csv", rows=160)
     for name, windows in (("calibrated", 20), ("plain", 0)):
         assert run("train", file, *QUICK, "--calibration-windows", windows, "-o", name).returncode == 0
-    with serving() as hub:
+    with serving(Hub()) as hub:
         address = {"ENDPOINT": hub.address, "HUGGINGFACE_CO_URL_TEMPLATE": hub.address + "/{repo_id}/resolve/{revision}/{filename}"}
         for name, value in (*address.items(), ("HF_HUB_CACHE", str(tmp_path / "cache"))):
             monkeypatch.setattr(huggingface_hub.constants, name, value)
