@@ -74,7 +74,8 @@ class Pretrained(nn.Module):
         text = render_card(card or Card(), model_type=self.model_type, version=ours, parameters=parameters)
         tensors, shared = _distinct(self.state_dict(keep_vars=True))
         with tempfile.TemporaryDirectory(dir=folder, prefix=".titans-seq-") as temporary:
-            write_safetensors(Path(temporary) / WEIGHTS_NAME, tensors, {"format": "pt", _SHARED_KEY: json.dumps(shared)})
+            metadata = {"format": "pt"} | ({_SHARED_KEY: json.dumps(shared)} if shared else {})  # of several keys the order is random
+            write_safetensors(Path(temporary) / WEIGHTS_NAME, tensors, metadata)
             (Path(temporary) / CONFIG_NAME).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
             (Path(temporary) / CARD_NAME).write_text(text, encoding="utf-8")
             for name in FILES:

@@ -16,8 +16,7 @@ class Decoder:
 
     A token's hundreds of small kernels would wait for Python on a GPU. There the step is compiled by `torch.compile` with CUDA graphs (mode
     "reduce-overhead"), once for a batch size: all that depends on where a stream stands is in tensors. On a CPU the model itself is called,
-    and where torch has compiled too many steps (`torch._dynamo.config.recompile_limit`). Memories of two levels count a shard's tokens in
-    Python: their step is not compiled.
+    and where torch has compiled too many steps (`torch._dynamo.config.recompile_limit`).
 
     >>> decoder, state = Decoder(model), model.initial_state(1)
     >>> for x in prompt.split(1, dim=1):
@@ -31,9 +30,8 @@ class Decoder:
     def __init__(self, model: nn.Module, backend: str | Callable[..., Any] | None = None) -> None:
         self.model = model
         on_gpu = next(model.parameters()).device.type == "cuda"
-        in_python = any(getattr(module, "local", None) is not None for module in model.modules())
         self._step: Callable[..., Any] = model
-        compiled = (on_gpu or backend is not None) and not in_python
+        compiled = on_gpu or backend is not None
         self._graphs = on_gpu and compiled
         if compiled:
             how: dict[str, Any] = {"mode": "reduce-overhead"} if backend is None else {"backend": backend}

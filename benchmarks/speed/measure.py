@@ -142,16 +142,20 @@ class BeyondBudgetError(Exception):
 
 
 def refuse_what_cannot_fit(cell: Cell, warm_up: float, limits: Limits) -> None:
-    """Five runs of ours, one of a peer's; with those at SHORT tokens if there are any."""
+    if reason := beyond_deadline(cell, warm_up, limits):
+        raise BeyondBudgetError(reason)
+
+
+def beyond_deadline(cell: Cell, seconds: float, limits: Limits) -> str | None:
+    """Why a cell whose run takes so long does not fit, None if it does: a warm-up and five runs of ours, one of a peer's; with the runs at
+    SHORT tokens if there are any.
+    """
     runs: float = 1 + (1 if cell.subject in PEERS else TIMED_RUNS)
     if compares_lengths(cell):
         runs += (1 + TIMED_RUNS**2) * SHORT / LONG
-    if runs * warm_up > 2 * limits.budget_seconds:
-        raise BeyondBudgetError(beyond_text(runs, runs * warm_up, limits))
-
-
-def beyond_text(runs: float, seconds: float, limits: Limits) -> str:
-    return f"{runs:.0f} runs would take about {seconds:.0f} s, more than twice the budget of {limits.budget_seconds:g} s"
+    if runs * seconds <= 2 * limits.budget_seconds:
+        return None
+    return f"{runs:.0f} runs would take about {runs * seconds:.0f} s, more than twice the budget of {limits.budget_seconds:g} s"
 
 
 def beyond_budget(cell: Cell, warm_up: float, seconds: list[float], limits: Limits) -> bool:

@@ -4,8 +4,8 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
 from benchmarks.machine import available_mib, installed
-from benchmarks.speed.cells import BACKWARD, DECODE, FORWARD, MODES, TIMED_RUNS, Cell, Limits, Result
-from benchmarks.speed.measure import MEMORY_SHARE, beyond_text
+from benchmarks.speed.cells import BACKWARD, DECODE, FORWARD, MODES, Cell, Limits, Result
+from benchmarks.speed.measure import MEMORY_SHARE, beyond_deadline
 from benchmarks.speed.parity import Parity, needs_check
 from benchmarks.speed.peers import PEERS
 from benchmarks.speed.subjects import LAYERS, MODELS
@@ -153,7 +153,7 @@ def reason_of_parity(cell: Cell, parities: Sequence[Parity]) -> str | None:
 
 
 def reason_of_cost(cell: Cell, measured: Sequence[Result], limits: Limits, free_mib: float) -> str | None:
-    """What the next shorter length took, taken to grow with the length, must fit: six runs of ours, two of a peer's."""
+    """What the next shorter length took, taken to grow with the length, must fit."""
     if cell.mode == DECODE:
         return None
     same = [r for r in measured if key(r.cell) == key(cell) and r.cell.tokens < cell.tokens]
@@ -163,10 +163,9 @@ def reason_of_cost(cell: Cell, measured: Sequence[Result], limits: Limits, free_
     if last.measurement is None:
         return f"not tried: already {last.cell.tokens:,} tokens could not be measured"
     growth = cell.tokens / last.cell.tokens
-    runs = 2 if cell.subject in PEERS else 1 + TIMED_RUNS
-    seconds, mib = growth * runs * last.measurement.seconds.median, growth * last.measurement.memory_mib
-    if seconds > 2 * limits.budget_seconds:
-        return beyond_text(runs, seconds, limits)
+    mib = growth * last.measurement.memory_mib
+    if reason := beyond_deadline(cell, growth * last.measurement.seconds.median, limits):
+        return reason
     if limits.device == "cpu" and mib > MEMORY_SHARE * free_mib:
         return f"would need about {mib / 1024:.0f} GiB of memory, free are {free_mib / 1024:.0f}"
     return None

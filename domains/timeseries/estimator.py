@@ -1,9 +1,11 @@
 """`TitansEstimator`: the forecaster as a GluonTS estimator. `train(dataset)` returns a predictor that makes GluonTS forecasts."""
 
+import hashlib
 import math
 import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
+from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
 
@@ -148,6 +150,16 @@ class TitansPredictor(PyTorchPredictor):
     def model(self) -> TitansForecaster:
         """The network, for `save_pretrained` and to carry streams on."""
         return self.prediction_net.model
+
+    @cached_property
+    def fingerprint(self) -> int:
+        """63 bits of a digest of the network's configuration and weights, as they were when this was first asked for: by it a saved stream
+        knows its model.
+        """
+        digest = hashlib.sha256(repr(self.model.config).encode())
+        for name, x in sorted(self.model.state_dict().items()):
+            digest.update(name.encode() + x.detach().cpu().contiguous().numpy().tobytes())
+        return int.from_bytes(digest.digest()[:8], "big") >> 1
 
 
 class TitansEstimator(PyTorchLightningEstimator):

@@ -5,7 +5,6 @@
 >>> forecaster.predict().quantile(0.5)
 """
 
-import hashlib
 from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -266,20 +265,13 @@ class OnlineForecaster:
 
     # ---- on disk
 
-    def _fingerprint(self) -> int:
-        """63 bits of a digest of the model's configuration and weights."""
-        digest = hashlib.sha256(repr(self.model.config).encode())
-        for name, x in sorted(self.model.state_dict().items()):
-            digest.update(name.encode() + x.detach().cpu().contiguous().numpy().tobytes())
-        return int.from_bytes(digest.digest()[:8], "big") >> 1
-
     def save(self, path: str | Path) -> None:
         """Write the stream to a safetensors file, whole or not at all: some kilobytes a channel, whatever has been observed."""
         self._snapshot().save(path)
 
     def _snapshot(self) -> StreamState:
         rows = self._state.moments.weight.new_ones(self.model.config.num_channels, dtype=torch.int64)
-        numbers = (self.next_period.ordinal, self._fingerprint(), self.steps, self.missing, self.dropped)
+        numbers = (self.next_period.ordinal, self.predictor.fingerprint, self.steps, self.missing, self.dropped)
         return StreamState(self._state, torch.stack([number * rows for number in numbers], 1))
 
     @classmethod
@@ -297,7 +289,7 @@ class OnlineForecaster:
     def _restore(self, saved: StreamState, path: str | Path) -> None:
         numbers = saved.numbers
         of_model = _kinds(saved.forecaster) == _kinds(self._state) and numbers.shape[1:] == (5,) and numbers.dtype == torch.int64
-        if not of_model or int(numbers[0, 1]) != self._fingerprint():
+        if not of_model or int(numbers[0, 1]) != self.predictor.fingerprint:
             raise UserError(f"{path}: is of a stream of another model. Load it with the predictor that it was made with.")
         start, _, self.steps, self.missing, self.dropped = (int(number) for number in numbers[0])
         counted = 0 <= self.missing <= self.steps <= LARGEST and 0 <= self.dropped <= LARGEST

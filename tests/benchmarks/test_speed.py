@@ -199,6 +199,11 @@ def test_what_would_not_fit_is_not_tried() -> None:
     assert reason(0.5, 100.0) == ""
     assert reason(1.0, 100.0) == "6 runs would take about 24 s, more than twice the budget of 10 s"
     assert reason(0.5, 300.0).startswith("would need about 1 GiB")
+    longest = replace(long, tokens=131_072)  # also timed beside short ones
+    expected = "7 runs would take about 218 s, more than twice the budget of 10 s"
+    assert plan.reason_of_cost(longest, [measured(long, 1.0, 1.0)], Limits(1, 10.0), free_mib=1000.0) == expected
+    with pytest.raises(measure.BeyondBudgetError, match=expected):
+        measure.refuse_what_cannot_fit(longest, 32.0, Limits(1, 10.0))
     failed = Result(short, skipped="no result after 20 s")
     assert plan.reason_of_cost(long, [failed], LIMITS, 1000.0) == "not tried: already 1,024 tokens could not be measured"
 

@@ -55,6 +55,15 @@ def test_round_trip(variant: str, tmp_path: Path) -> None:
     assert torch.equal(loaded(x)[0], model(x)[0])
 
 
+def test_the_same_model_is_the_same_file(folder: Path, tmp_path: Path) -> None:
+    """So that two runs can be compared, and a model named, by a digest."""
+    model = Titans.from_pretrained(folder)
+    written = (folder / "model.safetensors").read_bytes()
+    for i in range(8):
+        model.save_pretrained(tmp_path / str(i))
+        assert (tmp_path / str(i) / "model.safetensors").read_bytes() == written
+
+
 def test_the_config_file_says_what_made_it(folder: Path) -> None:
     values = json.loads((folder / "config.json").read_text())
     assert values["model_type"] == "titans"

@@ -182,6 +182,15 @@ def test_broken_domains_do_not_harm_the_others(site: Path) -> None:
     assert any("nothing_of_that_name" in problem for problem in found["problems"])
 
 
+@pytest.fixture
+def ctrl_c_is_heard() -> Iterator[None]:
+    """By processes that a test starts, also where a shell has started the tests in its background and has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
+
+
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_ctrl_c_is_quiet(site: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(site)}
     with subprocess.Popen([*COMMAND, "wait"], env=environment, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:

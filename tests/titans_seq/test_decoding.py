@@ -34,24 +34,18 @@ def read(step: Any, model: Titans, x: torch.Tensor) -> torch.Tensor:
     return torch.cat(outputs, dim=1)
 
 
-@pytest.mark.parametrize("variant", VARIANTS)
-def test_one_compilation_serves_the_whole_stream(variant: str) -> None:
-    """Over the ends of chunks and segments, and where the window is full."""
-    model, x, graphs = make_model(variant), torch.randn(2, 15, 16), CompileCounterWithBackend("aot_eager")
+TWO_LEVELS = LocalMemoryConfig(chunk_sizes=(2,), shard_length=4)
+
+
+@pytest.mark.parametrize(("variant", "local"), [*((variant, None) for variant in VARIANTS), ("lmm", TWO_LEVELS)])
+def test_one_compilation_serves_the_whole_stream(variant: str, local: LocalMemoryConfig | None) -> None:
+    """Over the ends of chunks, shards and segments, and where the window is full."""
+    model, x, graphs = make_model(variant, local=local), torch.randn(2, 15, 16), CompileCounterWithBackend("aot_eager")
     with torch.no_grad():
         expected, _ = model(x)
     torch.testing.assert_close(read(Decoder(model, backend=graphs), model, x), expected, rtol=1e-4, atol=1e-5)
     assert graphs.frame_count == 1
     torch.testing.assert_close(read(Decoder(model), model, x), expected, rtol=1e-4, atol=1e-5)
-
-
-def test_two_levels_are_not_compiled() -> None:
-    model, x = make_model("lmm", local=LocalMemoryConfig(chunk_sizes=(2,), shard_length=4)), torch.randn(1, 9, 16)
-    graphs = CompileCounterWithBackend("aot_eager")
-    with torch.no_grad():
-        expected, _ = model(x)
-    torch.testing.assert_close(read(Decoder(model, backend=graphs), model, x), expected, rtol=1e-4, atol=1e-5)
-    assert graphs.frame_count == 0
 
 
 def test_one_token_at_a_time() -> None:

@@ -15,6 +15,7 @@ from pathlib import Path
 
 import pytest
 
+from tests.serving import serving
 from titans_seq import UserError, download
 from titans_seq.download import fetch
 from titans_seq.unpack import UnpackLimits
@@ -164,12 +165,8 @@ class Server(ThreadingHTTPServer):
 
 @pytest.fixture
 def server() -> Iterator[Server]:
-    with Server() as server:
-        thread = threading.Thread(target=server.serve_forever, kwargs={"poll_interval": 0.01})
-        thread.start()
+    with serving(Server()) as server:
         yield server
-        server.shutdown()
-        thread.join()
 
 
 @pytest.fixture(autouse=True)

@@ -15,6 +15,7 @@ from torch import Tensor
 
 from titans_seq import (
     AttentionConfig,
+    LocalMemoryConfig,
     MemoryConfig,
     NeuralMemory,
     Titans,
@@ -191,12 +192,13 @@ MEMORIES = {
     "channel": {"forgetting": "channel"},
     "no-convolution": {"convolution_width": 1},
     "token-gradients": {"depth": 1, "norm": False, "gradient": "token", "surprise_clip": None},
+    "two-levels": {"local": LocalMemoryConfig(chunk_sizes=(2,), shard_length=6)},
 }
 
 
-@pytest.mark.parametrize("options", MEMORIES.values(), ids=MEMORIES.keys())
-def test_other_memories(options: dict) -> None:
-    model, x = make_model("mag", **options), torch.randn(BATCH, 14, DIM, dtype=torch.float64)
+@pytest.mark.parametrize(("options", "name"), [*((o, "mag") for o in MEMORIES.values()), (MEMORIES["two-levels"], "mac-3-tokens")], ids=str)
+def test_other_memories(options: dict, name: str) -> None:
+    model, x = make_model(name, **options), torch.randn(BATCH, 14, DIM, dtype=torch.float64)
     generator = torch.Generator().manual_seed(0)
     mask, reset = torch.rand(BATCH, 14, generator=generator) < 0.7, torch.rand(BATCH, 14, generator=generator) < 0.2
     with torch.inference_mode():

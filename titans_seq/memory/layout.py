@@ -146,26 +146,54 @@ def ragged_layout(length: int, chunk_size: int, position: Tensor | None, mask: T
         since = torch.where(restart[:, :-1], torch.arange(blocks, device=device), begun.neg().unsqueeze(1)).cummax(1).values
 
     cells = blocks * size
-    cell = torch.where(tokens, cell, cells)  # masked tokens go to a spare cell behind the grid
-    source = torch.zeros(batch, cells + 1, dtype=torch.int64, device=device)
-    source = source.scatter(1, cell, torch.arange(length, device=device).expand(batch, length))[:, :cells]
-    filled = torch.zeros(batch, cells + 1, dtype=torch.bool, device=device).scatter(1, cell, True)[:, :cells]
+    gathering = Gathering.of(torch.where(tokens, cell, cells), cells)  # masked tokens go to a spare cell behind the grid
 
     def place(x: Tensor, fill: float) -> Tensor:
-        trailing = [1] * (x.dim() - 3)
-        index = source.view(batch, 1, cells, *trailing).expand(-1, x.shape[1], -1, *x.shape[3:])
-        placed = torch.where(filled.view(batch, 1, cells, *trailing), x.gather(2, index), fill)
-        return placed.unflatten(2, (blocks, size))
+        return gathering.place(x, fill).unflatten(2, (blocks, size))
 
     def collect(y: Tensor) -> Tensor:
-        y = F.pad(y.flatten(2, 3), (0, 0, 0, 1))  # the spare cell reads zero
-        return y.gather(2, cell.view(batch, 1, length, 1).expand(-1, y.shape[1], -1, y.shape[3]))
+        return gathering.collect(y.flatten(2, 3))
 
+    filled = gathering.filled
     grid = filled.view(batch, blocks, size)
     block_of_document = torch.arange(blocks, device=device) - since  # (B, blocks)
     complete = list((grid[:, :, size - 1 - spare] & ((block_of_document + 1) % parts == 0)).unbind(1))
     at_end = taken.gather(1, document[:, -1:]).squeeze(1) % chunk_size
     return Layout(place, collect, grid.unsqueeze(1), complete, restart, at_end)
+
+
+class Gathering(NamedTuple):
+    """Tokens in cells, at most one in each.
+
+    cell:   (B, T) int64, that of each token; the number of cells for a masked one.
+    filled: (B, cells) bool, whether a token is there.
+    source: (B, cells) int64, which.
+    """
+
+    cell: Tensor
+    filled: Tensor
+    source: Tensor
+
+    @classmethod
+    def of(cls, cell: Tensor, cells: int) -> "Gathering":
+        """From the cell (B, T) of each token."""
+        batch, length = cell.shape
+        source = torch.zeros(batch, cells + 1, dtype=torch.int64, device=cell.device)
+        source = source.scatter(1, cell, torch.arange(length, device=cell.device).expand(batch, length))
+        filled = torch.zeros(batch, cells + 1, dtype=torch.bool, device=cell.device).scatter(1, cell, True)
+        return cls(cell, filled[:, :cells], source[:, :cells])
+
+    def place(self, x: Tensor, fill: float) -> Tensor:
+        """(B, H, T, ...) -> (B, H, cells, ...), the fill value in cells without a token."""
+        batch, cells = self.source.shape
+        trailing = [1] * (x.dim() - 3)
+        index = self.source.view(batch, 1, cells, *trailing).expand(-1, x.shape[1], -1, *x.shape[3:])
+        return torch.where(self.filled.view(batch, 1, cells, *trailing), x.gather(2, index), fill)
+
+    def collect(self, y: Tensor) -> Tensor:
+        """(B, H, cells, D) -> (B, H, T, D), zero for masked tokens."""
+        y = F.pad(y, (0, 0, 0, 1))  # the spare cell reads zero
+        return y.gather(2, self.cell[:, None, :, None].expand(-1, y.shape[1], -1, y.shape[3]))
 
 
 def choose_layout(q: Tensor, chunk_size: int, position: Tensor | None, mask: Tensor | None, reset: Tensor | None) -> Layout:

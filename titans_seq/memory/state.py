@@ -83,20 +83,20 @@ class LocalMemory(NamedTuple):
 
 @dataclass(frozen=True)
 class TwoLevelState(State):
-    """Where a stream stands that a global and local memories read (`two_level_memory`); of constant size, rows advance together.
+    """Where a stream stands that a global and local memories read (`two_level_memory`); of constant size.
 
     shared:     the global memory.
     local:      the local memories, as they stand in the shard of the last token.
     projection: sum of k k^T / |k|^2 over the keys of that shard, (B, H, D, D); None without query projection.
-    position:   tokens of that shard that were read, 0 <= position <= shard_length. A complete shard is kept until the next token begins
-                another, so that it can still be read.
+    position:   (B,) int64, tokens of that shard that were read, 0 <= position <= shard_length. Rows may differ (padding). A complete shard
+                is kept until the next token begins another, so that it can still be read.
     shard_length: S of the stream; going on with another is refused.
     """
 
     shared: MemoryState
     local: tuple[MemoryState, ...]
     projection: Tensor | None
-    position: int
+    position: Tensor
     shard_length: int
 
     @classmethod
@@ -115,7 +115,7 @@ class TwoLevelState(State):
         states = tuple(MemoryState.initial(w, batch_size, size) for w, size in zip(local, local_chunk_sizes, strict=True))
         heads, width = weights.layers[0].shape[:2]
         projection = shared.weights[0].new_zeros(batch_size, heads, width, width) if query_projection else None
-        return cls(shared, states, projection, 0, shard_length)
+        return cls(shared, states, projection, torch.zeros_like(shared.position), shard_length)
 
     @property
     def parts(self) -> tuple[Tensor, ...]:

@@ -1,19 +1,20 @@
 """The two-level memory of TNT (arXiv 2511.07343): a global memory along the whole stream, local memories that begin anew at every shard.
 
-Local memories carry nothing from shard to shard, so the shards of a sequence are rows of one batch: their sequential steps are those of
-one shard. docs/rule.md has the equations and what they cost.
+Local memories carry nothing from shard to shard, so the shards of a sequence are rows of one batch (shards.py): their sequential steps are
+those of one shard. docs/rule.md has the equations and what they cost.
 
 Shapes: B batch, H heads, T tokens, D head width, S tokens of a shard, n shards.
 """
 
-from collections.abc import Sequence
-from typing import Any, NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor
 
 from titans_seq.memory.functional import _check, neural_memory, read_memory
+from titans_seq.memory.shards import Shards, cut_into_shards
 from titans_seq.memory.state import Gates, LocalMemory, MemoryState, MemoryWeights, TwoLevelState
 from titans_seq.memory.two_level_reference import PROJECTION_EPS, two_level_reference
 
@@ -41,8 +42,8 @@ def two_level_memory(
     """Read and write a global memory V and local memories W_1 .. W_N along a sequence (arXiv 2511.07343, equations 5 to 7).
 
     Each memory follows the rule of `neural_memory`, with its own gates, first state and chunk length, and the same k and v. Before token
-    t = 0 mod S every local memory is set back to its first state and its momentum to zero. With M_t the sum of k k^T / |k|^2 over the
-    shard's keys up to k_t:
+    t = 0 mod S every local memory is set back to its first state and its momentum to zero; t counts the tokens of a row's document. With
+    M_t the sum of k k^T / |k|^2 over the shard's keys up to k_t:
 
         y_t = V_t(q_t) + sum_i W_{i,t}(M_t q_t)
 
@@ -57,13 +58,15 @@ def two_level_memory(
         q, k, v: (B, H, T, D), floating point of one dtype. Computation and state are at least float32.
         gates, weights: of the global memory, as `neural_memory` takes them.
         local: gates, weights and chunk length of each local memory, at least one.
-        state: of the stream so far; None begins a stream. A stream may be cut anywhere; all rows stand at the same token.
+        state: of the stream so far; None begins a stream. A stream may be cut anywhere.
         chunk_size: C of the global memory.
         shard_length: S >= 1, tokens after which the local memories begin anew.
         impl: form of the operator, see `neural_memory`; "reference" goes token by token through both levels.
         query_projection: False reads the local memories with q_t itself.
         gradient, surprise_clip: as `neural_memory`, for every level.
-        mask, reset: not for two levels, refused unless None: shards are cut at the same tokens in every row.
+        mask: (B, T) bool; a token that is False neither writes nor advances any memory nor its shard, and reads zero.
+        reset: (B, T) bool; before a token that is True every memory is set back and a shard begins (a document begins), also if it is
+            masked. The number of shards then depends on the data.
 
     Returns:
         y (B, H, T, D) in q's dtype, and the state after the last token (float32, or float64 for float64 inputs).
@@ -71,9 +74,9 @@ def two_level_memory(
     Raises:
         ValueError: a shape, dtype or option does not fit; the message names the expected and the given.
     """
-    if mask is not None or reset is not None:
-        raise ValueError("two levels of memory take no mask and no reset: all rows advance together; MemoryConfig.local=None takes both")
-    _check_levels(q, k, v, gates, weights, local, state, chunk_size, shard_length, impl, query_projection, gradient, surprise_clip)
+    options: dict[str, Any] = {"gradient": gradient, "surprise_clip": surprise_clip}
+    marks: dict[str, Any] = {"mask": mask, "reset": reset}
+    _check_levels(q, k, v, gates, weights, local, state, chunk_size, shard_length, impl, query_projection, **options, **marks)
     dtype, output_dtype = torch.promote_types(q.dtype, torch.float32), q.dtype
     if state is None and impl == "reference":
         sizes = [memory.chunk_size for memory in local]
@@ -84,13 +87,16 @@ def two_level_memory(
         q, k, v = q.to(dtype), k.to(dtype), v.to(dtype)
         if impl == "reference":
             assert state is not None
-            y, state = two_level_reference(q, k, v, gates, weights, local, state, gradient=gradient, surprise_clip=surprise_clip)
+            if mask is not None:  # what stands in a masked place, NaN included, must not reach values or gradients
+                q, k, v = (_at_tokens(x, mask) for x in (q, k, v))
+                gates, local = _gates_at_tokens(gates, mask), [m._replace(gates=_gates_at_tokens(m.gates, mask)) for m in local]
+            y, state = two_level_reference(q, k, v, gates, weights, local, state, **options, **marks)
             return y.to(output_dtype), state
-        options: dict[str, Any] = {"impl": impl, "gradient": gradient, "surprise_clip": surprise_clip}
-        y, shared = neural_memory(q, k, v, gates, weights, None if state is None else state.shared, chunk_size, **options)
-        y_local, memories, projection = _local_memories(q, k, v, local, state, shard_length, query_projection, **options)
-        position = ((0 if state is None else state.position) + q.shape[2] - 1) % shard_length + 1
-    return (y + y_local).to(output_dtype), TwoLevelState(shared, memories, projection, position, shard_length)
+        options["impl"] = impl
+        y, shared = neural_memory(q, k, v, gates, weights, None if state is None else state.shared, chunk_size, **options, **marks)
+        parts = cut_into_shards(q, shard_length, None if state is None else state.position, mask, reset)
+        y_local, memories, projection = _local_memories(q, k, v, local, state, parts, query_projection, **options)
+    return (y + y_local).to(output_dtype), TwoLevelState(shared, memories, projection, parts[-1].position, shard_length)
 
 
 def read_two_level(q: Tensor, weights: MemoryWeights, local: Sequence[MemoryWeights], parts: Sequence[Tensor]) -> Tensor:
@@ -115,57 +121,44 @@ def read_two_level(q: Tensor, weights: MemoryWeights, local: Sequence[MemoryWeig
     return y
 
 
-class _Run(NamedTuple):
-    """Tokens start to stop, in `shards` whole shards or in a part of one; `begins`: at a shard's first token."""
-
-    start: int
-    stop: int
-    shards: int
-    begins: bool
-
-
-def _runs(length: int, position: int, shard_length: int) -> list[_Run]:
-    """The rest of the shard that the stream stands in, the whole shards after it, and the begin of the next: those that are there."""
-    inside = position % shard_length  # 0 also where a shard is complete
-    head = min(length, shard_length - inside) if inside else 0
-    shards = (length - head) // shard_length
-    body = head + shards * shard_length
-    runs = [_Run(0, head, 1, False), _Run(head, body, shards, True), _Run(body, length, 1, True)]
-    return [run for run in runs if run.start < run.stop]
-
-
 def _local_memories(
     q: Tensor,
     k: Tensor,
     v: Tensor,
     local: Sequence[LocalMemory],
     state: TwoLevelState | None,
-    shard_length: int,
+    parts: Sequence[Shards],
     query_projection: bool,
     **options: Any,
 ) -> tuple[Tensor, tuple[MemoryState, ...], Tensor | None]:
     """Sum of the local reads (B, H, T, D), the local memories and the projection after the last token."""
-    batch = q.shape[0]
     memories: Sequence[MemoryState | None] = [None] * len(local) if state is None else state.local
-    projection = None if state is None else state.projection
+    firsts = [MemoryState.initial(m.weights, 1, m.chunk_size).to(q.dtype) for m in local]
+    projection, no_keys = None if state is None else state.projection, q.new_zeros(1, q.shape[1], q.shape[3], q.shape[3])
     outputs = []
-    for run in _runs(q.shape[2], 0 if state is None else state.position, shard_length):
-        q_s, k_s, v_s = _rows((q, k, v), run)  # (B n, H, S, D)
-        if run.begins:
-            memories = [None] * len(local)
+    for shards in parts:
+        q_s, k_s, v_s = map(shards.place, (q, k, v))  # (B n, H, S, D)
+        goes_on = shards.goes_on is not False
         if query_projection:
-            q_s, projection = _project(q_s, k_s, None if run.begins else projection)
+            carried = shards.before(projection, no_keys) if goes_on and projection is not None else None
+            q_s, summed = _project(q_s, k_s, carried)
+            projection = shards.after(summed, no_keys)
         y, after = torch.zeros_like(q_s), []
-        for m, memory in zip(local, memories, strict=True):
-            gates = _layers(_rows(_flat(m.gates), run))
-            read, written = neural_memory(q_s, k_s, v_s, gates, m.weights, memory, m.chunk_size, **options)
+        for m, memory, first in zip(local, memories, firsts, strict=True):
+            gates = [Gates(*map(shards.place, layer)) for layer in m.gates]
+            begin = _each(shards.before, memory, first) if goes_on and memory is not None else None
+            read, written = neural_memory(q_s, k_s, v_s, gates, m.weights, begin, m.chunk_size, mask=shards.filled, **options)
             y = y + read
-            after.append(written.map(lambda x: _last_shard(x, batch)))
+            after.append(_each(shards.after, written, first))
         memories = after
-        if projection is not None:
-            projection = _last_shard(projection, batch)
-        outputs.append(_unfold(y, batch))
+        outputs.append(shards.collect(y))
     return torch.cat(outputs, dim=2), tuple(m for m in memories if m is not None), projection
+
+
+def _each(function: Callable[[Tensor, Tensor], Tensor], state: MemoryState, first: MemoryState) -> MemoryState:
+    """`function` of every tensor of a state and the same one of the first state."""
+    firsts = iter(first.tensors())
+    return state.map(lambda x: function(x, next(firsts)))
 
 
 def _project(q: Tensor, k: Tensor, carried: Tensor | None) -> tuple[Tensor, Tensor]:
@@ -191,32 +184,13 @@ def _at_length_of(q: Tensor, p: Tensor) -> Tensor:
     return p * ((q.square().sum(-1, keepdim=True) + PROJECTION_EPS) / (p.square().sum(-1, keepdim=True) + PROJECTION_EPS)).sqrt()
 
 
-def _rows(xs: Sequence[Tensor], run: _Run) -> list[Tensor]:
-    """The run's tokens, its shards as rows of the batch: (B, H, T, ..) -> (B n, H, S, ..)."""
-    return [x.unflatten(2, (run.shards, -1)).transpose(1, 2).flatten(0, 1) for x in _cut(xs, run.start, run.stop)]
+def _at_tokens(x: Tensor, mask: Tensor) -> Tensor:
+    """x (B, H, T, ..), zero where mask (B, T) is False."""
+    return torch.where(mask.view(len(mask), 1, -1, *[1] * (x.dim() - 3)), x, 0)
 
 
-def _unfold(x: Tensor, batch: int) -> Tensor:
-    """Inverse of `_rows`: (B n, H, S, ..) -> (B, H, n S, ..)."""
-    return x.unflatten(0, (batch, -1)).transpose(1, 2).flatten(2, 3)
-
-
-def _last_shard(x: Tensor, batch: int) -> Tensor:
-    """(B n, ..) -> (B, ..)."""
-    return x.unflatten(0, (batch, -1))[:, -1]
-
-
-def _cut(xs: Sequence[Tensor], start: int, stop: int) -> list[Tensor]:
-    return [x[:, :, start:stop] for x in xs]
-
-
-def _flat(gates: Sequence[Gates]) -> list[Tensor]:
-    return [gate for layer in gates for gate in layer]
-
-
-def _layers(flat: Sequence[Tensor]) -> list[Gates]:
-    """Inverse of `_flat`."""
-    return [Gates(*flat[i : i + 3]) for i in range(0, len(flat), 3)]
+def _gates_at_tokens(gates: Sequence[Gates], mask: Tensor) -> list[Gates]:
+    return [Gates(*(_at_tokens(gate, mask) for gate in layer)) for layer in gates]
 
 
 def _check_levels(
@@ -233,6 +207,8 @@ def _check_levels(
     query_projection: bool,
     gradient: str,
     surprise_clip: float | None,
+    mask: Tensor | None,
+    reset: Tensor | None,
 ) -> None:
     """Each level by the single-level checks, and what joins them."""
     if not local:
@@ -249,11 +225,22 @@ def _check_levels(
             raise ValueError(f"state was made with query_projection={not query_projection}, this call has {query_projection}")
         states = state.local
     shared = None if state is None else state.shared
-    _check(q, k, v, gates, weights, shared, chunk_size, impl, gradient, surprise_clip, None, None)
+    _check(q, k, v, gates, weights, shared, chunk_size, impl, gradient, surprise_clip, mask, reset)
+    if state is not None:
+        _check_position(state.position, q.shape[0], shard_length)
     if state is not None and state.projection is not None:
         expected = (*q.shape[:2], q.shape[3], q.shape[3])
         if tuple(state.projection.shape) != expected or not state.projection.is_floating_point():
             given = f"{tuple(state.projection.shape)} {state.projection.dtype}"
             raise ValueError(f"state.projection must be {expected} and floating point, got {given}")
     for memory, memory_state in zip(local, states, strict=True):
-        _check(q, k, v, memory.gates, memory.weights, memory_state, memory.chunk_size, impl, gradient, surprise_clip, None, None)
+        _check(q, k, v, memory.gates, memory.weights, memory_state, memory.chunk_size, impl, gradient, surprise_clip, mask, reset)
+
+
+def _check_position(position: Tensor, batch: int, shard_length: int) -> None:
+    if tuple(position.shape) != (batch,) or position.dtype != torch.int64:
+        raise ValueError(f"state.position must be ({batch},) torch.int64, got {tuple(position.shape)} {position.dtype}")
+    if torch.compiler.is_compiling() or position.device.type != "cpu":  # looking would break the graph, or wait for the device
+        return
+    if not bool(((position >= 0) & (position <= shard_length)).all()):
+        raise ValueError(f"state.position must be in [0, {shard_length}], got {position.tolist()}")

@@ -8,6 +8,8 @@ import shutil
 import signal
 import threading
 import zipfile
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from types import FrameType
 from typing import Any
@@ -126,12 +128,30 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     return None
 
 
+@contextmanager
+def sigterm_waits() -> Iterator[None]:
+    """SIGTERM waits for `CheckpointEvery.on_train_start`, also in processes that are started meanwhile: Lightning's handler, set before it,
+    would send a message that the other devices do not expect, and all would wait for one another.
+    """
+    _hold_sigterm_back(True)
+    try:
+        yield
+    finally:
+        _hold_sigterm_back(False)
+
+
+def _hold_sigterm_back(hold: bool) -> None:
+    """From the main thread, which is where signals are answered. Windows knows no such signals."""
+    if os.name != "nt" and threading.current_thread() is threading.main_thread():
+        signal.pthread_sigmask(signal.SIG_BLOCK if hold else signal.SIG_UNBLOCK, {signal.SIGTERM})
+
+
 class CheckpointEvery(Checkpoint):
     """Writes FOLDER/step-N.ckpt every `checkpoint_every` steps and at the last, after validation and metrics of its step. Keeps the newest
     `keep_checkpoints`.
 
     A process that is asked to end, by SIGTERM or Ctrl-C, writes one after the step that runs, then ends: all devices after the same step,
-    whichever of them was asked. A second Ctrl-C ends at once.
+    whichever of them was asked. SIGTERM that comes before the first step waits for it (`sigterm_waits`). A second Ctrl-C ends at once.
     """
 
     def __init__(self, folder: Path, config: TrainingConfig, has_validation: bool) -> None:
@@ -151,6 +171,7 @@ class CheckpointEvery(Checkpoint):
         if threading.current_thread() is threading.main_thread():
             for signum in (signal.SIGTERM, signal.SIGINT):
                 signal.signal(signum, self._ask_to_end)
+        _hold_sigterm_back(False)
 
     def _ask_to_end(self, signum: int, frame: FrameType | None) -> None:
         if signum == self._asked_by == signal.SIGINT:

@@ -28,6 +28,7 @@ from titans_seq.training.checkpoints import (
     checkpoints_of,
     newest_checkpoint,
     read_checkpoint,
+    sigterm_waits,
     step_of,
 )
 from titans_seq.training.config import TrainingConfig
@@ -126,7 +127,8 @@ def make_trainer(config: TrainingConfig, folder: Path, metric_column: str, has_v
 def _fit(trainer: pl.Trainer, module: TrainingModule, data: TrainingData, checkpoint: Path | None, folder: Path) -> None:
     """Lightning's fit; an interrupted one is ended with a word on how to go on."""
     try:
-        trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
+        with sigterm_waits():
+            trainer.fit(module, datamodule=data, ckpt_path=checkpoint, weights_only=True)
     except SystemExit as stop:
         if trainer.is_global_zero:
             saved = checkpoints_of(folder / "checkpoints")

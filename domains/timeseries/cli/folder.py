@@ -144,9 +144,7 @@ def find(model: str) -> Trained:
     from titans_seq.checkpoint import FILES
     from titans_seq.hub import locate
 
-    files = (*FILES, TABLE_NAME)
-    trained = load(locate(model, files))
-    return load(locate(model, (*files, CALIBRATION_NAME))) if trained.calibrated else trained
+    return load(locate(model, (*FILES, TABLE_NAME, CALIBRATION_NAME)))  # of one commit; the calibration where there is one
 
 
 def load(folder: Path) -> Trained:

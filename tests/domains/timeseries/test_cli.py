@@ -8,15 +8,19 @@ from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
 
+import huggingface_hub
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
-from domains.timeseries.conformal import Calibration, load_calibrated
+from domains.timeseries.cli import folder
+from domains.timeseries.conformal import CalibratedPredictor, Calibration, load_calibrated
 from domains.timeseries.data import read_table
-from domains.timeseries.estimator import load_predictor
+from domains.timeseries.estimator import TitansPredictor, load_predictor
 from domains.timeseries.model import TitansForecaster
+from tests.hub import Hub
+from tests.serving import serving
 from titans_seq.cli import main
 
 pytestmark = pytest.mark.filterwarnings("ignore:Cyclopts application invoked without tokens")  # it is invoked by sys.argv
@@ -233,6 +237,23 @@ def test_intervals_are_calibrated_on_request(run: Run, tmp_path: Path) -> None:
     assert "165 to calibrate on" in " ".join(done.stderr.split())
     assert run("train", file, *QUICK, "-o", "train").returncode == 0
     assert not (model / "calibration.safetensors").exists()
+
+
+def test_a_calibrated_model_comes_from_the_hub_at_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Table and calibration of one commit; a model without a calibration needs none."""
+    file = write_table(tmp_path / "mine.csv", rows=160)
+    for name, windows in (("calibrated", 20), ("plain", 0)):
+        assert run("train", file, *QUICK, "--calibration-windows", windows, "-o", name).returncode == 0
+    with serving(Hub()) as hub:
+        address = {"ENDPOINT": hub.address, "HUGGINGFACE_CO_URL_TEMPLATE": hub.address + "/{repo_id}/resolve/{revision}/{filename}"}
+        for name, value in (*address.items(), ("HF_HUB_CACHE", str(tmp_path / "cache"))):
+            monkeypatch.setattr(huggingface_hub.constants, name, value)
+        for name, kind in (("calibrated", CalibratedPredictor), ("plain", TitansPredictor)):
+            commit = hub.put(f"owner/{name}", tmp_path / name)
+            trained = folder.find(f"owner/{name}")
+            assert trained.folder.name == commit
+            assert type(trained.predictor()) is kind
+            assert sum(line == f"GET /api/models/owner/{name}/revision/main" for line in hub.asked) == 1, hub.asked
 
 
 BAD: dict[str, tuple[str, tuple, str]] = {

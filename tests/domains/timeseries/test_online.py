@@ -170,6 +170,21 @@ def test_a_stream_of_another_model_is_refused(predictor: TitansPredictor, tmp_pa
         OnlineForecaster.load(tmp_path / "stream.safetensors", other, feat_static_real=[2.0], feat_static_cat=[0])
 
 
+def test_streams_of_one_model_read_its_weights_once_to_be_saved(
+    predictor: TitansPredictor, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    predictor.model.save_pretrained(tmp_path / "model")
+    loaded = load_predictor(tmp_path / "model")
+    read, read_weights = [], loaded.model.state_dict
+    monkeypatch.setattr(loaded.model, "state_dict", lambda: read.append(1) or read_weights())
+    for i in range(3):
+        forecaster = stream(loaded)
+        forecaster.observe(series(9), **features(9))
+        forecaster.save(tmp_path / f"{i}.safetensors")
+        forecaster.save(tmp_path / f"{i}.safetensors")
+    assert len(read) == 1
+
+
 def test_ten_years_of_hours_cost_the_same_every_year(predictor: TitansPredictor, tmp_path: Path) -> None:
     """The state's size, and the numbers that are computed while a year is read and for the forecast after it."""
     forecaster, path, hours = stream(predictor), tmp_path / "stream.safetensors", 365 * 24

@@ -1,5 +1,6 @@
 """Training out of one process, as a user starts it: torchrun, the language model, real text files, real kills."""
 
+import contextlib
 import json
 import os
 import re
@@ -7,6 +8,7 @@ import shlex
 import shutil
 import signal
 import subprocess
+import sys
 import time
 from collections.abc import Callable
 from dataclasses import replace
@@ -18,12 +20,12 @@ import yaml
 
 from domains.text.model import TitansForCausalLM
 from domains.text.train import train
-from tests.titans_seq.distributed.conftest import ROOT, wait_for
+from tests.titans_seq.distributed.conftest import HERE, ROOT, environment, wait_for
 from tests.titans_seq.distributed.train_ranks import MODEL, TRAINING
 from titans_seq import UserError
 from titans_seq.cli import build_app
 from titans_seq.training import TrainingConfig
-from titans_seq.training.checkpoints import checkpoints_of
+from titans_seq.training.checkpoints import checkpoints_of, step_of
 from titans_seq.training.metrics import read_metrics
 
 Torchrun = Callable[..., subprocess.Popen[str]]
@@ -121,6 +123,21 @@ def test_a_sharded_run_resumes_on_another_number_of_ranks(
         train([texts], output, MODEL, TRAINING, resume=True, progress=False)
     wait_for([torchrun("train_ranks.py", after, texts, output, "fsdp", after)], timeout=120)
     assert_close(output, alone)
+
+
+@pytest.mark.parametrize("stopped", ["0", "1"])
+def test_sigterm_before_the_first_step_ends_all_ranks(texts: Path, tmp_path: Path, stopped: str) -> None:
+    """One of two ranks is asked to end while both start: both end after the first step, with a checkpoint."""
+    script = [sys.executable, str(HERE / "stopped_ranks.py"), str(texts), str(tmp_path / "run"), stopped]
+    process = subprocess.Popen(script, env=environment(), stderr=subprocess.PIPE, text=True, start_new_session=True)
+    try:
+        errors = process.communicate(timeout=120)[1]
+    finally:
+        with contextlib.suppress(ProcessLookupError):
+            os.killpg(process.pid, signal.SIGKILL)
+    assert process.returncode == 128 + signal.SIGTERM, errors
+    assert "Stopped at step 1. The same command with --resume goes on from step 1." in errors
+    assert [step_of(path) for path in checkpoints_of(tmp_path / "run" / "checkpoints")] == [1]
 
 
 DOCUMENT = (ROOT / "docs" / "scaling.md").read_text()

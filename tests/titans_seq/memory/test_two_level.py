@@ -43,7 +43,8 @@ class Case:
     def run(self, impl: str, start: int = 0, stop: int | None = None, **changes: Any) -> tuple[Tensor, TwoLevelState]:
         first, *local = [level.piece(start, stop) for level in self.levels]
         memories = [LocalMemory(m.gates, m.weights, size) for m, size in zip(local, self.sizes, strict=True)]
-        return two_level_memory(first.q, first.k, first.v, first.gates, first.weights, memories, impl=impl, **{**self.options, **changes})
+        options = {**self.options, **first.options, **changes}  # the marks of the first level
+        return two_level_memory(first.q, first.k, first.v, first.gates, first.weights, memories, impl=impl, **options)
 
     def leaves(self) -> dict[str, Tensor]:
         """Differentiable inputs by name; q, k, v are those of the first level."""
@@ -66,7 +67,6 @@ def tensors(y: Tensor, state: TwoLevelState) -> list[Tensor]:
 
 
 def assert_same_result(actual: tuple[Tensor, TwoLevelState], expected: tuple[Tensor, TwoLevelState]) -> None:
-    assert actual[1].position == expected[1].position
     for a, b in zip(actual[1].tensors(), expected[1].tensors(), strict=True):
         torch.testing.assert_close(a, b, **TOLERANCE)
     torch.testing.assert_close(actual[0], expected[0], **TOLERANCE)
@@ -86,6 +86,12 @@ OPTIONS = {
     "shards-of-one": {"shard_length": 1, "sizes": (1,)},
     "whole-shards": {"length": 15},
     "global-chunk-1": {"chunk_size": 1},
+    "padded": {"ragged": True},
+    "packed": {"boundaries": True},
+    "padded-and-packed": {"ragged": True, "boundaries": True, "batch": 3},
+    "packed-without-projection": {"boundaries": True, "ragged": True, "query_projection": False, "channelwise": True},
+    "packed-token": {"depth": 1, "norm": False, "gradient": "token", "boundaries": True, "ragged": True},
+    "packed-shards-of-one": {"shard_length": 1, "sizes": (1,), "boundaries": True, "ragged": True},
 }
 
 
@@ -121,6 +127,8 @@ def test_any_split_equals_one_pass(make_case: Any, data: st.DataObject) -> None:
         shard_length=data.draw(st.integers(4, 9), label="shard_length"),
         query_projection=data.draw(st.booleans(), label="query_projection"),
         length=length,
+        ragged=data.draw(st.booleans(), label="padded"),
+        boundaries=data.draw(st.booleans(), label="packed"),
     )
     expected = case.run("reference")
     pieces, state = [], None
@@ -174,7 +182,7 @@ def test_the_paper_by_hand() -> None:
     expected = [1 * (0.8 + 0.8), -2 * (0.6 + 0.64), 3 * (0.4 + 0.8)]
     torch.testing.assert_close(y.flatten(), torch.tensor(expected, dtype=torch.float64), rtol=1e-6, atol=0)
     torch.testing.assert_close(state.projection.item(), 1.0, rtol=1e-5, atol=0)
-    assert state.position == 1
+    assert state.position.tolist() == [1]
 
 
 def test_the_projection_is_the_sum_over_the_shards_keys(make_case: Any) -> None:
@@ -248,6 +256,54 @@ def test_no_output_depends_on_a_later_token(make_case: Any, where: int) -> None:
     assert not torch.allclose(after[:, :, where + 1 :], before[:, :, where + 1 :])
 
 
+def test_a_padded_row_and_a_packed_document_are_as_if_alone(make_case: Any) -> None:
+    """Row 0 is padded in front, between and behind, row 1 is two documents, the second cut by the end of the first call; NaN at padding."""
+    case, length = make(make_case, length=17), 17
+    places = [[2, 3, 4, 6, 7, 8, 9, 12], list(range(17))]
+    mask, reset = torch.zeros(2, length, dtype=torch.bool), torch.zeros(2, length, dtype=torch.bool)
+    for b, tokens in enumerate(places):
+        mask[b, tokens] = True
+    reset[1, 8] = True
+    spoilt = [
+        dataclasses.replace(m, **{n: torch.where(mask[:, None, :, None], getattr(m, n), torch.nan) for n in "qkv"}) for m in case.levels
+    ]
+    state, pieces = None, []
+    for start, stop in ((0, 10), (10, 17)):
+        marks = {"mask": mask[:, start:stop], "reset": reset[:, start:stop]}
+        y, state = Case(spoilt, case.sizes, case.options).run("auto", start, stop, state=state, **marks)
+        pieces.append(y)
+    y = torch.cat(pieces, dim=2)
+    assert (y[0][:, ~mask[0]] == 0).all()
+    for b, tokens in ((0, places[0]), (1, list(range(8))), (1, list(range(8, 17)))):
+        alone = dataclasses.replace(case, levels=[only(level, b, tokens) for level in case.levels])
+        expected, after = alone.run("reference")
+        torch.testing.assert_close(y[b : b + 1, :, tokens], expected, **TOLERANCE)
+        if tokens[-1] != 7:
+            for a, e in zip(state.index_select(torch.tensor([b])).tensors(), after.tensors(), strict=True):
+                torch.testing.assert_close(a, e, **TOLERANCE)
+
+
+def only(level: Any, row: int, tokens: list[int]) -> Any:
+    """A case of these tokens of one row."""
+    q, k, v = (x[row : row + 1, :, tokens] for x in (level.q, level.k, level.v))
+    gates = [Gates(*(gate[row : row + 1, :, tokens] for gate in layer)) for layer in level.gates]
+    return dataclasses.replace(level, q=q, k=k, v=v, gates=gates)
+
+
+@pytest.mark.parametrize("length", [1, 5, 12])
+def test_rows_that_stand_apart_go_on_without_marks(make_case: Any, length: int) -> None:
+    """Also compiled, as one graph: the number of shards is that of the shapes."""
+    case = make(make_case, length=9 + length, batch=3)
+    mask = torch.arange(9) < torch.tensor([[9], [5], [2]])
+    _, state = case.run("auto", 0, 9, mask=mask)
+    assert state.position.tolist() == [4, 5, 2]
+    expected = case.run("reference", 9, state=state)
+    assert_same_result(case.run("auto", 9, state=state), expected)
+    compiled = torch.compile(lambda state: case.run("auto", 9, state=state), fullgraph=True, backend="eager")
+    assert_same_result(compiled(state), expected)
+    torch._dynamo.reset()
+
+
 # Work, counted by what the operator is called with.
 
 
@@ -279,6 +335,8 @@ def test_shards_run_in_parallel(make_case: Any, shards: int, monkeypatch: pytest
         "local": 64 // 8,
         "local_tokens": 2 * 64 * shards,
     }
+    mask, reset = torch.rand(2, 64 * shards) < 0.9, torch.rand(2, 64 * shards) < 0.02
+    assert steps_of(case, monkeypatch, mask=mask, reset=reset)["local"] == 64 // 8  # of rows cut anywhere
 
 
 def test_a_stream_cut_inside_a_shard_adds_a_head_and_a_tail(make_case: Any, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -330,7 +388,7 @@ def test_state_operations(make_case: Any, tmp_path: Path) -> None:
     case = make(make_case, batch=3, length=21)
     states = {t: case.run("auto", 0, t)[1] for t in (1, 4, 5, 6, 15, 17)}
     assert len({state.nbytes for state in states.values()}) == 1
-    assert [state.position for state in states.values()] == [1, 4, 5, 1, 5, 2]
+    assert [state.position.tolist() for state in states.values()] == [[n] * 3 for n in (1, 4, 5, 1, 5, 2)]
     state = states[17]
     assert state.batch_size == 3
     state.save(tmp_path / "state.safetensors")
@@ -340,7 +398,7 @@ def test_state_operations(make_case: Any, tmp_path: Path) -> None:
     picked = state.index_select(torch.tensor([2, 0, 2]))
     assert torch.equal(picked.projection, state.projection[[2, 0, 2]])
     assert torch.equal(picked.local[1].weights[0], state.local[1].weights[0][[2, 0, 2]])
-    assert picked.position == state.position
+    assert torch.equal(picked.position, state.position)
 
 
 def test_a_read_says_what_the_state_knows(make_case: Any) -> None:
@@ -375,8 +433,15 @@ def test_errors_name_expected_and_given(make_case: Any) -> None:
     with pytest.raises(ValueError, match="impl must be one of"):
         case.run("fast")
     for name in ("mask", "reset"):
-        with pytest.raises(ValueError, match="two levels of memory take no mask and no reset"):
-            case.run("auto", **{name: torch.ones(2, 13, dtype=torch.bool)})
+        with pytest.raises(ValueError, match=rf"{name} must have shape \(2, 13\), got \(2, 12\)"):
+            case.run("auto", **{name: torch.ones(2, 12, dtype=torch.bool)})
+    for wrong, message in (
+        (torch.tensor([1, 6]), r"state.position must be in \[0, 5\], got \[1, 6\]"),
+        (torch.tensor([1]), r"state.position must be \(2,\) torch.int64, got \(1,\) torch.int64"),
+        (torch.tensor([1.0, 2.0]), r"state.position must be \(2,\) torch.int64, got \(2,\) torch.float32"),
+    ):
+        with pytest.raises(ValueError, match=message):
+            case.run("auto", state=dataclasses.replace(state, position=wrong))
 
 
 # The layer, the configuration and the variants.
