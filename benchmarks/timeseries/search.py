@@ -62,7 +62,9 @@ def variants() -> dict[str, Variant]:
 def try_out(variant: Variant, dataset: str, look_back: int, horizon: int, budget: Budget, seed: int) -> dict[str, Any]:
     """Errors on validation windows, and what it took."""
     parts = split(dataset, look_back, horizon)
-    fitted = Learned(titans(variant.settings), variant.lr, budget, variant.weight_decay).fit(parts.train, parts.validation, seed)
+    fitted = Learned(titans(variant.settings, SOURCES[dataset].season), variant.lr, budget, variant.weight_decay).fit(
+        parts.train, parts.validation, seed
+    )
     ridge = min(candidate.mse for candidate in Ridge().candidates(parts.train, parts.validation))
     return {
         "mse": evaluate(fitted.predict, parts.validation).mse,

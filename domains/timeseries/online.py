@@ -19,7 +19,7 @@ from torch import Tensor
 
 from domains.timeseries.data import quiet_pandas
 from domains.timeseries.model import ForecasterState, TitansForecaster
-from domains.timeseries.windows import calendar, period_freq
+from domains.timeseries.windows import period_freq, time_columns
 from titans_seq.errors import UserError
 from titans_seq.state import State
 
@@ -212,10 +212,9 @@ class OnlineForecaster:
         return table
 
     def _calendar(self, first: int, steps: int) -> np.ndarray:
-        """Time features of steps from `first` after the next one on, (steps, F)."""
+        """Phase and time features of steps from `first` after the next one on, (steps, F)."""
         next_period = self.next_period
-        assert self.freq is not None
-        return calendar(next_period.ordinal + next_period.freq.n * np.arange(first, first + steps), self.freq)
+        return time_columns(next_period.ordinal + next_period.freq.n * np.arange(first, first + steps), self.model.config)
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         """(1, ..) on the model's device."""
