@@ -14,7 +14,7 @@ from domains.timeseries.model import TitansForecaster
 from domains.timeseries.ridge import start_from_ridge
 from titans_seq.config import AttentionConfig, MemoryConfig, TitansConfig
 
-LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.0
+LEARNING_RATE, WEIGHT_DECAY = 3e-4, 0.0
 RIDGE_WINDOWS = 10_000
 """Training windows, evenly apart, of the closed-form start."""
 

@@ -300,8 +300,8 @@ class TitansForecaster(Pretrained):
 
     def _units_of(self, x_RT: Tensor, seen_RT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
         """loc and scale of a context that begins cold, and whether anything was observed, (R,)."""
-        patches = (self._patched(part, self._padding(x_RT.shape[1])) for part in (x_RT, seen_RT))
-        _, moments = scan(*patches, self.config.scale_steps, Moments.initial(len(x_RT), x_RT.device))
+        x, seen = (self._patched(part, self._padding(x_RT.shape[1])) for part in (x_RT, seen_RT))
+        _, moments = scan(x, seen, self.config.scale_steps, Moments.initial(len(x_RT), x_RT.device))
         return *self._units(moments), moments.weight > 0
 
     def _of_rows(self, of_channels: Tensor, rows: int) -> Tensor:

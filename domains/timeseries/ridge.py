@@ -143,7 +143,8 @@ class Sums:
                 of_channel = slice(None) if channels == 1 else problem.channel == channel
                 products[channel] += (weighted[of_channel, : K + 1].T @ row[of_channel]).cpu()
             square += float((weighted[:, K + 1 :] * row[:, K + 1 :]).sum())
-        return cls(*products.split([K + 1, H], dim=2), square)
+        gram, cross = products.split([K + 1, H], dim=2)
+        return cls(gram, cross, square)
 
     @property
     def mean_square(self) -> float:
