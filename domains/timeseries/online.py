@@ -306,9 +306,10 @@ class OnlineForecaster:
             raise UserError(f"{path}: damaged, no stream stands as it says.")
         self._state, self._next = saved.forecaster.to(self.model.linear.weight.device), start
         try:  # what only the model knows of its state
-            nothing = torch.zeros(1, self.model.config.patch_length, self.model.config.num_channels, device=self.model.linear.weight.device)
+            c, device = self.model.config, self.model.linear.weight.device
+            nothing, feat = (torch.zeros(1, c.patch_length, columns, device=device) for columns in (c.num_channels, c.num_past_feat))
             with torch.inference_mode():
-                after = self.model.observe(self._state, nothing, nothing)
+                after = self.model.observe(self._state, nothing, nothing, feat)
             if not all(bool(torch.isfinite(x).all()) for x in after.tensors()):
                 raise ValueError("the next step is not finite")
             _ = self.next_period + self.model.config.prediction_length
