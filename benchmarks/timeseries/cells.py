@@ -34,6 +34,12 @@ def _ridge(dataset: str, budget: Budget) -> Forecaster:
     return Ridge()
 
 
+def _closed_form(dataset: str, budget: Budget) -> Forecaster:
+    from benchmarks.timeseries.ours import ClosedForm, Settings
+
+    return ClosedForm(Settings(), SOURCES[dataset].season)
+
+
 def _dlinear(dataset: str, budget: Budget) -> Forecaster:
     from benchmarks.timeseries.peers import dlinear
 
@@ -50,7 +56,7 @@ def _titans(**changes: Any) -> Callable[[str, Budget], Forecaster]:
     def make(dataset: str, budget: Budget) -> Forecaster:
         from benchmarks.timeseries.ours import LEARNING_RATE, WEIGHT_DECAY, Settings, titans
 
-        return Learned(titans(Settings(**changes)), LEARNING_RATE, budget, WEIGHT_DECAY)
+        return Learned(titans(Settings(**changes), SOURCES[dataset].season), LEARNING_RATE, budget, WEIGHT_DECAY)
 
     return make
 
@@ -58,6 +64,7 @@ def _titans(**changes: Any) -> Callable[[str, Budget], Forecaster]:
 MODELS = {
     "naive": Model("seasonal naive", _naive, learned=False),
     "ridge": Model("ridge, closed form", _ridge, learned=False),
+    "closed-form": Model("ridge + daily profile, closed form", _closed_form, learned=False),
     "titans": Model("Titans", _titans()),
     "titans-no-memory": Model("Titans, memory off", _titans(memory=False)),
     "dlinear": Model("DLinear", _dlinear),

@@ -59,8 +59,10 @@ def data_folder() -> Path:
     return Path(folder) / "timeseries"
 
 
-def read(name: str) -> Tensor:
+def read(name: str) -> tuple[Tensor, Tensor]:
     """Every row of a data set, float64 (T, C), in the order of the file and as published: Weather keeps its sentinels of -9999.
+
+    With it the phase of the day of every row, in steps since midnight, int64 (T,); zeros where there is no season.
 
     Raises:
         UserError: the file is missing or is not the published one.
@@ -70,6 +72,7 @@ def read(name: str) -> Tensor:
     if not path.exists():
         raise UserError(f"{path}: no such file; it is the data set {name}.")
     frame = pl.read_csv(path) if path.suffix == ".csv" else pl.read_parquet(path)
+    phase = _phase(frame["date"].cast(pl.String), source.season)
     frame = frame.drop("date")
     if frame.shape != (source.rows, source.channels):
         raise UserError(
@@ -78,4 +81,12 @@ def read(name: str) -> Tensor:
     values = frame.cast(pl.Float64).to_numpy()
     if not np.isfinite(values).all():
         raise UserError(f"{path}: missing values, the published {name} has none.")
-    return torch.from_numpy(np.ascontiguousarray(values))
+    return torch.from_numpy(np.ascontiguousarray(values)), phase
+
+
+def _phase(dates: pl.Series, season: int) -> Tensor:
+    if season == 1:
+        return torch.zeros(len(dates), dtype=torch.int64)
+    moments = dates.str.to_datetime()
+    minutes = moments.dt.hour().cast(pl.Int64) * 60 + moments.dt.minute()
+    return torch.from_numpy((minutes * season // (24 * 60)).to_numpy().copy())

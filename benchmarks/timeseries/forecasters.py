@@ -49,7 +49,7 @@ class SeasonalNaive:
     def fit(self, train: Windows, validation: Windows, seed: int) -> Fitted:
         season = self.season if self.season <= train.look_back else 1
         index = torch.arange(train.horizon) % season - season
-        return Fitted(lambda past_BLC: past_BLC[:, index], chosen={"season": season})
+        return Fitted(lambda past_BLC, phase_B: past_BLC[:, index], chosen={"season": season})
 
 
 CENTRES = {"last": lambda past_BLC: past_BLC[:, -1:], "mean": lambda past_BLC: past_BLC.mean(1, keepdim=True)}
@@ -82,7 +82,7 @@ def moments(windows: Windows, centre: str) -> Moments:
     xx_KK = torch.zeros(size, size, dtype=torch.float64)
     xy_KH = torch.zeros(size, windows.horizon, dtype=torch.float64)
     yy = 0.0
-    for past_BLC, future_BHC in windows.batches():
+    for past_BLC, future_BHC, _ in windows.batches():
         level_B1C = CENTRES[centre](past_BLC)
         x_NL, y_NH = ((part - level_B1C).transpose(1, 2).flatten(0, 1) for part in (past_BLC, future_BHC))
         x_NK = torch.cat([x_NL, torch.ones_like(x_NL[:, :1])], 1)
@@ -141,7 +141,7 @@ class Ridge:
 
 
 def linear(weight_KH: Tensor, centre: str) -> Predict:
-    def predict(past_BLC: Tensor) -> Tensor:
+    def predict(past_BLC: Tensor, phase_B: Tensor) -> Tensor:
         level_B1C = CENTRES[centre](past_BLC)
         return torch.einsum("blc,lh->bhc", past_BLC - level_B1C, weight_KH[:-1]) + weight_KH[-1].unsqueeze(1) + level_B1C
 

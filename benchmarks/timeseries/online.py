@@ -56,7 +56,7 @@ class Setting:
 
 def halves(dataset: str) -> tuple[Tensor, int]:
     """The whole series (T, C), standardised by its first half, and where the second half begins."""
-    values_TC = read(dataset)
+    values_TC, _ = read(dataset)
     middle = len(values_TC) // 2
     return standardise(values_TC, middle), middle
 
@@ -64,7 +64,7 @@ def halves(dataset: str) -> tuple[Tensor, int]:
 def train(series_TC: Tensor, middle: int, look_back: int, setting: Setting, budget: Budget, seed: int) -> tuple[OurNetwork, float]:
     """A model of the first half, and the CPU seconds that it took."""
     begin, border = process_time(), middle - round(VALIDATION_SHARE * middle)
-    learned = Learned(titans(Settings(patch_length=setting.patch_length)), LEARNING_RATE, budget, WEIGHT_DECAY)
+    learned = Learned(titans(Settings(patch_length=setting.patch_length, season=False), 1), LEARNING_RATE, budget, WEIGHT_DECAY)
     training = Windows(series_TC[:border], look_back, setting.horizon)
     fitted = learned.fit(training, Windows(series_TC[border - look_back : middle], look_back, setting.horizon), seed)
     return fitted.predict, process_time() - begin  # type: ignore[return-value]
@@ -95,7 +95,7 @@ def carried(net: OurNetwork, series_TC: Tensor, middle: int, setting: Setting, s
 def cold(net: OurNetwork, series_TC: Tensor, middle: int, setting: Setting, look_back: int) -> Iterator[Tensor]:
     """Forecasts (H, C) of each origin, each from the latest steps alone."""
     for origin in origins(series_TC, middle, setting):
-        yield net(series_TC[origin - look_back : origin].unsqueeze(0))[0]
+        yield net(series_TC[origin - look_back : origin].unsqueeze(0), torch.zeros(1, dtype=torch.int64))[0]
 
 
 @torch.inference_mode()

@@ -1,18 +1,20 @@
-"""TitansForecaster in the harness: its own loss, the protocol's windows, no calendar, as the peers have none."""
+"""TitansForecaster in the harness: its own loss, the protocol's windows, and the time of day where the data has a season."""
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
+from typing import Any
 
 import torch
 from torch import Tensor, nn
 
+from benchmarks.timeseries.forecasters import Fitted
 from benchmarks.timeseries.protocol import BATCH, Windows
 from domains.timeseries.config import ForecasterConfig, OutputConfig
 from domains.timeseries.model import TitansForecaster
 from domains.timeseries.ridge import start_from_ridge
 from titans_seq.config import AttentionConfig, MemoryConfig, TitansConfig
 
-LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.0
+LEARNING_RATE, WEIGHT_DECAY = 3e-4, 0.0
 RIDGE_WINDOWS = 10_000
 """Training windows, evenly apart, of the closed-form start."""
 
@@ -26,8 +28,10 @@ class Settings:
         dim, num_layers, dropout: of the backbone.
         variant: of the backbone.
         output: "normal" is trained by the squared error (beta 1) and forecasts the mean, "quantile" forecasts the median.
-        absolute_level: of the ForecasterConfig.
+        absolute_level, spread_prior, channel_maps: of the ForecasterConfig.
+        season: take out the profile of the day, where the data set has one.
         ridge: begin from the closed-form linear forecaster.
+        train_linear: train it as well; else it stays as it began.
         chunk_size, max_step: of the memory.
         memory: False lets the memory learn nothing while it reads.
         momentum, forgetting, convolution, depth: of the memory.
@@ -40,6 +44,11 @@ class Settings:
     variant: str = "mag"
     output: str = "normal"
     absolute_level: bool = False
+    season: bool = True
+    spread_prior: float = 0.3
+    channel_maps: bool = True
+    train_linear: bool = False
+    scale_length: int = 100_000
     ridge: bool = True
     chunk_size: int = 16
     max_step: float = MemoryConfig.max_step
@@ -49,7 +58,7 @@ class Settings:
     convolution: bool = True
     depth: int = 2
 
-    def config(self, windows: Windows) -> ForecasterConfig:
+    def config(self, windows: Windows, season: int) -> ForecasterConfig:
         memory = MemoryConfig(
             num_heads=2,
             expansion=2,
@@ -68,6 +77,11 @@ class Settings:
             num_channels=windows.series_TC.shape[1],
             patch_length=self.patch_length,
             absolute_level=self.absolute_level,
+            spread_prior=self.spread_prior,
+            season_length=season if self.season and season > 1 else None,
+            num_time_features=int(self.season and season > 1),
+            channel_maps=self.channel_maps,
+            scale_length=self.scale_length,
             output=OutputConfig(kind="normal", beta=1.0) if self.output == "normal" else OutputConfig(kind="quantile"),
             titans=TitansConfig(
                 dim=self.dim,
@@ -83,23 +97,37 @@ class Settings:
 class OurNetwork(nn.Module):
     """Point forecasts of a TitansForecaster: the mean, or the median of quantiles."""
 
-    def __init__(self, model: TitansForecaster) -> None:
+    def __init__(self, model: TitansForecaster, chosen: dict[str, Any]) -> None:
         super().__init__()
-        self.model = model
+        self.model, self.chosen = model, chosen
 
-    def forward(self, past_BLC: Tensor) -> Tensor:
-        (location, *_), loc, scale = self.model(past_BLC, torch.ones_like(past_BLC))
+    def forward(self, past_BLC: Tensor, phase_B: Tensor) -> Tensor:
+        features = times(self.model.config, phase_B, past_BLC.shape[1])
+        (location, *_), loc, scale = self.model(past_BLC, torch.ones_like(past_BLC), *features)
         if self.model.config.output.kind == "quantile":
             location = location[..., location.shape[-1] // 2]
         return location * scale + loc
 
-    def loss(self, past_BLC: Tensor, future_BHC: Tensor) -> Tensor:
-        return self.model.loss(batch(past_BLC, future_BHC))
+    def loss(self, past_BLC: Tensor, future_BHC: Tensor, phase_B: Tensor) -> Tensor:
+        return self.model.loss(batch(self.model.config, past_BLC, future_BHC, phase_B))
 
 
-def batch(past_BLC: Tensor, future_BHC: Tensor) -> dict[str, Tensor]:
+def times(config: ForecasterConfig, phase_B: Tensor, look_back: int) -> tuple[Tensor | None, Tensor | None]:
+    """past_feat (B, L, 2) and future_feat (B, H, 2): the phase of the day, and as a calendar feature; None where there is no season."""
+    season = config.season_length
+    if season is None:
+        return None, None
+    steps_BT = phase_B.unsqueeze(1) + torch.arange(-look_back, config.prediction_length, device=phase_B.device)
+    feat_BTF = torch.stack([steps_BT % season, steps_BT % season / season - 0.5], -1)
+    return feat_BTF[:, :look_back], feat_BTF[:, look_back:]
+
+
+def batch(config: ForecasterConfig, past_BLC: Tensor, future_BHC: Tensor, phase_B: Tensor) -> dict[str, Tensor]:
     """As `TitansForecaster.loss` takes it; the protocol's series have spread 1."""
+    past_feat, future_feat = times(config, phase_B, past_BLC.shape[1])
+    features = {} if past_feat is None or future_feat is None else {"past_feat": past_feat, "future_feat": future_feat}
     return {
+        **features,
         "past_target": past_BLC,
         "past_observed_values": torch.ones_like(past_BLC),
         "future_target": future_BHC,
@@ -108,17 +136,37 @@ def batch(past_BLC: Tensor, future_BHC: Tensor) -> dict[str, Tensor]:
     }
 
 
-def titans(settings: Settings) -> Callable[[Windows], nn.Module]:
-    """Builds a network with these settings, its linear part begun in closed form on the training windows."""
+def titans(settings: Settings, season: int) -> Callable[[Windows, Windows], OurNetwork]:
+    """Builds a network with these settings for a data set of this season, its linear part begun in closed form on the training windows."""
 
-    def build(train: Windows) -> nn.Module:
-        model = TitansForecaster(settings.config(train))
+    def build(train: Windows, validation: Windows) -> OurNetwork:
+        model = TitansForecaster(settings.config(train, season))
+        chosen = {}
         if settings.ridge:
-            start_from_ridge(model, batches(train.sample(RIDGE_WINDOWS)))
-        return OurNetwork(model)
+            start = start_from_ridge(model, *(batches(model, windows.sample(RIDGE_WINDOWS)) for windows in (train, validation)))
+            chosen = {} if start is None else {**asdict(start.shrinkage), "season": start.season, "channel_maps": start.apart is not None}
+            model.linear.requires_grad_(settings.train_linear)
+        return OurNetwork(model, chosen)
 
     return build
 
 
-def batches(windows: Windows) -> Iterator[dict[str, Tensor]]:
-    return (batch(past_BLC, future_BHC) for past_BLC, future_BHC in windows.batches(BATCH))
+def batches(model: TitansForecaster, windows: Windows) -> Callable[[], Iterator[dict[str, Tensor]]]:
+    return lambda: (batch(model.config, *window) for window in windows.batches(BATCH))
+
+
+@dataclass(frozen=True)
+class ClosedForm:
+    """The forecaster before any training: its linear part in closed form."""
+
+    settings: Settings
+    season: int
+
+    def fit(self, train: Windows, validation: Windows, seed: int) -> Fitted:
+        torch.manual_seed(seed)
+        net = titans(self.settings, self.season)(train, validation).eval()
+
+        def predict(past_BLC: Tensor, phase_B: Tensor) -> Tensor:
+            return net.model.linear_forecast(past_BLC, torch.ones_like(past_BLC), times(net.model.config, phase_B, past_BLC.shape[1])[1])
+
+        return Fitted(predict, sum(p.numel() for p in net.model.linear.parameters()), net.chosen)

@@ -16,23 +16,23 @@ class ChannelsApart(nn.Module):
         super().__init__()
         self.model = model
 
-    def forward(self, past_BLC: Tensor) -> Tensor:
+    def forward(self, past_BLC: Tensor, phase_B: Tensor | None = None) -> Tensor:
         past_NL = past_BLC.transpose(1, 2).flatten(0, 1)
         distr_args, loc, scale = self.model(past_NL, torch.ones_like(past_NL))
         mean_NH = distr_args[0] * scale + loc
         return mean_NH.unflatten(0, (len(past_BLC), -1)).transpose(1, 2)
 
-    def loss(self, past_BLC: Tensor, future_BHC: Tensor) -> Tensor:
+    def loss(self, past_BLC: Tensor, future_BHC: Tensor, phase_B: Tensor) -> Tensor:
         return nn.functional.mse_loss(self(past_BLC), future_BHC)
 
 
-def dlinear(train: Windows) -> nn.Module:
+def dlinear(train: Windows, validation: Windows) -> nn.Module:
     """Moving average of 25 and two linear maps, as in the paper; the window is normalised first, without which it does worse on ETTh2."""
     model = DLinearModel(train.horizon, train.look_back, hidden_dimension=1, distr_output=NormalOutput(), scaling="std")
     return ChannelsApart(model)
 
 
-def patchtst(train: Windows) -> nn.Module:
+def patchtst(train: Windows, validation: Windows) -> nn.Module:
     """Patches of 16 at stride 8, two layers of width 32: GluonTS's sizes."""
     model = PatchTSTModel(
         prediction_length=train.horizon,

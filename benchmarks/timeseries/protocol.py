@@ -4,7 +4,7 @@ Shape suffixes: B windows of a batch, W windows, T steps, L look-back, H horizon
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import torch
 from torch import Tensor
@@ -15,8 +15,8 @@ HORIZONS = (96, 192, 336, 720)
 BATCH = 256
 """Windows that are forecast at once in an evaluation."""
 
-Predict = Callable[[Tensor], Tensor]
-"""From windows of the past (B, L, C) to the steps ahead (B, H, C), standardised."""
+Predict = Callable[[Tensor, Tensor], Tensor]
+"""From windows of the past (B, L, C), and the phase of the day (B,) at which their future begins, to the steps ahead (B, H, C)."""
 
 
 @dataclass(frozen=True)
@@ -27,12 +27,14 @@ class Windows:
         series_TC: standardised values, float32.
         look_back, horizon: L and H.
         stride: steps from window to window.
+        phase_T: the phase of the day of each step, int64; None for zeros.
     """
 
     series_TC: Tensor
     look_back: int
     horizon: int
     stride: int = 1
+    phase_T: Tensor | None = None
 
     def __post_init__(self) -> None:
         if len(self.series_TC) < self.look_back + self.horizon:
@@ -46,19 +48,21 @@ class Windows:
         """The windows, (W, C, L + H): a view of the series, nothing is copied."""
         return self.series_TC.unfold(0, self.look_back + self.horizon, self.stride)
 
-    def take(self, index: Tensor | slice) -> tuple[Tensor, Tensor]:
-        """Past (B, L, C) and future (B, H, C) of some of the windows."""
+    def take(self, index: Tensor | slice) -> tuple[Tensor, Tensor, Tensor]:
+        """Past (B, L, C) and future (B, H, C) of some of the windows, and the phase at which the future begins (B,)."""
         window_BTC = self.all_WCT[index].transpose(1, 2)
-        return window_BTC[:, : self.look_back], window_BTC[:, self.look_back :]
+        phase_T = torch.zeros(len(self.series_TC), dtype=torch.int64) if self.phase_T is None else self.phase_T
+        phase_B = phase_T[self.look_back :: self.stride][: len(self)][index]
+        return window_BTC[:, : self.look_back], window_BTC[:, self.look_back :], phase_B
 
-    def batches(self, size: int = BATCH) -> Iterator[tuple[Tensor, Tensor]]:
-        """Past and future of all windows in order; the last batch may be smaller, and is never dropped."""
+    def batches(self, size: int = BATCH) -> Iterator[tuple[Tensor, Tensor, Tensor]]:
+        """Past, future and phase of all windows in order; the last batch may be smaller, and is never dropped."""
         for first in range(0, len(self), size):
             yield self.take(slice(first, first + size))
 
     def sample(self, most: int) -> "Windows":
         """At most about `most` of the windows, evenly apart."""
-        return Windows(self.series_TC, self.look_back, self.horizon, max(1, -(-len(self) // most)))
+        return replace(self, stride=max(1, -(-len(self) // most)))
 
 
 @dataclass(frozen=True)
@@ -82,13 +86,10 @@ def split(dataset: str, look_back: int, horizon: int) -> Split:
     """Windows of one of `SOURCES`."""
     source = SOURCES[dataset]
     train_end, validation_end, test_end = source.borders()
-    series_TC = standardise(read(dataset), train_end)
-    pieces = (
-        series_TC[:train_end],
-        series_TC[train_end - look_back : validation_end],
-        series_TC[validation_end - look_back : test_end],
-    )
-    return Split(*(Windows(piece, look_back, horizon) for piece in pieces), season=source.season)
+    values_TC, phase_T = read(dataset)
+    series_TC = standardise(values_TC, train_end)
+    pieces = (slice(train_end), slice(train_end - look_back, validation_end), slice(validation_end - look_back, test_end))
+    return Split(*(Windows(series_TC[piece], look_back, horizon, phase_T=phase_T[piece]) for piece in pieces), season=source.season)
 
 
 @dataclass(frozen=True)
@@ -114,8 +115,8 @@ def evaluate(predict: Predict, windows: Windows, batch: int = BATCH) -> Errors:
         NotFinite: forecasts that are not finite.
     """
     squared_HC = absolute_HC = torch.zeros((), dtype=torch.float64)
-    for past_BLC, future_BHC in windows.batches(batch):
-        forecast_BHC = predict(past_BLC)
+    for past_BLC, future_BHC, phase_B in windows.batches(batch):
+        forecast_BHC = predict(past_BLC, phase_B)
         if forecast_BHC.shape != future_BHC.shape:
             raise ValueError(f"forecasts of shape {tuple(forecast_BHC.shape)}, expected {tuple(future_BHC.shape)}")
         error_BHC = (forecast_BHC - future_BHC).double()

@@ -19,7 +19,7 @@ from benchmarks.reporting import RESULTS, names, progress_bar
 from benchmarks.timeseries.__main__ import quiet
 from benchmarks.timeseries.datasets import SOURCES
 from benchmarks.timeseries.forecasters import Ridge
-from benchmarks.timeseries.ours import LEARNING_RATE, WEIGHT_DECAY, Settings, titans
+from benchmarks.timeseries.ours import LEARNING_RATE, WEIGHT_DECAY, ClosedForm, Settings, titans
 from benchmarks.timeseries.protocol import evaluate, split
 from benchmarks.timeseries.report import markdown_table
 from benchmarks.timeseries.training import Budget, Learned
@@ -40,6 +40,11 @@ def variants() -> dict[str, Variant]:
     base = Variant()
     model = {
         "memory off": {"memory": False},
+        "no season": {"season": False},
+        "one map": {"channel_maps": False},
+        "no spread prior": {"spread_prior": 0.0},
+        "spread prior 1": {"spread_prior": 1.0},
+        "train linear": {"train_linear": True},
         "absolute level": {"absolute_level": True},
         "no ridge start": {"ridge": False},
         "patch 8": {"patch_length": 8},
@@ -54,15 +59,20 @@ def variants() -> dict[str, Variant]:
         "mac": {"variant": "mac"},
         "chunk 4, step 0.2": {"chunk_size": 4, "max_step": 0.2},
     }
-    training = {"lr 3e-4": {"lr": 3e-4}, "lr 3e-3": {"lr": 3e-3}, "decay 0.05": {"weight_decay": 0.05}}
+    training = {"lr 1e-3": {"lr": 1e-3}, "decay 0.05": {"weight_decay": 0.05}}
     found = {"base": base, **{name: replace(base, settings=replace(base.settings, **changes)) for name, changes in model.items()}}
     return {**found, **{name: replace(base, **changes) for name, changes in training.items()}}
 
 
-def try_out(variant: Variant, dataset: str, look_back: int, horizon: int, budget: Budget, seed: int) -> dict[str, Any]:
-    """Errors on validation windows, and what it took."""
+def try_out(variant: Variant, dataset: str, look_back: int, horizon: int, budget: Budget | None, seed: int) -> dict[str, Any]:
+    """Errors on validation windows, and what it took; without a budget, of what training would begin with."""
     parts = split(dataset, look_back, horizon)
-    fitted = Learned(titans(variant.settings), variant.lr, budget, variant.weight_decay).fit(parts.train, parts.validation, seed)
+    season = SOURCES[dataset].season
+    if budget is None:
+        fitted = ClosedForm(variant.settings, season).fit(parts.train, parts.validation, seed)
+    else:
+        learned = Learned(titans(variant.settings, season), variant.lr, budget, variant.weight_decay)
+        fitted = learned.fit(parts.train, parts.validation, seed)
     ridge = min(candidate.mse for candidate in Ridge().candidates(parts.train, parts.validation))
     return {
         "mse": evaluate(fitted.predict, parts.validation).mse,
@@ -82,8 +92,8 @@ def table(trials: Sequence[dict[str, Any]]) -> str:
         ratios = [[t["mse"] / t["ridge_mse"] for t in own if (t["dataset"], t["look_back"], t["horizon"]) == place] for place in places]
         entries = [f"{fmean(found):.3f}" if found else "-" for found in ratios]
         mean = f"{fmean(fmean(found) for found in ratios):.3f}" if all(ratios) else "-"
-        seconds = fmean(epoch["cpu_seconds"] for t in own for epoch in t["epochs"][1:])
-        rows.append([name, *entries, mean, f"{own[0]['parameters']:,}", f"{seconds:.0f}"])
+        seconds = [epoch["cpu_seconds"] for t in own for epoch in t["epochs"][1:]]
+        rows.append([name, *entries, mean, f"{own[0]['parameters']:,}", f"{fmean(seconds):.0f}" if seconds else "-"])
     head = ["validation MSE over ridge", *(f"{d} {L}/{H}" for d, L, H in places), "mean", "parameters", "CPU s an epoch"]
     return markdown_table(head, rows)
 
@@ -98,12 +108,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--seed", type=int, default=0)
     add("--epochs", type=int, default=Budget.epochs)
     add("--batches", type=int, default=Budget.batches)
+    add("--untrained", action="store_true", help="compare what training begins with")
     add("--output", type=Path, default=OUTPUT)
     options = parser.parse_args(arguments)
     quiet()
     torch.set_num_threads(1)
-    budget = Budget(epochs=options.epochs, batches=options.batches)
-    found: dict[str, Any] = {**reporting.environment("benchmarks.timeseries.search"), "budget": asdict(budget), "trials": []}
+    budget = None if options.untrained else Budget(epochs=options.epochs, batches=options.batches)
+    found: dict[str, Any] = {
+        **reporting.environment("benchmarks.timeseries.search"),
+        "budget": None if budget is None else asdict(budget),
+        "trials": [],
+    }
     todo = [(v, d, H) for v in options.variants for d in options.datasets for H in options.horizons]
     console = Console(width=None if sys.stdout.isatty() else 200, highlight=False)
     with progress_bar() as progress:

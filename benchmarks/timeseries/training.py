@@ -40,11 +40,11 @@ class Budget:
 
 
 class Network(Protocol):
-    """A module that forecasts (B, L, C) -> (B, H, C) and knows its own loss."""
+    """A module that forecasts (B, L, C) -> (B, H, C), may use the phase (B,) of the first step ahead, and knows its own loss."""
 
-    def __call__(self, past_BLC: Tensor) -> Tensor: ...
+    def __call__(self, past_BLC: Tensor, phase_B: Tensor) -> Tensor: ...
 
-    def loss(self, past_BLC: Tensor, future_BHC: Tensor) -> Tensor:
+    def loss(self, past_BLC: Tensor, future_BHC: Tensor, phase_B: Tensor) -> Tensor:
         """Scalar, for training."""
         ...
 
@@ -58,7 +58,7 @@ class ByIndex(Dataset):
     def __len__(self) -> int:
         return len(self.windows)
 
-    def __getitem__(self, places: list[int]) -> tuple[Tensor, Tensor]:
+    def __getitem__(self, places: list[int]) -> tuple[Tensor, Tensor, Tensor]:
         return self.windows.take(torch.tensor(places))
 
 
@@ -86,7 +86,7 @@ class Learner(pl.LightningModule):
         self.losses = []
         self.begin = time.perf_counter(), time.process_time()
 
-    def training_step(self, batch: tuple[Tensor, Tensor], batch_idx: int) -> Tensor:
+    def training_step(self, batch: tuple[Tensor, Tensor, Tensor], batch_idx: int) -> Tensor:
         loss = self.net.loss(*batch)  # type: ignore[operator]
         self.losses.append(loss.detach())
         return loss
@@ -99,7 +99,7 @@ class Learner(pl.LightningModule):
         seconds, cpu_seconds = time.perf_counter() - self.begin[0], time.process_time() - self.begin[1]
         begin = time.process_time()
         self.net.eval()
-        error = evaluate(lambda past_BLC: self.net(past_BLC.to(self.device)).to(past_BLC.device), self.validation).mse
+        error = evaluate(lambda *window: self.net(*(part.to(self.device) for part in window)).to(window[0].device), self.validation).mse
         self.net.train()
         loss = float(torch.stack(self.losses).mean()) if self.losses else None
         times = (round(x, 2) for x in (seconds, cpu_seconds, time.process_time() - begin))
@@ -146,18 +146,19 @@ def train(net: nn.Module, lr: float, weight_decay: float, train: Windows, valida
 
 @dataclass(frozen=True)
 class Learned:
-    """A forecaster that is trained. build: its network for the training windows."""
+    """A forecaster that is trained. build: its network for the training and validation windows."""
 
-    build: Callable[[Windows], nn.Module]
+    build: Callable[[Windows, Windows], nn.Module]
     lr: float
     budget: Budget
     weight_decay: float = 0.0
 
     def fit(self, train_windows: Windows, validation: Windows, seed: int) -> Fitted:
         pl.seed_everything(seed, verbose=False)
-        net = self.build(train_windows)
+        net = self.build(train_windows, validation)
         epochs = train(net, self.lr, self.weight_decay, train_windows, validation, self.budget, seed)
         best = min(range(len(epochs)), key=lambda i: epochs[i].validation_mse)
         parameters = sum(p.numel() for p in net.parameters() if p.requires_grad)
         chosen = {"lr": self.lr, "weight_decay": self.weight_decay, "best_epoch": best, "batches": epochs[1].batches}
+        chosen |= getattr(net, "chosen", {})
         return Fitted(net, parameters, chosen, epochs)

@@ -1,5 +1,6 @@
 """Configuration of the forecaster."""
 
+import math
 from dataclasses import dataclass, field
 from itertools import pairwise
 from typing import Literal
@@ -53,6 +54,10 @@ class ForecasterConfig(Config):
         horizon_dim: features of each step ahead in the head.
         linear_length: steps that the linear part sees, the latest; None for context_length, at most 512.
         scale_length: steps over which the running level and spread forget what was by 1 - 1/e; None for context_length.
+        spread_prior: share of the channel's spread in the training data that is always part of the running spread (its square is added),
+            so that a channel which stood still may move again. Above 0, a forecast depends on units.
+        season_length: steps of a season whose profile, one a channel, is taken out of the series and added to forecasts; None for none.
+        channel_maps: whether the linear part has a map for each channel; else one serves all.
         output: what is predicted of each step.
     """
 
@@ -72,6 +77,9 @@ class ForecasterConfig(Config):
     horizon_dim: int = 16
     linear_length: int | None = None
     scale_length: int | None = None
+    spread_prior: float = 0.0
+    season_length: int | None = None
+    channel_maps: bool = False
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def __post_init__(self) -> None:
@@ -82,12 +90,21 @@ class ForecasterConfig(Config):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         for name in ("linear_length", "scale_length"):
             self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1 or None")
+        self._require("spread_prior", 0 <= self.spread_prior < math.inf, "at least 0")
+        has_location = self.output.kind != "negative_binomial"
+        fits = self.season_length is None or (self.season_length >= 2 and has_location)
+        self._require("season_length", fits, "at least 2 or None, and None for an output of counts")
         self._require("cardinality", all(n >= 1 for n in self.cardinality), "numbers of categories, each at least 1")
 
     @property
+    def num_phase_feat(self) -> int:
+        """1 where there is a season: the phase of each step, 0 to season_length - 1, is the first feature."""
+        return int(self.season_length is not None)
+
+    @property
     def num_future_feat(self) -> int:
-        """Columns of `future_feat`: the calendar, features known ahead, and whether each of those is there."""
-        return self.num_time_features + 2 * self.num_feat_dynamic_real
+        """Columns of `future_feat`: the phase of a season, the calendar, features known ahead, and whether each of those is there."""
+        return self.num_phase_feat + self.num_time_features + 2 * self.num_feat_dynamic_real
 
     @property
     def num_past_feat(self) -> int:

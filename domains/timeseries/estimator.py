@@ -16,6 +16,7 @@ import torch
 from gluonts.core.component import validated
 from gluonts.dataset.common import Dataset
 from gluonts.model.forecast import Forecast
+from gluonts.time_feature import get_seasonality
 from gluonts.torch.distributions import Output, QuantileOutput
 from gluonts.torch.model.estimator import PyTorchLightningEstimator, TrainOutput
 from gluonts.torch.model.predictor import PyTorchPredictor
@@ -24,6 +25,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from domains.timeseries.config import QUANTILES, ForecasterConfig
+from domains.timeseries.data import quiet_pandas
 from domains.timeseries.model import TitansForecaster
 from domains.timeseries.online import OnlineForecaster
 from domains.timeseries.outputs import LOCATION, describe_output
@@ -40,8 +42,19 @@ from titans_seq.training.optimizer import make_optimizer
 INPUT_NAMES = ["past_target", "past_observed_values", "past_feat", "future_feat", "feat_static_real", "feat_static_cat"]
 LONGEST_PATCH = 32
 WARMUP_SHARE = 0.1
+LONGEST_SEASON = 400
+"""Steps of a season that is taken without being asked for."""
 RIDGE_EPOCHS = 4
 """Epochs' worth of windows that the closed-form start looks at."""
+
+
+def season_of(freq: str, season_length: int | None) -> int | None:
+    """The season that was asked for, or GluonTS's of a frequency; None where there is none."""
+    if season_length is None:
+        with quiet_pandas():
+            season_length = get_seasonality(freq)
+        season_length = season_length if season_length <= LONGEST_SEASON else 1
+    return None if season_length == 1 else season_length
 
 
 class ForecasterModule(pl.LightningModule):
@@ -177,6 +190,10 @@ class TitansEstimator(PyTorchLightningEstimator):
         num_feat_dynamic_real, num_past_feat_dynamic_real, num_feat_static_real, cardinality: of the features that entries have, under
             GluonTS's names: feat_dynamic_real (F, T + H) known ahead, past_feat_dynamic_real (F, T), feat_static_real (F,),
             feat_static_cat with so many categories each. Missing dynamic values (NaN) are masked.
+        season_length: steps of the season whose profile is taken out of each channel and added to its forecasts; None for GluonTS's of the
+            frequency (24 for "h", 12 for "ME"), 1 for none. It stays out where the start does better without it on held-out windows.
+        channel_maps: whether the linear part has a map for each channel.
+        spread_prior: as of `ForecasterConfig`; above 0 only for channels whose units the model is to know.
         titans: the backbone, as of `TitansConfig.to_dict()`; None for `default_backbone()`.
         distr_output: a GluonTS QuantileOutput, NormalOutput, StudentTOutput, LaplaceOutput or (for counts) NegativeBinomialOutput; None for
             the quantiles 0.1 to 0.9.
@@ -206,6 +223,9 @@ class TitansEstimator(PyTorchLightningEstimator):
         num_past_feat_dynamic_real: int = 0,
         num_feat_static_real: int = 0,
         cardinality: list[int] | None = None,
+        season_length: int | None = None,
+        channel_maps: bool = False,
+        spread_prior: float = 0.0,
         titans: dict | None = None,
         distr_output: Output | None = None,
         lr: float = 5e-3,
@@ -228,6 +248,7 @@ class TitansEstimator(PyTorchLightningEstimator):
         self.univariate = num_channels is None
         self.distr_output = distr_output or QuantileOutput(list(QUANTILES))
         context_length = 4 * prediction_length if context_length is None else context_length
+        output = describe_output(self.distr_output)
         self.config = ForecasterConfig(
             prediction_length=prediction_length,
             context_length=context_length,
@@ -242,7 +263,10 @@ class TitansEstimator(PyTorchLightningEstimator):
             cardinality=tuple(cardinality or ()),
             patch_length=min(max(1, round(context_length / 16)), LONGEST_PATCH) if patch_length is None else patch_length,
             titans=default_backbone() if titans is None else TitansConfig.from_dict(titans),
-            output=describe_output(self.distr_output),
+            season_length=season_of(freq, season_length) if output.kind in LOCATION else None,
+            channel_maps=channel_maps,
+            spread_prior=spread_prior,
+            output=output,
         )
         self.lr, self.weight_decay = lr, weight_decay
         self.batch_size, self.num_batches_per_epoch, self.max_epochs = batch_size, num_batches_per_epoch, max_epochs
@@ -310,7 +334,8 @@ class TitansEstimator(PyTorchLightningEstimator):
         else:
             self._fit_units(module.model, training)
             if self.ridge_start and self.config.output.kind in LOCATION:
-                start_from_ridge(module.model, (batch for _ in range(RIDGE_EPOCHS) for batch in loader))
+                held_out = (lambda: last_windows(validation, self.config, self.batch_size)) if validation else None
+                start_from_ridge(module.model, lambda: (batch for _ in range(RIDGE_EPOCHS) for batch in loader), held_out)
         with tempfile.TemporaryDirectory(prefix="titans-seq-") as folder:
             trainer = self._fit(module, loader, validation, folder, ckpt_path)
         transformation = self.create_transformation()

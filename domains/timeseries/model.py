@@ -13,6 +13,7 @@ from gluonts.torch.distributions import QuantileOutput
 from torch import Tensor, nn
 
 from domains.timeseries.config import ForecasterConfig
+from domains.timeseries.linear import LinearForecast, LinearProblem
 from domains.timeseries.outputs import LOCATION, in_series_units, make_output, shifted, start_neutral
 from domains.timeseries.scaling import SMALLEST, Moments, count_units, real_units, scan
 from titans_seq import Titans, TitansState
@@ -133,10 +134,8 @@ class TitansForecaster(Pretrained):
         self.to_horizon = nn.Linear(width, c.prediction_length * c.horizon_dim)
         ahead = calendar + 2 * c.num_feat_dynamic_real
         self.ahead = nn.Linear(ahead, c.horizon_dim, bias=False) if ahead else None
-        self.linear = nn.Linear(c.linear_steps, c.prediction_length)
+        self.linear = LinearForecast(c)
         self.args_proj = self.distr_output.get_args_proj(c.horizon_dim + 1)
-        for parameter in self.linear.parameters():
-            nn.init.zeros_(parameter)
         for weight in self.categories.parameters():
             nn.init.normal_(weight, std=0.02)
         start_neutral(self.args_proj, c.output)
@@ -216,7 +215,7 @@ class TitansForecaster(Pretrained):
         feat_static_cat: Tensor | None = None,
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """As `forward`, of the steps after those that `state` has observed, an unfinished patch included; `state` stays as it is."""
-        last = Outlook(state.hidden, *_units(state.moments, self._counts), state.moments.weight)
+        last = Outlook(state.hidden, *self._units(state.moments), state.moments.weight)
         if state.pending:
             rest = slice(-state.pending, None)
             static = self._static(feat_static_real, feat_static_cat)
@@ -262,21 +261,25 @@ class TitansForecaster(Pretrained):
             total, count = total + torch.where(counted, loss, 0.0).sum(), count + counted.sum()
         return total / count.clamp(min=1)
 
-    def linear_problem(self, batch: dict[str, Tensor]) -> tuple[Tensor, Tensor, Tensor]:
-        """What the linear part would have to map to what, of a batch as of `loss`: inputs (n, K), targets (n, H), weights (n,); float64.
-
-        The n rows are those of the batch whose future is wholly observed.
-        """
+    def linear_problem(self, batch: dict[str, Tensor]) -> LinearProblem:
+        """What the linear part would have to map to what, of the rows of a batch as of `loss` whose future is wholly observed."""
         x, seen = self._rows(batch["past_target"]), self._rows(batch["past_observed_values"])
-        future = self._rows(batch["future_target"])
-        x_patches, seen_patches = (self._patched(part, self._padding(x.shape[1])) for part in (x, seen))
-        _, moments = scan(x_patches, seen_patches, self.config.scale_steps, Moments.initial(len(x), x.device))
-        loc, scale = _units(moments, self._counts)
-        inputs = self._linear_inputs(loc, scale, x, seen)
-        targets = (future - loc.unsqueeze(1)) / scale.unsqueeze(1)
+        loc, scale, known = self._units_of(x, seen)
+        targets = (self._rows(batch["future_target"]) - loc.unsqueeze(1)) / scale.unsqueeze(1)
+        phases = self._phases(self._features_ahead(batch.get("future_feat"), len(x)))
         weight = (scale / batch["series_spread"].double().reshape(-1).clamp(min=SMALLEST)).clamp(max=100).square()
-        whole = self._rows(batch["future_observed_values"]).all(1) & (moments.weight > 0)
-        return inputs[whole], targets[whole], weight[whole]
+        parts = (self._linear_inputs(loc, scale, x, seen), self._latest(seen), targets, weight, self.linear.channels(len(x)), phases[:, 0])
+        whole = self._rows(batch["future_observed_values"]).all(1) & known
+        return LinearProblem(*(part[whole] for part in parts))
+
+    def linear_forecast(self, past_target: Tensor, past_observed_values: Tensor, future_feat: Tensor | None = None) -> Tensor:
+        """What the linear part alone forecasts, (B, H, C); arguments (B, L, C) and (B, H, num_future_feat) as of `forward`."""
+        x, seen = self._rows(past_target), self._rows(past_observed_values)
+        loc, scale, _ = self._units_of(x, seen)
+        phases, dtype = self._phases(self._features_ahead(future_feat, len(x))), self.linear.weight.dtype
+        y = self.linear(self._linear_inputs(loc, scale, x, seen).to(dtype), self._latest(seen).to(dtype), phases[:, 0])
+        rows = y * scale.unsqueeze(1).to(dtype) + loc.unsqueeze(1).to(dtype)
+        return rows.unflatten(0, (-1, self.config.num_channels)).transpose(1, 2)
 
     # ---- pieces
 
@@ -284,6 +287,31 @@ class TitansForecaster(Pretrained):
     def _counts(self) -> bool:
         """Whether the output is of counts, which have a scale but no level."""
         return self.config.output.kind not in LOCATION
+
+    def _units(self, moments: Moments) -> tuple[Tensor, Tensor]:
+        """loc and scale of moments (R,) or (R, N)."""
+        if self._counts:
+            return count_units(moments)
+        loc, scale = real_units(moments)
+        if self.config.spread_prior:
+            channel = self._of_rows(self.channel_scale.double(), len(scale))
+            scale = torch.hypot(scale, self.config.spread_prior * (channel if scale.dim() == 1 else channel.unsqueeze(1)))
+        return loc, scale
+
+    def _units_of(self, x_RT: Tensor, seen_RT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """loc and scale of a context that begins cold, and whether anything was observed, (R,)."""
+        x, seen = (self._patched(part, self._padding(x_RT.shape[1])) for part in (x_RT, seen_RT))
+        _, moments = scan(x, seen, self.config.scale_steps, Moments.initial(len(x_RT), x_RT.device))
+        return *self._units(moments), moments.weight > 0
+
+    def _of_rows(self, of_channels: Tensor, rows: int) -> Tensor:
+        """(C, ..) -> (R, ..)."""
+        return of_channels.repeat(rows // len(of_channels), *(1,) * (of_channels.dim() - 1))
+
+    def _phases(self, features: Tensor) -> Tensor:
+        """Of features (.., F): integers (..), all 0 where there is no season."""
+        season = self.config.season_length
+        return features.new_zeros(features.shape[:-1], dtype=torch.int64) if season is None else features[..., 0].long() % season
 
     def _padding(self, length: int) -> int:
         """Unobserved steps in front of a context, so that it ends with a complete patch."""
@@ -304,21 +332,29 @@ class TitansForecaster(Pretrained):
         """Past features of each row, (R, T, F), those of the user in units of the training data."""
         c, dtype = self.config, self.linear.weight.dtype
         if feat_BTF is None:
+            self._require_phase("past_feat")
             return torch.zeros(rows, steps, c.num_past_feat, dtype=dtype, device=self.linear.weight.device)
-        calendar, known, known_seen, past, past_seen = feat_BTF.split(
-            [c.num_time_features, *(2 * [c.num_feat_dynamic_real]), *(2 * [c.num_past_feat_dynamic_real])], dim=-1
+        of_time, known, known_seen, past, past_seen = feat_BTF.split(
+            [c.num_phase_feat + c.num_time_features, *(2 * [c.num_feat_dynamic_real]), *(2 * [c.num_past_feat_dynamic_real])], dim=-1
         )
         values = self._standard(torch.cat([known, past], -1), torch.cat([known_seen, past_seen], -1), 0)
         known, past = values.split([c.num_feat_dynamic_real, c.num_past_feat_dynamic_real], dim=-1)
-        return torch.cat([calendar, known, known_seen, past, past_seen], -1).to(dtype).repeat_interleave(c.num_channels, 0)
+        return torch.cat([of_time, known, known_seen, past, past_seen], -1).to(dtype).repeat_interleave(c.num_channels, 0)
 
     def _features_ahead(self, feat_BHF: Tensor | None, rows: int) -> Tensor:
         """Features of the steps ahead of each row, (R, H, num_future_feat)."""
         c, dtype = self.config, self.linear.weight.dtype
         if feat_BHF is None:
+            self._require_phase("future_feat")
             return torch.zeros(rows, c.prediction_length, c.num_future_feat, dtype=dtype, device=self.linear.weight.device)
-        calendar, known, seen = feat_BHF.split([c.num_time_features, c.num_feat_dynamic_real, c.num_feat_dynamic_real], dim=-1)
-        return torch.cat([calendar, self._standard(known, seen, 0), seen], -1).to(dtype).repeat_interleave(c.num_channels, 0)
+        of_time, known, seen = feat_BHF.split(
+            [c.num_phase_feat + c.num_time_features, c.num_feat_dynamic_real, c.num_feat_dynamic_real], dim=-1
+        )
+        return torch.cat([of_time, self._standard(known, seen, 0), seen], -1).to(dtype).repeat_interleave(c.num_channels, 0)
+
+    def _require_phase(self, name: str) -> None:
+        if self.config.num_phase_feat:
+            raise ValueError(f"{name} is needed: its first column is the phase of the season of {self.config.season_length} steps")
 
     def _standard(self, values: Tensor, seen: Tensor | None, first: int) -> Tensor:
         """Features from number `first` on in units of the training data; 0 where not seen."""
@@ -343,7 +379,7 @@ class TitansForecaster(Pretrained):
         x, seen, features = (self._patched(part, padding) for part in context[:3])  # (R, N, P), (R, N, P, F)
         before = Moments.initial(rows, x.device) if moments is None else moments
         each, after = scan(x, seen, c.scale_steps, before)
-        loc, scale = _units(each, self._counts)
+        loc, scale = self._units(each)
         arrived = x.new_ones(x.shape[1])
         arrived[-1] -= -(padding + context.x.shape[1]) % c.patch_length / c.patch_length
         facts = self._facts(each, before, loc, scale, arrived)
@@ -361,7 +397,7 @@ class TitansForecaster(Pretrained):
 
     def _facts(self, each: Moments, before: Moments, loc: Tensor, scale: Tensor, arrived: Tensor) -> Tensor:
         """The facts of each token, (R, N, TOKEN_FACTS)."""
-        first_loc, first_scale = _units(before, self._counts)
+        first_loc, first_scale = self._units(before)
         loc_before = torch.cat([first_loc.unsqueeze(1), loc[:, :-1]], 1)
         scale_before = torch.cat([first_scale.unsqueeze(1), scale[:, :-1]], 1)
         goes_on = torch.cat([before.weight.unsqueeze(1), each.weight[:, :-1]], 1) > 0
@@ -382,10 +418,12 @@ class TitansForecaster(Pretrained):
         self, x_RNP: Tensor, seen_RNP: Tensor, feat_RNPF: Tensor, loc: Tensor, scale: Tensor, facts: Tensor, static: Tensor
     ) -> Tensor:
         """(R, N, E)."""
-        F_time, dtype = self.config.num_time_features, self.linear.weight.dtype
-        values = torch.where(seen_RNP > 0, (x_RNP - loc.unsqueeze(-1)) / scale.unsqueeze(-1), 0.0)
-        calendar = fourier_features(feat_RNPF[:, :, 0, :F_time])  # of a patch's first step, zeros where that stands before the context
-        parts = (values, (seen_RNP > 0).double(), feat_RNPF[..., F_time:].flatten(2), calendar, facts)
+        first, dtype = self.config.num_phase_feat, self.linear.weight.dtype
+        last = first + self.config.num_time_features
+        season = self.linear.seasonal(self._phases(feat_RNPF).flatten(1), self.linear.channels(len(x_RNP))).view_as(x_RNP)
+        values = torch.where(seen_RNP > 0, (x_RNP - loc.unsqueeze(-1)) / scale.unsqueeze(-1) - season, 0.0)
+        calendar = fourier_features(feat_RNPF[:, :, 0, first:last])  # of a patch's first step, zeros where that stands before the context
+        parts = (values, (seen_RNP > 0).double(), feat_RNPF[..., last:].flatten(2), calendar, facts)
         tokens = self.embed(torch.cat([part.to(dtype) for part in parts], -1))
         return tokens + static.repeat(len(tokens) // len(static), 1).unsqueeze(1)
 
@@ -393,10 +431,10 @@ class TitansForecaster(Pretrained):
         """distr_args (R, H, ..) of the steps after T, in the units of the last patch."""
         c, dtype = self.config, last.hidden.dtype
         latest = self._linear_inputs(last.loc, last.scale, x_RT, seen_RT)
-        linear = self.linear(latest.to(dtype))  # (R, H)
+        linear = self.linear(latest.to(dtype), self._latest(seen_RT).to(dtype), self._phases(feat_RHF[:, :1])[:, 0])  # (R, H)
         h = self.to_horizon(last.hidden).unflatten(-1, (c.prediction_length, c.horizon_dim))
         if self.ahead is not None:
-            calendar, rest = feat_RHF.split([c.num_time_features, feat_RHF.shape[-1] - c.num_time_features], dim=-1)
+            calendar, rest = feat_RHF[..., c.num_phase_feat :].tensor_split([c.num_time_features], dim=-1)
             h = h + self.ahead(torch.cat([fourier_features(calendar), rest], -1))
         distr_args = self.args_proj(torch.cat([nn.functional.gelu(h), linear.unsqueeze(-1)], -1))
         if not self._counts:
@@ -407,9 +445,13 @@ class TitansForecaster(Pretrained):
 
     def _linear_inputs(self, loc: Tensor, scale: Tensor, x_RT: Tensor, seen_RT: Tensor) -> Tensor:
         """What the linear part sees: the latest K values in units of loc and scale (R,), 0 where there is none, (R, K) float64."""
+        x, seen = self._latest(x_RT), self._latest(seen_RT)
+        return torch.where(seen > 0, (x - loc.unsqueeze(1)) / scale.unsqueeze(1), 0.0)
+
+    def _latest(self, x_RT: Tensor) -> Tensor:
+        """The latest K steps, zeros before the first, (R, K)."""
         K = self.config.linear_steps
-        x = torch.where(seen_RT > 0, (x_RT - loc.unsqueeze(1)) / scale.unsqueeze(1), 0.0)[:, -K:]
-        return nn.functional.pad(x, (K - x.shape[1], 0))
+        return nn.functional.pad(x_RT[:, -K:], (max(0, K - x_RT.shape[1]), 0))
 
     def _for_gluonts(self, distr_args: tuple[Tensor, ...], last: Outlook, *, univariate: bool) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """Rows as (B, H, C, ..), loc and scale as (B, 1, C), without C for a univariate series; loc is NaN where nothing was observed."""
@@ -424,7 +466,3 @@ class TitansForecaster(Pretrained):
 def _outlook(reading: Reading, patch: int) -> Outlook:
     """From the end of a patch."""
     return Outlook(*(part[:, patch] for part in reading[:4]))
-
-
-def _units(moments: Moments, counts: bool) -> tuple[Tensor, Tensor]:
-    return count_units(moments) if counts else real_units(moments)

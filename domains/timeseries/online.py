@@ -18,7 +18,7 @@ from torch import Tensor
 
 from domains.timeseries.data import quiet_pandas
 from domains.timeseries.model import ForecasterState, TitansForecaster
-from domains.timeseries.windows import calendar, period_freq
+from domains.timeseries.windows import period_freq, time_columns
 from titans_seq.errors import UserError
 from titans_seq.state import State
 
@@ -211,10 +211,9 @@ class OnlineForecaster:
         return table
 
     def _calendar(self, first: int, steps: int) -> np.ndarray:
-        """Time features of steps from `first` after the next one on, (steps, F)."""
+        """Phase and time features of steps from `first` after the next one on, (steps, F)."""
         next_period = self.next_period
-        assert self.freq is not None
-        return calendar(next_period.ordinal + next_period.freq.n * np.arange(first, first + steps), self.freq)
+        return time_columns(next_period.ordinal + next_period.freq.n * np.arange(first, first + steps), self.model.config)
 
     def _tensor(self, values: np.ndarray) -> Tensor:
         """(1, ..) on the model's device."""
@@ -299,9 +298,10 @@ class OnlineForecaster:
             raise UserError(f"{path}: damaged, no stream stands as it says.")
         self._state, self._next = saved.forecaster.to(self.model.linear.weight.device), start
         try:  # what only the model knows of its state
-            nothing = torch.zeros(1, self.model.config.patch_length, self.model.config.num_channels, device=self.model.linear.weight.device)
+            c, device = self.model.config, self.model.linear.weight.device
+            nothing, feat = (torch.zeros(1, c.patch_length, columns, device=device) for columns in (c.num_channels, c.num_past_feat))
             with torch.inference_mode():
-                after = self.model.observe(self._state, nothing, nothing)
+                after = self.model.observe(self._state, nothing, nothing, feat)
             if not all(bool(torch.isfinite(x).all()) for x in after.tensors()):
                 raise ValueError("the next step is not finite")
             _ = self.next_period + self.model.config.prediction_length

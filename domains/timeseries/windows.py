@@ -192,10 +192,25 @@ def calendar(ordinals: np.ndarray, freq: str) -> np.ndarray:
     return np.stack(columns, -1).reshape(*ordinals.shape, -1)
 
 
-def with_calendar(windows: dict[str, np.ndarray], config: ForecasterConfig) -> dict[str, np.ndarray]:
-    """Windows (.., L, F) with the calendar of their `ordinals` before their other features."""
+def phases(ordinals: np.ndarray, freq: str, season_length: int) -> np.ndarray:
+    """Where in a season of so many steps periods stand, counted from 1970: (..) -> (..) float32, integers."""
+    with quiet_pandas():
+        stride = pd.Period("2000-01-01", freq=freq).freq.n
+    return (ordinals // stride % season_length).astype(np.float32)
+
+
+def time_columns(ordinals: np.ndarray, config: ForecasterConfig) -> np.ndarray:
+    """The first features of steps, (..) -> (.., F): the phase of a season if there is one, and the calendar."""
     assert config.freq is not None
-    times, L = calendar(windows.pop("ordinals"), config.freq), config.context_length
+    times = calendar(ordinals, config.freq)
+    if config.season_length is None:
+        return times
+    return np.concatenate([phases(ordinals, config.freq, config.season_length)[..., None], times], -1)
+
+
+def with_calendar(windows: dict[str, np.ndarray], config: ForecasterConfig) -> dict[str, np.ndarray]:
+    """Windows (.., L, F) with phase and calendar of their `ordinals` before their other features."""
+    times, L = time_columns(windows.pop("ordinals"), config), config.context_length
     for name, part in (("past_feat", times[..., :L, :]), ("future_feat", times[..., L:, :])):
         windows[name] = np.concatenate([part, windows[name]], -1)
     return windows

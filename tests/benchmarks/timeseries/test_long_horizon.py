@@ -71,13 +71,15 @@ def test_test_windows_are_those_of_the_papers(dataset: str, data_folder: Path) -
 @pytest.mark.parametrize("look_back", [96, 512])
 def test_first_labels_are_the_first_rows_after_the_borders(dataset: str, look_back: int, data_folder: Path) -> None:
     train_end, validation_end, test_end = SOURCES[dataset].borders()
-    rows = standardise(read(dataset), train_end)
+    values, phases = read(dataset)
+    rows = standardise(values, train_end)
     parts = split(dataset, look_back, 96)
     for windows, begin, end in ((parts.validation, train_end, validation_end), (parts.test, validation_end, test_end)):
-        past, future = windows.take(slice(0, 1))
+        past, future, phase = windows.take(slice(0, 1))
         assert past.shape == (1, look_back, rows.shape[1])
         assert torch.equal(past[0], rows[begin - look_back : begin])
         assert torch.equal(future[0], rows[begin : begin + 96])
+        assert phase.tolist() == phases[begin : begin + 1].tolist() == [0]  # ETTh: midnight; Exchange has no season
         assert torch.equal(windows.take(slice(len(windows) - 1, None))[1][0], rows[end - 96 : end])
     assert torch.equal(parts.train.take(slice(len(parts.train) - 1, None))[1][0], rows[train_end - 96 : train_end])
     assert torch.equal(parts.train.take(slice(0, 1))[0][0], rows[:look_back])
@@ -96,7 +98,7 @@ def test_scale_is_of_the_training_rows_alone() -> None:
 @given(steps=st.integers(9, 60), look_back=st.integers(1, 5), horizon=st.integers(1, 4), batch=st.integers(1, 70))
 def test_evaluation_uses_every_window_once(steps: int, look_back: int, horizon: int, batch: int) -> None:
     series = waves(steps)
-    found = evaluate(lambda past: past[:, -1:].expand(-1, horizon, -1), Windows(series, look_back, horizon), batch)
+    found = evaluate(lambda past, phase: past[:, -1:].expand(-1, horizon, -1), Windows(series, look_back, horizon), batch)
     squared = [
         float((series[t + h] - series[t - 1]).square().mean()) for t in range(look_back, steps - horizon + 1) for h in range(horizon)
     ]
@@ -108,9 +110,9 @@ def test_evaluation_uses_every_window_once(steps: int, look_back: int, horizon: 
 def test_evaluation_refuses_what_is_no_forecast() -> None:
     windows = Windows(waves(50), 8, 4)
     with pytest.raises(ValueError, match=r"shape \(39, 3, 2\), expected \(39, 4, 2\)"):
-        evaluate(lambda past: past[:, :3], windows)
+        evaluate(lambda past, phase: past[:, :3], windows)
     with pytest.raises(NotFinite):
-        evaluate(lambda past: past[:, :4] / 0, windows)
+        evaluate(lambda past, phase: past[:, :4] / 0, windows)
     with pytest.raises(ValueError, match="50 steps hold no window of 48 \\+ 4"):
         Windows(waves(50), 48, 4)
 
@@ -124,7 +126,9 @@ class AsGluonTS(RepresentablePredictor):
 
     def predict_item(self, item: dict[str, Any]) -> SampleForecast:
         past = torch.from_numpy(item["target"][-self.look_back :])[None, :, None]
-        return SampleForecast(self.forecast(past)[0, :, 0].numpy()[None], item["start"] + len(item["target"]))
+        return SampleForecast(
+            self.forecast(past, torch.zeros(1, dtype=torch.int64))[0, :, 0].numpy()[None], item["start"] + len(item["target"])
+        )
 
 
 @pytest.mark.parametrize("forecaster", [SeasonalNaive(24), Ridge(penalties=(100.0,), centres=("last",))])
@@ -162,7 +166,7 @@ def test_ridge_is_that_of_scikit_learn_and_chooses_by_validation() -> None:
     train, validation = Windows(waves(), 12, 5), Windows(waves()[300:], 12, 5)
     ridge = Ridge(penalties=(0.1, 1000.0))
     for candidate in ridge.candidates(train, validation):
-        past, future = train.take(slice(None))
+        past, future, _ = train.take(slice(None))
         level = past[:, -1:] if candidate.centre == "last" else past.mean(1, keepdim=True)
         x, y = ((part - level).transpose(1, 2).flatten(0, 1).double().numpy() for part in (past, future))
         reference = Reference(alpha=candidate.penalty, fit_intercept=candidate.intercept).fit(x, y)
@@ -177,9 +181,9 @@ def test_ridge_is_that_of_scikit_learn_and_chooses_by_validation() -> None:
 def test_seasonal_naive_repeats_the_last_season_that_the_window_holds() -> None:
     past = torch.arange(10.0)[None, :, None]
     train = Windows(waves(), 10, 7)
-    assert SeasonalNaive(4).fit(train, train, 0).predict(past)[0, :, 0].tolist() == [6, 7, 8, 9, 6, 7, 8]
+    assert SeasonalNaive(4).fit(train, train, 0).predict(past, None)[0, :, 0].tolist() == [6, 7, 8, 9, 6, 7, 8]
     fallen_back = SeasonalNaive(24).fit(train, train, 0)
-    assert fallen_back.predict(past)[0, :, 0].tolist() == [9] * 7
+    assert fallen_back.predict(past, None)[0, :, 0].tolist() == [9] * 7
     assert fallen_back.chosen == {"season": 1}
 
 
@@ -204,9 +208,22 @@ def test_titans_begins_about_where_the_ridge_ends(output: str, data_folder: Path
 
     parts = split("ETTh1", 96, 96)
     validation = parts.validation.sample(200)
-    begun = evaluate(titans(Settings(output=output))(parts.train).eval(), validation)
+    net = titans(Settings(output=output), 24)(parts.train.sample(2000), validation).eval()
+    begun = evaluate(net, validation)
     ridge = evaluate(Ridge().fit(parts.train.sample(2000), validation, 0).predict, validation)
-    assert begun.mse < 1.02 * ridge.mse
+    assert begun.mse < ridge.mse
+    alone = MODELS["closed-form"].make("ETTh1", Budget()).fit(parts.train.sample(2000), validation, 0)
+    assert evaluate(alone.predict, validation).mse == pytest.approx(begun.mse, rel=1e-4)
+
+
+def test_windows_know_the_time_of_day(data_folder: Path) -> None:
+    windows = split("ETTm1", 96, 24).train.sample(500)
+    stride, (_, _, phase) = windows.stride, windows.take(slice(3, 5))
+    assert phase.tolist() == [(96 + 3 * stride) % 96, (96 + 4 * stride) % 96]  # the data begin at midnight
+    weather, phases = read("Weather")
+    assert len(weather) == len(phases)
+    assert phases[:2].tolist() == [1, 2]  # ten and twenty past midnight
+    assert int(phases.max()) == 143
 
 
 def test_ablations_switch_off_what_they_name() -> None:

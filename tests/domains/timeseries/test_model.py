@@ -11,7 +11,7 @@ from hypothesis import strategies as st
 from domains.timeseries import presets
 from domains.timeseries.config import ForecasterConfig, OutputConfig
 from domains.timeseries.model import ForecasterState, TitansForecaster
-from domains.timeseries.ridge import start_from_ridge
+from domains.timeseries.ridge import Shrinkage, Sums, start_from_ridge
 from domains.timeseries.scaling import Moments, real_units, scan
 
 FEATURES = {"num_time_features": 2, "num_feat_dynamic_real": 1, "num_past_feat_dynamic_real": 1, "num_feat_static_real": 2}
@@ -31,7 +31,7 @@ def make_model(**changes: object) -> TitansForecaster:
 def make_inputs(config: ForecasterConfig, steps: int, rows: int = 2) -> dict[str, torch.Tensor]:
     torch.manual_seed(1)
     H = config.prediction_length
-    return {
+    made = {
         "target": 50 + 3 * torch.randn(rows, steps, config.num_channels, dtype=torch.float64).cumsum(1),
         "observed_values": (torch.rand(rows, steps, config.num_channels) > 0.2).double(),
         "feat": torch.rand(rows, steps, config.num_past_feat, dtype=torch.float64) - 0.5,
@@ -39,6 +39,10 @@ def make_inputs(config: ForecasterConfig, steps: int, rows: int = 2) -> dict[str
         "feat_static_real": torch.randn(rows, config.num_feat_static_real, dtype=torch.float64),
         "feat_static_cat": torch.zeros(rows, len(config.cardinality), dtype=torch.int64),
     }
+    if config.season_length is not None:
+        phases = (torch.arange(steps + H) + torch.arange(rows).unsqueeze(1)) % config.season_length
+        made["feat"][..., 0], made["future_feat"][..., 0] = phases[:, :steps], phases[:, steps:]
+    return made
 
 
 def statics(x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
@@ -62,7 +66,8 @@ def assert_same(a: tuple, b: tuple) -> None:
 
 
 VARIANTS = [{"titans": presets.debug(variant).titans} for variant in ("lmm", "mac", "mag", "mal")]
-CHANGES = [*VARIANTS, {**FEATURES, "cardinality": (3,)}, {"channel_mixing": True}, {"absolute_level": False}]
+SEASON = {"season_length": 5, "channel_maps": True, "spread_prior": 0.3}
+CHANGES = [*VARIANTS, {**FEATURES, "cardinality": (3,)}, {"channel_mixing": True}, {"absolute_level": False}, {**FEATURES, **SEASON}]
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
@@ -77,9 +82,10 @@ def test_how_a_stream_is_cut_does_not_matter(changes: dict, steps: int, cuts: li
         assert_same(*(model.predict(state, x["future_feat"], **statics(x)) for state in (whole, pieces)))
 
 
+@pytest.mark.parametrize("changes", [FEATURES, FEATURES | SEASON], ids=["plain", "season"])
 @pytest.mark.parametrize("steps", [4, 8, 12])
-def test_a_stream_forecasts_what_a_context_of_its_steps_forecasts(steps: int) -> None:
-    model = make_model(**FEATURES)
+def test_a_stream_forecasts_what_a_context_of_its_steps_forecasts(steps: int, changes: dict) -> None:
+    model = make_model(**changes)
     x = make_inputs(model.config, steps)
     with torch.inference_mode():
         online = model.predict(stream(model, x, [5] if steps > 5 else []), x["future_feat"], **statics(x))
@@ -215,12 +221,86 @@ def test_the_linear_start_is_the_ridge_regression() -> None:
         "series_spread": x.std(1),
     }
     model = TitansForecaster(config).double().eval()
-    start_from_ridge(model, [batch])
+    start_from_ridge(model, lambda: [batch])
     (quantiles,), loc, scale = model(batch["past_target"], batch["past_observed_values"])
     median = quantiles[..., 4] * scale + loc
     error = (median[:, 0] - batch["future_target"][:, 0]).square().mean().sqrt()
     naive = (batch["past_target"][:, -1] - batch["future_target"][:, 0]).square().mean().sqrt()
     assert error < 0.115 < naive  # the noise alone is 0.1
+
+
+def seasonal_batch(c: ForecasterConfig, rows: int = 600) -> dict[str, torch.Tensor]:
+    """Windows of two channels, each its own season and level around a little noise."""
+    torch.manual_seed(2)
+    assert c.season_length is not None
+    season = torch.randn(2, c.season_length, dtype=torch.float64)
+    L, steps = c.context_length, c.context_length + c.prediction_length
+    phases = (torch.arange(steps) + torch.randint(c.season_length, (rows, 1))) % c.season_length
+    x = 20 + 5 * torch.randn(rows, 1, 2, dtype=torch.float64) + season.T[phases]
+    x += 0.1 * torch.randn_like(x)
+    ones, features = torch.ones_like(x), phases.unsqueeze(-1).double()
+    batch = {"past_target": x[:, :L], "past_observed_values": ones[:, :L], "past_feat": features[:, :L], "future_feat": features[:, L:]}
+    batch |= {"future_target": x[:, L:], "future_observed_values": ones[:, L:], "series_spread": ones[:, 0]}
+    return batch
+
+
+def test_a_season_longer_than_the_context_is_learned_in_closed_form() -> None:
+    """The start knows a season that no context holds whole, and forecasts to about the noise; without it, it cannot."""
+    errors = {}
+    for season_length in (12, None):
+        changes = {"context_length": 5, "prediction_length": 6, "season_length": season_length, "spread_prior": 5.0}
+        model = TitansForecaster(dataclasses.replace(presets.debug(), **changes)).double().eval()
+        batch = seasonal_batch(dataclasses.replace(model.config, season_length=12))
+        if season_length is None:
+            batch = {name: x[..., :0] if name.endswith("feat") else x for name, x in batch.items()}
+        start_from_ridge(model, lambda batch=batch: [batch])
+        forecast = model.linear_forecast(batch["past_target"], batch["past_observed_values"], batch["future_feat"])
+        errors[season_length] = float((forecast - batch["future_target"]).detach().square().mean().sqrt())
+        (quantiles,), loc, scale = model(*(batch[f"past_{name}"] for name in ("target", "observed_values", "feat")), batch["future_feat"])
+        torch.testing.assert_close(quantiles[..., 4] * scale + loc, forecast, rtol=1e-9, atol=1e-6)  # training starts from it
+    assert errors[12] < 0.15 < 0.5 < errors[None]
+
+
+def test_a_season_needs_the_phase() -> None:
+    model = make_model(season_length=7)
+    x = make_inputs(model.config, 10)
+    with pytest.raises(ValueError, match=r"past_feat is needed: its first column is the phase of the season of 7 steps"):
+        model(x["target"], x["observed_values"])
+    with pytest.raises(ValueError, match=r"ForecasterConfig.season_length must be"):
+        dataclasses.replace(presets.debug(), season_length=7, output=OutputConfig(kind="negative_binomial"))
+
+
+@pytest.mark.parametrize("towards", ["level", "last"])
+def test_the_maps_are_those_of_scikit_learn(towards: str) -> None:
+    """Of two channels together, and of each, held back towards the map of both."""
+    from sklearn.linear_model import Ridge
+
+    model = TitansForecaster(dataclasses.replace(presets.debug(), channel_maps=True)).double()
+    batch = batch_of(model, 40)
+    batch["past_observed_values"][:] = 1
+    sums = Sums.of(model, lambda: [batch])
+    shrinkage = Shrinkage(0.1, towards, 0.5)
+    shared = sums.shared(shrinkage)
+    problem = model.linear_problem(batch)
+    naive = problem.inputs[:, -1:] if towards == "last" else 0.0
+    alpha = 0.1 * float((problem.inputs.square() * problem.weight.unsqueeze(1)).sum(0).mean())
+    reference = Ridge(alpha=alpha).fit(problem.inputs, problem.targets - naive, sample_weight=problem.weight)
+    expected = torch.from_numpy(reference.predict(problem.inputs)) + naive
+    torch.testing.assert_close(problem.inputs @ shared[:-1] + shared[-1], expected, rtol=1e-6, atol=1e-6)
+    apart = sums.apart(shrinkage, shared)
+    maps = shared + torch.nn.functional.pad(apart, (0, 0, 0, 1))
+    for channel in range(2):
+        x, y, weight = (part[problem.channel == channel] for part in (problem.inputs, problem.targets, problem.weight))
+        rest = y - x @ shared[:-1] - shared[-1]
+        alpha = 0.5 * float((x.square() * weight.unsqueeze(1)).sum(0).mean())
+        reference = Ridge(alpha=alpha, fit_intercept=False).fit(x, rest, sample_weight=weight)
+        torch.testing.assert_close(x @ (maps[channel] - shared)[:-1], torch.from_numpy(reference.predict(x)), rtol=1e-6, atol=1e-6)
+    error = sum(
+        float(((x @ maps[c][:-1] + maps[c][-1] - y).square() * w.unsqueeze(1)).sum())
+        for c in range(2)
+        for x, y, w in [(part[problem.channel == c] for part in (problem.inputs, problem.targets, problem.weight))]
+    )
+    assert sums.squared_error(maps) == pytest.approx(error, rel=1e-6)
 
 
 def test_counts_are_forecast_by_a_negative_binomial() -> None:
