@@ -51,9 +51,9 @@ class Reader:
 
     @torch.inference_mode()
     def read(self, tokens: Tensor, targets: Tensor) -> Tensor:
-        """The nats (1, T) of the bases `targets` that follow `tokens`, (1, T) codes each; `state` goes on."""
+        """What is told of the bases `targets` that follow `tokens`, (1, T) codes each: (1, T, 4) logarithms of chances; `state` goes on."""
         logits, self.state = self.forward(tokens)
-        return base_nats(logits, targets)
+        return logits.float().log_softmax(-1)
 
     def forward(self, tokens: Tensor) -> tuple[Tensor, TitansState]:
         """Logits (1, T, 4), and the state after."""
@@ -116,15 +116,14 @@ class OnlineTrainer(Reader):
         """As of `Reader`; the model is another one afterwards."""
         logits, after = self.forward(tokens)
         self.state = after.detach()
-        nats = base_nats(logits, targets)
         weights = base_weights(targets, self.model.config.soft_mask_weight)
         if weights.any():
             self._optimizer.zero_grad(set_to_none=True)
-            ((nats * weights).sum() / weights.sum()).backward()
+            ((base_nats(logits, targets) * weights).sum() / weights.sum()).backward()
             torch.nn.utils.clip_grad_norm_(self.model.parameters(), self._config.gradient_clip)
             self._optimizer.step()
             self._schedule.step()
-        return nats.detach()
+        return logits.detach().float().log_softmax(-1)
 
 
 def score_bases(reader: Reader, genome: Genome, strand: int = 1, segment_length: int = 1024, carry: bool = True) -> Iterator[Scored]:
@@ -146,7 +145,8 @@ def score_bases(reader: Reader, genome: Genome, strand: int = 1, segment_length:
             stop = min(start + segment_length, length)
             codes = torch.from_numpy(document.read(0, start, stop + 1).astype(np.int64))[None]
             on_device = codes.to(device)
-            bits = reader.read(on_device[:, :-1], on_device[:, 1:])[0].double().cpu().numpy() * BITS_PER_BASE.factor
+            told = reader.read(on_device[:, :-1], on_device[:, 1:])
+            bits = base_nats(told, on_device[:, 1:])[0].double().cpu().numpy() * BITS_PER_BASE.factor
             counted = (codes[0, 1:] & BASE_BITS).numpy() < N
             if strand > 0:
                 yield Scored(record, start, stop, counted, bits)

@@ -1,12 +1,12 @@
 """Experts on the next base mixed into one, online: predicted, scored, and only then learned from.
 
-    logits of base a = sum over experts of w[set, expert] f[expert, a] + (what a small network makes of all f and the bases before)[a]
+    logits of base a = sum over experts of w[expert] f[expert, a] + (what a small network makes of all f and the bases before)[a]
 
-f are the logarithms of an expert's chances, less their mean over the four bases. The first sum is logistic mixing (PAQ), with a set of
-weights for each longest context that has been seen; the network, one hidden layer, is that of GeCo3 (Silva et al. 2020,
-doi:10.1093/gigascience/giaa119). A step of plain gradient descent is taken on every `batch` bases, by formulas: `Mixer.step`.
+f are the logarithms of an expert's chances, less their mean over the four bases. The first sum is logistic mixing (PAQ); the network
+(one hidden layer) is in the manner of GeCo3 (Silva et al. 2020, doi:10.1093/gigascience/giaa119). A step of plain gradient descent is taken on
+every `batch` bases, by formulas: `Mixer.step`.
 
-Shapes: E experts, T bases, B bases of a batch, D inputs and H hidden units of the network, S sets.
+Shapes: E experts, T bases, B bases of a batch, D inputs and H hidden units of the network.
 """
 
 from collections.abc import Iterator
@@ -53,50 +53,49 @@ class MixerConfig(Config):
 
 
 class Mixer:
-    """The mixture as it stands. num_experts: E. num_sets: S."""
+    """The mixture of E = `num_experts` experts as it stands."""
 
-    def __init__(self, num_experts: int, num_sets: int, config: MixerConfig) -> None:
+    def __init__(self, num_experts: int, config: MixerConfig) -> None:
         self.config = config
         random, inputs = np.random.default_rng(config.seed), 4 * (num_experts + PAST) + 1
-        self.weights = np.full((num_sets, num_experts), config.first_weight, dtype=np.float32)
+        self.weights = np.full(num_experts, config.first_weight, dtype=np.float32)
         self.first = (random.normal(size=(inputs, config.hidden)) / np.sqrt(inputs)).astype(np.float32)
         self.second = np.zeros((config.hidden, 4), dtype=np.float32)
 
-    def predict(self, f_BE4: np.ndarray, inputs_BD: np.ndarray, sets_B: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    def predict(self, f_BE4: np.ndarray, inputs_BD: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Chances (B, 4) of the next base, and the hidden units (B, H) that go with them."""
         hidden_BH = np.maximum(inputs_BD @ self.first, 0)
-        logits = np.matmul(self.weights[sets_B][:, None], f_BE4)[:, 0] + hidden_BH @ self.second
+        logits = np.matmul(self.weights, f_BE4) + hidden_BH @ self.second
         chances = np.exp(logits - logits.max(axis=1, keepdims=True))
         return chances / chances.sum(axis=1, keepdims=True), hidden_BH
 
-    def step(self, f_BE4: np.ndarray, inputs_BD: np.ndarray, sets_B: np.ndarray, error_B4: np.ndarray, hidden_BH: np.ndarray) -> None:
+    def step(self, f_BE4: np.ndarray, inputs_BD: np.ndarray, error_B4: np.ndarray, hidden_BH: np.ndarray) -> None:
         """Gradient descent on the sum of -log chances; error: the gradient by the logits, chances less one for the base that came."""
         by_hidden = (error_B4 @ self.second.T) * (hidden_BH > 0)
-        np.subtract.at(self.weights, sets_B, self.config.weight_rate * np.matmul(f_BE4, error_B4[:, :, None])[:, :, 0])
+        self.weights -= self.config.weight_rate * np.tensordot(error_B4, f_BE4, axes=((0, 1), (0, 2)))
         self.second -= self.config.network_rate * (hidden_BH.T @ error_B4)
         self.first -= self.config.network_rate * (inputs_BD.T @ by_hidden)
 
 
-def mix(codes: np.ndarray, told: np.ndarray, sets: np.ndarray, config: MixerConfig | None = None) -> np.ndarray:
+def mix(codes: np.ndarray, told: np.ndarray, config: MixerConfig | None = None) -> np.ndarray:
     """Chances (4, T) float32 of each base, mixed from what experts told of it and learned from the bases before its batch.
 
     Args:
         codes: (T,) uint8.
         told: (E, 4, T), logarithms of the experts' chances.
-        sets: (T,) integers, which weights are used; known before the base is.
         config: of the mixture.
     """
     config = config or MixerConfig()
     bases = codes & BASE_BITS
-    mixer, mixed = Mixer(len(told), int(sets.max(initial=0)) + 1, config), np.full((4, len(codes)), 0.25, dtype=np.float32)
+    mixer, mixed = Mixer(len(told), config), np.full((4, len(codes)), 0.25, dtype=np.float32)
     for where, f, inputs in _blocks(bases, told):
         for start in range(0, len(where), config.batch):
             part = slice(start, start + config.batch)
             place = where[part]
-            chances, hidden = mixer.predict(f[part], inputs[part], sets[place])
+            chances, hidden = mixer.predict(f[part], inputs[part])
             mixed[:, place] = chances.T
             chances[np.arange(len(place)), bases[place]] -= 1
-            mixer.step(f[part], inputs[part], sets[place], chances, hidden)
+            mixer.step(f[part], inputs[part], chances, hidden)
     return mixed
 
 

@@ -23,20 +23,20 @@ def some_experts(length: int, seed: int = 0) -> tuple[np.ndarray, np.ndarray]:
 def test_a_step_is_gradient_descent_as_autograd_has_it() -> None:
     random = np.random.default_rng(0)
     config = MixerConfig(hidden=5, weight_rate=0.3, network_rate=0.2)
-    mixer = Mixer(3, 2, config)
+    mixer = Mixer(3, config)
     mixer.second = random.normal(size=(5, 4)).astype(np.float32)
     f, inputs = random.normal(size=(6, 3, 4)).astype(np.float32), random.normal(size=(6, 4 * (3 + PAST) + 1)).astype(np.float32)
-    sets, symbols = np.array([0, 1, 1, 0, 0, 1]), np.array([0, 1, 2, 3, 0, 0])
+    symbols = np.array([0, 1, 2, 3, 0, 0])
     parameters = [torch.tensor(x, requires_grad=True) for x in (mixer.weights, mixer.first, mixer.second)]
     weights, first, second = parameters
-    logits = torch.einsum("be,bea->ba", weights[sets], torch.from_numpy(f)) + (torch.from_numpy(inputs) @ first).relu() @ second
+    logits = torch.einsum("e,bea->ba", weights, torch.from_numpy(f)) + (torch.from_numpy(inputs) @ first).relu() @ second
     loss = torch.nn.functional.cross_entropy(logits, torch.from_numpy(symbols), reduction="sum")
     loss.backward()
-    chances, hidden = mixer.predict(f, inputs, sets)
+    chances, hidden = mixer.predict(f, inputs)
     np.testing.assert_allclose(chances, logits.softmax(-1).detach().numpy(), rtol=1e-4)
     error = chances.copy()
     error[np.arange(6), symbols] -= 1
-    mixer.step(f, inputs, sets, error, hidden)
+    mixer.step(f, inputs, error, hidden)
     for now, before, rate in zip((mixer.weights, mixer.first, mixer.second), parameters, (0.3, 0.2, 0.2), strict=True):
         assert before.grad is not None
         np.testing.assert_allclose(now, (before - rate * before.grad).detach().numpy(), rtol=1e-3, atol=1e-5)
@@ -45,23 +45,21 @@ def test_a_step_is_gradient_descent_as_autograd_has_it() -> None:
 def test_it_predicts_before_it_learns() -> None:
     """A base changes nothing before the end of its batch, and all that comes later."""
     codes, told = some_experts(64)
-    config, sets = MixerConfig(batch=8), np.zeros(64, np.int64)
-    before = mix(codes, told, sets, config)
+    config = MixerConfig(batch=8)
+    before = mix(codes, told, config)
     changed = codes.copy()
     changed[19] = (codes[19] + 1) % 4
-    after = mix(changed, told, sets, config)
+    after = mix(changed, told, config)
     assert np.array_equal(before[:, :20], after[:, :20])
     assert (before[:, 24:] != after[:, 24:]).any(axis=0).all()
 
 
 def test_it_learns_whom_to_trust() -> None:
-    """Better than the best expert, also where that changes with the set."""
+    """Better than the best expert: the one that errs tells what does not come."""
     codes, told = some_experts(20_000)
-    sets = np.arange(20_000) % 2
-    told[:, :, 1::2] = told[::-1, :, 1::2].copy()
     best = min(bits(codes, np.exp(expert))[10_000:].mean() for expert in told)
     for hidden in (0, 8):
-        mixed = bits(codes, mix(codes, told, sets, MixerConfig(hidden=hidden)))[10_000:].mean()
+        mixed = bits(codes, mix(codes, told, MixerConfig(hidden=hidden)))[10_000:].mean()
         assert mixed < best - 0.05
 
 
@@ -69,7 +67,7 @@ def test_n_is_neither_predicted_nor_learned_from() -> None:
     codes, told = some_experts(200)
     holes = codes.copy()
     holes[50:60] = N
-    mixed = mix(holes, told, np.zeros(200, np.int64))
+    mixed = mix(holes, told)
     assert (mixed[:, 50:60] == 0.25).all()
     assert np.isfinite(mixed).all()
     np.testing.assert_allclose(mixed.sum(axis=0), 1, rtol=1e-5)
