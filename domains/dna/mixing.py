@@ -2,9 +2,9 @@
 
     logits of base a = sum over experts of w[expert] f[expert, a] + (what a small network makes of all f and the bases before)[a]
 
-f are the logarithms of an expert's chances, less their mean over the four bases. The first sum is logistic mixing (PAQ); the network
-(one hidden layer) is in the manner of GeCo3 (Silva et al. 2020, doi:10.1093/gigascience/giaa119). A step of plain gradient descent is taken on
-every `batch` bases, by formulas: `Mixer.step`.
+f are the logarithms of an expert's chances, less their mean over the four bases. The first sum is logistic mixing (PAQ); the network, with
+one hidden layer, is in the manner of GeCo3 (Silva et al. 2020, doi:10.1093/gigascience/giaa119). A step of plain gradient descent is taken
+on every `batch` bases, by formulas: `Mixer.step`.
 
 Shapes: E experts, T bases, B bases of a batch, D inputs and H hidden units of the network.
 """
