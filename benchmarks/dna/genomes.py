@@ -5,8 +5,8 @@ file parsed, and windows as slices of its records, held in memory and encoded wh
 """
 
 import argparse
+import gzip
 import os
-import resource
 import tempfile
 import time
 from collections.abc import Callable
@@ -46,7 +46,6 @@ def seconds(work: Callable[[], object]) -> tuple[float, float]:
 
 def measure(path: Path, folder: Path, windows: int) -> Report:
     build_cpu, build_clock = seconds(lambda: open_genome(path, folder, progress=False))
-    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss / 1024
     open_cpu, _ = seconds(lambda: open_genome(path, folder))
     genome = open_genome(path, folder)
     records: list = []
@@ -55,7 +54,6 @@ def measure(path: Path, folder: Path, windows: int) -> Report:
         "bases": int(genome.lengths.sum()),
         "build_cpu_s": build_cpu,
         "build_clock_s": build_clock,
-        "peak_mib": peak,
         "open_cpu_ms": 1000 * open_cpu,
         "biopython_parse_cpu_s": parse_cpu,
         "windows": [compare(genome, records, length, windows) for length in LENGTHS if length <= genome.lengths.max()],
@@ -63,8 +61,6 @@ def measure(path: Path, folder: Path, windows: int) -> Report:
 
 
 def parse(path: Path) -> list:
-    import gzip
-
     with gzip.open(path, "rt") if path.suffix == ".gz" else path.open() as file:
         return list(SeqIO.parse(file, "fasta"))
 

@@ -2,7 +2,7 @@
 
     python -m tests.fuzz.atheris_readers config -max_total_time=120
 
-and the same for json, options, model, state, checkpoint, text, table, unpack.
+and the same for json, options, model, state, checkpoint, text, table, genome, regions, unpack.
 
 It stops at the first exception that is not one for users, writes the bytes that made it to crash-HASH, and shows the traceback.
 """
@@ -18,6 +18,7 @@ import atheris
 with atheris.instrument_imports(include=["titans_seq", "domains", "json", "tarfile", "zipfile", "tomllib", "yaml"]):
     import torch
 
+    from domains.dna.data import open_genome, read_regions
     from domains.text.data import read_texts
     from domains.timeseries.data import read_table
     from titans_seq import Titans, UserError, presets, strict_json
@@ -119,6 +120,26 @@ def table(content: bytes) -> None:
         return
 
 
+def genome(content: bytes) -> None:
+    """FASTA, GenBank, .2bit, plain or packed."""
+    path = FOLDER / "genome"
+    path.write_bytes(content)
+    try:
+        open_genome(path, progress=False)
+    except UserError:
+        return
+
+
+def regions(content: bytes) -> None:
+    """The first byte says the kind."""
+    path = FOLDER / ("a.bed", "a.gff3", "a.gtf", "a.vcf")[content[0] % 4 if content else 0]
+    path.write_bytes(content[1:])
+    try:
+        read_regions(path)
+    except UserError:
+        return
+
+
 PARTS: dict[str, bytes] = {}
 
 
@@ -136,11 +157,13 @@ def seeds(corpus: Path) -> None:
         parts = {f"archive/{name.partition('/')[2]}": archive.read(name) for name in archive.namelist()}
     (corpus / "checkpoint").write_bytes(parts.pop("archive/data.pkl"))
     PARTS.update(parts)
+    (corpus / "genome").write_text(">a of a test\nACGTN\nacgtn\n>b\nRYK\n")
+    (corpus / "regions").write_text("\0chr1\t0\t10\tn\t7.5\t-\n")
     (corpus / "table").write_text("date,a,b\n" + "".join(f"2024-01-{day:02},{day},2.5\n" for day in range(1, 20)))
 
 
 READERS: dict[str, Callable[[bytes], None]] = {
-    reader.__name__: reader for reader in (config, json, options, model, state, checkpoint, text, table, unpack)
+    reader.__name__: reader for reader in (config, json, options, model, state, checkpoint, text, table, genome, regions, unpack)
 }
 
 if __name__ == "__main__":

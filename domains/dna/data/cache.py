@@ -117,8 +117,8 @@ def caches_of(source: Path, folder: Path | None) -> list[Cache]:
     key = hashlib.sha256(str(source.resolve()).encode(errors="surrogateescape")).hexdigest()[:8]
     apart = f"{source.name}-{key}"  # files of one name from several folders
     if folder is not None:
-        return [Cache(folder, apart)]
-    return [Cache(source.parent / FOLDER, source.name), Cache(user_folder(), apart)]
+        return [Cache(folder.absolute(), apart)]
+    return [Cache(source.absolute().parent / FOLDER, source.name), Cache(user_folder(), apart)]
 
 
 def user_folder() -> Path:

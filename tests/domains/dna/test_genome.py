@@ -5,6 +5,7 @@ import json
 import os
 import pickle
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -203,6 +204,27 @@ def test_where_one_cannot_write_the_users_cache_is_taken(
     assert capsys.readouterr().err == ""
     with pytest.raises(UserError, match="no cache can be written to"):
         open_genome(path, tmp_path / FOLDER)
+
+
+def test_a_cache_is_built_by_one_of_many(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch) -> None:
+    path, build, built = write(FASTA), cache_module._build, []
+
+    def counted(*arguments: object) -> object:
+        built.append(arguments)
+        return build(*arguments)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(cache_module, "_build", counted)
+    with ThreadPoolExecutor(8) as pool:
+        assert [letters(genome) for genome in pool.map(open_genome, [path] * 8)] == [RECORDS] * 8
+    assert len(built) == 1
+
+
+def test_another_working_folder(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    monkeypatch.chdir(write(FASTA).parent)
+    genomes = [open_genome("g.fa"), open_genome("g.fa", "caches")]
+    (tmp_path / "other").mkdir()
+    monkeypatch.chdir(tmp_path / "other")
+    assert [letters(genome) for genome in genomes] == [RECORDS] * 2
 
 
 def test_a_genome_goes_to_another_process_as_a_place(genome_of: Callable[..., Genome]) -> None:
