@@ -1,8 +1,12 @@
-"""Scores of classification. Shapes: W sequences, K classes."""
+"""How well bases are predicted, and scores of classification. Shapes: W sequences, K classes."""
 
 import numpy as np
 from sklearn.metrics import accuracy_score, average_precision_score, f1_score, matthews_corrcoef, roc_auc_score
 
+from titans_seq.training.trainable import BITS, Metric
+
+BITS_PER_BASE = Metric("bits per base", BITS)
+"""Mean bits that a model needs for a base A, C, G or T; 2 is what a base takes as it is. Lower is better."""
 SCORES = ("accuracy", "mcc", "f1", "auroc", "auprc")
 
 

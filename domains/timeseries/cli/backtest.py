@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from domains.timeseries.cli.files import prepare, table_writer, write_all
+from domains.timeseries.cli.files import prepare, table_writer
 from domains.timeseries.cli.options import (
     LENGTHS,
     TABLE,
@@ -25,6 +25,7 @@ from domains.timeseries.cli.options import (
 from domains.timeseries.presets import default_backbone
 from titans_seq.config import TitansConfig
 from titans_seq.options import ConfigFile, configured
+from titans_seq.outputs import write_all
 
 
 @configured(backbone=default_backbone)

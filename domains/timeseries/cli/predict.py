@@ -7,9 +7,10 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from domains.timeseries.cli.files import prepare, table_writer, write_all
+from domains.timeseries.cli.files import prepare, table_writer
 from domains.timeseries.cli.options import FileFormat, Missing, Output, Quiet, Threads
 from titans_seq.options import ConfigFile
+from titans_seq.outputs import write_all
 
 
 def predict(

@@ -7,10 +7,11 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from domains.timeseries.cli.files import prepare, table_writer, write_all
+from domains.timeseries.cli.files import prepare, table_writer
 from domains.timeseries.cli.options import FileFormat, Output, Quiet, Threads
 from titans_seq.errors import UserError
 from titans_seq.options import ConfigFile
+from titans_seq.outputs import write_all
 
 
 def watch(

@@ -1,0 +1,234 @@
+"""Bits per base of whole genomes, each base predicted from those before it, in one pass: `python -m benchmarks.dna.online`.
+
+    order k           counts of what followed the k bases before, as read, or with inverted repeats (what was read counts on both strands)
+    copy k            the latest place where k bases were the same is followed, whatever does not agree
+    logistic          the experts with inverted repeats, mixed by weights that are learned online: of counts alone, and with copies
+    mixing network    the same, and a hidden layer over all experts (`domains.dna.mixing`)
+    Titans            of the first --network-bases: a network trained online in the one pass, its memory learning or frozen; and as one
+                      more expert in the mixture. Experts and mixtures of the same bases stand beside it.
+
+A pair is the second strain after the first: what of the first is remembered. The genomes are those of Debian's package ragout-examples.
+Rates and sizes were chosen on the first 600,000 bases of E. coli.
+"""
+
+import argparse
+import math
+import os
+import tempfile
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from time import process_time
+
+import numpy as np
+import torch
+from rich.console import Console
+from rich.table import Table
+
+from benchmarks.reporting import RESULTS, Report, environment, names, progress_bar, write_json
+from domains.dna.bits import OnlineConfig, OnlineTrainer, Reader
+from domains.dna.config import DNAConfig
+from domains.dna.data.alphabet import BASE_BITS, N
+from domains.dna.data.genome import open_genome
+from domains.dna.experts import COPY_ORDERS, ORDERS, bits, chances, counts, experts, smoothing_of
+from domains.dna.mixing import MixerConfig, mix
+from domains.dna.model import BEGIN, TitansForDNA
+from titans_seq import MemoryConfig, TitansConfig
+
+OUTPUT = RESULTS / "dna_online.json"
+FOLDER = Path("/usr/share/doc/ragout/examples")
+GENOMES = {
+    "E. coli MG1655": Path("E.Coli") / "references" / "MG1655-K12.fasta.gz",
+    "H. pylori G27": Path("H.Pylori") / "references" / "G27.fasta.gz",
+    "S. aureus COL": Path("S.Aureus") / "references" / "COL.fasta.gz",
+    "S. aureus N315": Path("S.Aureus") / "references" / "N315.fasta.gz",
+}
+PAIRS = {"N315 after COL": ("S. aureus COL", "S. aureus N315")}
+NOT_INVERTED = (2, 4, 6, 12)
+LOGISTIC, NETWORK = MixerConfig(hidden=0), MixerConfig()
+REFERENCES = {  # measured by others' programs on the same files: ours to reach
+    "E. coli MG1655": {"logistic mix of 12 orders": 1.8959, "GeCo3": 1.8881, "JARVIS3": 1.8708},
+    "H. pylori G27": {"logistic mix of 12 orders": 1.8101, "GeCo3": 1.8078, "JARVIS3": 1.7989},
+    "S. aureus COL": {"logistic mix of 12 orders": 1.8452, "GeCo3": 1.83, "JARVIS3": 1.8113},
+    "N315 after COL": {"logistic mix of 12 orders": 0.354, "GeCo3 with COL as reference": 0.1856},
+    "S. aureus N315": {"logistic mix of 12 orders": 1.8317},
+}
+BACKBONE = TitansConfig(
+    dim=64, num_layers=2, variant="lmm", memory=MemoryConfig(num_heads=2, depth=1, expansion=1, chunk_size=64, max_step=0.1)
+)
+TRAINING = OnlineConfig(learning_rate=3e-3)
+SEGMENT = 512
+
+
+def read(folder: Path, name: str, cache: Path, limit: int | None = None) -> np.ndarray:
+    """Codes of all records of a genome, N between them; the first `limit` of them."""
+    genome = open_genome(folder / GENOMES[name], cache, progress=False)
+    return joined([genome.read(n, 0, int(length)) for n, length in enumerate(genome.lengths)])[:limit]
+
+
+def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
+    return np.concatenate([x for part in parts for x in (part, np.array([N], np.uint8))][:-1])
+
+
+class Scores:
+    """Mean bits over the bases of `part` that are no N, by the name of the way."""
+
+    def __init__(self, codes: np.ndarray, part: slice) -> None:
+        self._codes, self._part = codes, part
+        self._counted = (codes[part] & BASE_BITS) < N
+        self.rows: dict[str, dict[str, float]] = {}
+
+    def add(self, name: str, cost: np.ndarray, seconds: float) -> None:
+        found = float(cost[self._part][self._counted].mean())
+        if not math.isfinite(found):
+            raise ValueError(f"{name}: {found} bits per base")
+        self.rows[name] = {"bits_per_base": found, "cpu_seconds": seconds}
+
+    def chances(self, name: str, told: Callable[[], np.ndarray]) -> np.ndarray:
+        begin = process_time()
+        made = told()
+        self.add(name, bits(self._codes, made), process_time() - begin)
+        return made
+
+
+def measure(codes: np.ndarray, part: slice, networks: bool, say: Callable[[str], None]) -> dict[str, dict[str, float]]:
+    """All ways to predict `codes`, scored on a part of them."""
+    scores = Scores(codes, part)
+    told = np.empty((len(ORDERS) + 2 * len(COPY_ORDERS) + 1, 4, len(codes)), dtype=np.float16)
+    for order in NOT_INVERTED:
+        say(f"order {order} as read")
+        scores.chances(f"order {order}, as read", lambda order=order: chances(counts(codes, order, False), smoothing_of(order)))
+    made = experts(codes)
+    for n in range(len(told) - 1):
+        begin = process_time()
+        name, one = next(made)
+        say(name)
+        scores.add(name, bits(codes, one), process_time() - begin)
+        told[n] = np.log(one)
+    experts_alone = told[:-1]
+    for name, which, config in (
+        ("logistic mix of counts", told[: len(ORDERS)], LOGISTIC),
+        ("logistic mix of counts and copies", experts_alone, LOGISTIC),
+        ("mixing network of counts and copies", experts_alone, NETWORK),
+    ):
+        say(name)
+        scores.chances(name, lambda which=which, config=config: mix(codes, which, config))
+    if networks:
+        for name, memory in (("Titans trained in the pass, memory frozen", False), ("Titans trained in the pass", True)):
+            say(name)
+            begin = process_time()
+            torch.manual_seed(0)
+            trainer = OnlineTrainer(TitansForDNA(DNAConfig(titans=BACKBONE)), memory, TRAINING)
+            told[-1] = network(trainer, codes)
+            scores.add(name, bits(codes, np.exp(told[-1].astype(np.float32))), process_time() - begin)
+        say("mixture with Titans")
+        scores.chances("mixing network of counts, copies and Titans", lambda: mix(codes, told, NETWORK))
+    return scores.rows
+
+
+def network(reader: Reader, codes: np.ndarray) -> np.ndarray:
+    """Logarithms of the chances (4, T) that a model told of each base before it was read."""
+    sequence, told = torch.from_numpy(np.concatenate([[BEGIN], codes]).astype(np.int64))[None], []
+    for start in range(0, len(codes), SEGMENT):
+        part = sequence[:, start : start + SEGMENT + 1]
+        told.append(reader.read(part[:, :-1], part[:, 1:])[0].T.numpy())
+    return np.concatenate(told, axis=1)
+
+
+def reading(codes: np.ndarray, part: slice, trained_on: np.ndarray, say: Callable[[str], None]) -> dict[str, dict[str, float]]:
+    """A pair read by a network whose weights saw another genome only: what its memory keeps of the first, on and off."""
+    scores = Scores(codes, part)
+    torch.manual_seed(0)
+    model = TitansForDNA(DNAConfig(titans=BACKBONE))
+    say("training on another genome")
+    network(OnlineTrainer(model, True, TRAINING), trained_on)
+    alone = codes[part]
+    for name, what, memory in (
+        ("Titans trained on E. coli, memory on", codes, True),
+        ("Titans trained on E. coli, memory on, the second alone", alone, True),
+        ("Titans trained on E. coli, memory frozen", codes, False),
+    ):
+        say(name)
+        begin = process_time()
+        told = np.full((4, len(codes)), math.log(0.25), dtype=np.float32)
+        told[:, -len(what) :] = network(Reader(model, memory), what)
+        scores.add(name, bits(codes, np.exp(told)), process_time() - begin)
+    return scores.rows
+
+
+def tasks(options: argparse.Namespace, cache: Path, say: Callable[[str], None]) -> Iterator[tuple[str, int, Callable[[], dict]]]:
+    """Name, bases and work of each measurement."""
+    chosen, short = options.genomes, options.network_bases
+    if short:
+        for name in chosen:
+            if name in GENOMES:
+                codes = read(options.folder, name, cache, short)
+                yield f"{name}, first {len(codes):,}", len(codes), lambda c=codes: measure(c, slice(None), True, say)
+        for name in chosen:
+            if name in PAIRS:
+                first, second = (read(options.folder, strain, cache, short // 2) for strain in PAIRS[name])
+                other = read(options.folder, "E. coli MG1655", cache, short)
+                pair, part = joined([first, second]), slice(len(first) + 1, None)
+                yield (
+                    f"{name}, first {len(second):,} of each",
+                    len(pair),
+                    lambda p=pair, s=part, o=other: {**measure(p, s, True, say), **reading(p, s, o, say)},
+                )
+    if options.bases != 0:
+        for name in chosen:
+            if name in GENOMES:
+                codes = read(options.folder, name, cache, options.bases)
+                yield name, len(codes), lambda c=codes: measure(c, slice(None), False, say)
+            else:
+                first, second = (read(options.folder, strain, cache, options.bases) for strain in PAIRS[name])
+                pair, part = joined([first, second]), slice(len(first) + 1, None)
+                yield name, len(pair), lambda p=pair, s=part: measure(p, s, False, say)
+
+
+def table(found: Report) -> Table:
+    """Ways by genome; the best of a column is bold."""
+    ways = list(dict.fromkeys(way for entry in found["genomes"].values() for way in entry["rows"]))
+    shown = Table("bits per base", *found["genomes"])
+    best = {name: min(row["bits_per_base"] for row in entry["rows"].values()) for name, entry in found["genomes"].items()}
+    for way in ways:
+        cells = []
+        for name, entry in found["genomes"].items():
+            value = entry["rows"].get(way, {}).get("bits_per_base")
+            cells.append("" if value is None else f"[bold]{value:.4f}[/]" if value == best[name] else f"{value:.4f}")
+        shown.add_row(way, *cells)
+    return shown
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog="python -m benchmarks.dna.online", description=(__doc__ or "").partition("\n")[0])
+    add = parser.add_argument
+    known = [*GENOMES, *PAIRS]
+    add("--genomes", type=names, default=known, help=f"comma-separated: {', '.join(known)}")
+    add("--folder", type=Path, default=FOLDER, help="where the package's examples lie")
+    add("--bases", type=int, help="of each genome at most; 0 for the networks' part alone (default: all)")
+    add("--network-bases", type=int, default=500_000, help="of each genome that the networks read; 0 for no networks")
+    add("--output", type=Path, default=OUTPUT)
+    options = parser.parse_args(arguments)
+    unknown = [name for name in options.genomes if name not in known]
+    if unknown:
+        parser.error(f"unknown: {', '.join(unknown)}; known are {', '.join(known)}")
+    if not options.folder.is_dir():
+        parser.error(f"{options.folder} is not there: apt-get install ragout-examples, or name its folder with --folder")
+    torch.set_num_threads(1)
+    settings = {"mixer": asdict(NETWORK), "backbone": BACKBONE.to_dict(), "training": asdict(TRAINING), "segment": SEGMENT}
+    found: Report = {**environment("benchmarks.dna.online"), "settings": settings, "references": REFERENCES, "genomes": {}}
+    with progress_bar() as progress, tempfile.TemporaryDirectory() as temporary:
+        task = progress.add_task("", total=None)
+        name = ""
+
+        def say(what: str) -> None:
+            progress.update(task, description=f"{name}: {what}")
+
+        for name, bases, work in tasks(options, Path(temporary), say):
+            found["genomes"][name] = {"bases": bases, "rows": work()}
+            write_json(options.output, found)
+    Console(highlight=False, width=None if os.isatty(1) else 200).print(table(found))
+
+
+if __name__ == "__main__":
+    main()

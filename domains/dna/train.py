@@ -1,0 +1,69 @@
+"""Train a nucleotide model on genomes."""
+
+from collections.abc import Sequence
+from pathlib import Path
+
+from domains.dna.config import DNAConfig
+from titans_seq.training.config import TrainingConfig
+
+VALIDATION_SHARE = 0.05
+
+
+def pretrain(
+    genomes: Sequence[str | Path],
+    output: str | Path,
+    model: DNAConfig | None = None,
+    training: TrainingConfig | None = None,
+    *,
+    validation_records: Sequence[str] = (),
+    guard: int = 1024,
+    both_strands: bool = True,
+    cache: str | Path | None = None,
+    resume: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Train on FASTA, .2bit and GenBank files (`open_genome`) in the folder `output`.
+
+    Args:
+        genomes: the files.
+        output: the run's folder.
+        model, training: settings, None for the defaults.
+        validation_records: names of records to validate on, not trained on; none for the last 5 % of every record.
+        guard: bases before the last 5 % that are not trained on either, so that the two do not touch.
+        both_strands: train on the reverse complement of each record as well. Validation reads the strand that the files hold.
+        cache: as `open_genome`.
+        resume, progress: as `titans_seq.training.run.train`.
+
+    Returns:
+        The folder of the trained model, for `TitansForDNA.from_pretrained`.
+
+    Raises:
+        UserError: files that cannot be used, or as `titans_seq.training.run.train`.
+    """
+    from domains.dna.data.genome import open_genome
+    from domains.dna.documents import split_ends, split_records
+    from domains.dna.model import TitansForDNA
+    from titans_seq.card import Card
+    from titans_seq.training.loaders import document_loaders
+    from titans_seq.training.module import TrainingData
+    from titans_seq.training.run import train as run
+
+    model, training = model or DNAConfig(), training or TrainingConfig()
+    opened = [open_genome(path, cache, progress) for path in genomes]
+    if validation_records:
+        documents, held_out = split_records(opened, validation_records, both_strands)
+        origin = "Validated on records that were not trained on:"
+    else:
+        documents, held_out = split_ends(opened, VALIDATION_SHARE, guard, both_strands)
+        origin = f"Validated on the last {VALIDATION_SHARE:.0%} of each record, not trained on, nor {guard:,} bases before:"
+    card = Card(
+        title="Titans nucleotide model",
+        description="Predicts the next base of DNA. `titans-seq dna bits FASTA --model MODEL` says how well it predicts a genome.",
+        data=f"Trained on {documents.describe()}\n\n{origin} {held_out.describe()}",
+        tags=("genomics",),
+    )
+
+    def make_data() -> TrainingData:
+        return TrainingData(*document_loaders(documents, held_out, training), card)
+
+    return run(lambda: TitansForDNA(model), make_data, training, output, resume, progress)

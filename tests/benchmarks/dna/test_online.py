@@ -1,0 +1,46 @@
+"""`python -m benchmarks.dna.online` on small made-up genomes: its rows, and what they must say of a second strain."""
+
+import gzip
+import json
+import random
+from pathlib import Path
+
+import pytest
+
+from benchmarks.dna import online
+
+
+@pytest.fixture
+def folder(tmp_path: Path) -> Path:
+    """A random genome for each name; of the pair the second strain is the first with a base in fifty changed."""
+    draw = random.Random(0)
+    made = {name: draw.choices("ACGT", k=3000) for name in online.GENOMES}
+    made["S. aureus N315"] = [draw.choice("ACGT") if draw.random() < 0.02 else base for base in made["S. aureus COL"]]
+    for name, path in online.GENOMES.items():
+        (tmp_path / path).parent.mkdir(parents=True, exist_ok=True)
+        (tmp_path / path).write_bytes(gzip.compress(f">{name}\n{''.join(made[name])}\n".encode()))
+    return tmp_path
+
+
+def test_a_second_strain_is_cheap_after_the_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = folder / "found.json"
+    arguments = ["--genomes", "N315 after COL,S. aureus N315", "--folder", str(folder), "--network-bases", "3000", "--output", str(output)]
+    online.main(arguments)
+    found = json.loads(output.read_text())["genomes"]
+    assert list(found) == ["S. aureus N315, first 3,000", "N315 after COL, first 1,500 of each", "N315 after COL", "S. aureus N315"]
+    pair, alone = ({way: row["bits_per_base"] for way, row in found[name]["rows"].items()} for name in ("N315 after COL", "S. aureus N315"))
+    for way in ("copy 12", "logistic mix of counts and copies", "mixing network of counts and copies"):
+        assert pair[way] < 0.6
+        assert alone[way] > 1.9
+    networks = found["N315 after COL, first 1,500 of each"]["rows"]
+    assert {"Titans trained in the pass", "mixing network of counts, copies and Titans", "Titans trained on E. coli, memory frozen"} <= {
+        *networks
+    }
+    assert "mixing network of counts and copies" in capsys.readouterr().out
+
+
+def test_what_is_not_there_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    for arguments, message in ((["--genomes", "yeast"], "unknown: yeast"), (["--folder", str(folder / "none")], "apt-get install")):
+        with pytest.raises(SystemExit):
+            online.main(arguments)
+        assert message in capsys.readouterr().err

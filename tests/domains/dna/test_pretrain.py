@@ -1,0 +1,91 @@
+"""`titans-seq dna pretrain`, from a FASTA to a model that predicts."""
+
+import math
+from collections import Counter
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from domains.dna.config import DNAConfig
+from domains.dna.model import TitansForDNA
+from domains.dna.train import pretrain
+from titans_seq import AttentionConfig, MemoryConfig, TitansConfig
+from titans_seq.errors import UserError
+from titans_seq.training import TrainingConfig
+from titans_seq.training.metrics import read_metrics
+
+BACKBONE = TitansConfig(
+    dim=32,
+    num_layers=2,
+    variant="mag",
+    memory=MemoryConfig(num_heads=2, expansion=1, chunk_size=8),
+    attention=AttentionConfig(num_heads=2, sliding_window=16),
+)
+SIZES = ("--preset", "debug", "--batch-size", 2, "--segment-length", 16, "--quiet")
+Words = Callable[[int, int], str]
+Run = Callable[..., None]
+
+
+def bits_of_triples(text: str) -> float:
+    """Conditional entropy of a base given the two before, of the text itself: no order-2 model can need fewer bits on it."""
+    triples, pairs = (Counter(text[i : i + k] for i in range(len(text) - 2)) for k in (3, 2))
+    return -sum(n * math.log2(n / pairs[triple[:2]]) for triple, n in triples.items()) / (len(text) - 2)
+
+
+def test_it_learns_what_order_two_does_not_tell(write: Callable[..., Path], random_words: Words, tmp_path: Path) -> None:
+    held_out = random_words(200, 2)
+    genome = write(f">training\n{random_words(4000, 1)}\n>held_out\n{held_out}\n")
+    config = TrainingConfig(learning_rate=1e-2, max_steps=70, warmup_steps=10, batch_size=8, segment_length=48)
+    names = {"validation_records": ["held_out"], "both_strands": False, "progress": False}
+    folder = pretrain([genome], tmp_path / "run", DNAConfig(titans=BACKBONE), config, **names)
+    (reached,) = (
+        float(row["validation_bits_per_base"]) for row in read_metrics(tmp_path / "run" / "metrics.csv") if row["validation_bits_per_base"]
+    )
+    assert reached < 0.75 * bits_of_triples(held_out)
+    assert reached > 0.95 * 3 / 12  # what is random cannot be known
+    card = (folder / "README.md").read_text()
+    assert "Validated on records that were not trained on: 1 record, 2,400 bases: `held_out` of `g.fa` (2,400)." in card
+    assert "Trained on 1 record, 48,000 bases: `training` of `g.fa` (48,000)." in card
+
+
+def test_a_run_that_ended_goes_on_to_the_same_weights(write: Callable[..., Path], random_words: Words, tmp_path: Path, run: Run) -> None:
+    genome = write(f">one\n{random_words(30, 1)}\n>two\n{random_words(20, 2).lower()}NNN\n", "g.fa.gz")
+    steps = ("pretrain", genome, *SIZES, "--guard", 7, "--checkpoint-every", 3, "--keep-checkpoints", 9)
+    run(*steps, "-o", tmp_path / "whole", "--max-steps", 9)
+    run(*steps, "-o", tmp_path / "stopped", "--max-steps", 9)
+    checkpoints = tmp_path / "stopped" / "checkpoints"
+    for step in (6, 9):
+        (checkpoints / f"step-{step:08d}.ckpt").unlink()
+    run(*steps, "-o", tmp_path / "stopped", "--max-steps", 9, "--resume")
+    first, second = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("stopped", "whole"))
+    assert first.keys() == second.keys()
+    assert all(torch.equal(x, second[name]) for name, x in first.items())
+    card = (tmp_path / "whole" / "model" / "README.md").read_text()
+    assert "Trained on 2 records, 559 bases: `one` of `g.fa.gz` (335), `two` of `g.fa.gz` (224), and their reverse complements." in card
+    assert "Validated on the last 5% of each record, not trained on, nor 7 bases before: 2 records, 30 bases" in card
+    assert TitansForDNA.from_pretrained(tmp_path / "whole" / "model").config.soft_mask_weight == 1
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("none.fa",), "none.fa: no such file"),
+        (("g.fa",), "Take a smaller guard, or longer records"),
+        (("g.fa", "--validation-records", "chr1"), "has no record 'chr1'. Of its 1 records, close are: one"),
+        (("g.fa", "--validation-records", "one"), "every record is held out for validation"),
+        (("g.fa", "--model.soft-mask-weight", "2"), "--model.soft-mask-weight must be in [0, 1], got 2.0"),
+        (("g.fa", "--max-steps", 0), "--max-steps must be at least 1, got 0"),
+    ],
+)
+def test_what_cannot_be_trained_is_refused(
+    arguments: tuple[Any, ...], message: str, write: Callable[..., Path], run: Run, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(write(">one\nACGTACGTACGT\n").parent)
+    with pytest.raises(UserError) as error:
+        run("pretrain", *arguments, "-o", "run")
+    assert message in str(error.value)
+    assert not Path("run").exists()

@@ -1,0 +1,39 @@
+"""What commands write: all files or none, each whole."""
+
+import os
+import tempfile
+from collections.abc import Callable, Mapping
+from pathlib import Path
+
+from titans_seq.errors import UserError
+
+
+def write_all(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> list[Path]:
+    """Have each writer make its file in a folder beside `folder`, and move them into it once all are complete."""
+    with tempfile.TemporaryDirectory(dir=_existing_parent(folder), prefix=".titans-seq-") as temporary:
+        for name, write in writers.items():
+            write(Path(temporary) / name)
+        folder.mkdir(parents=True, exist_ok=True)
+        return [(Path(temporary) / name).replace(folder / name) for name in writers]
+
+
+def check_folder(flag: str, folder: Path) -> None:
+    """See before anything slow that a folder can be written into.
+
+    Raises:
+        UserError: it cannot; `flag` and folder are named.
+    """
+    try:
+        existing = _existing_parent(folder)
+    except OSError as error:  # too long a name
+        raise UserError(f"{flag} {folder}: is no usable path ({error.strerror}). Name another folder.") from None
+    if not existing.is_dir():
+        raise UserError(f"{flag} {folder}: {existing} is a file, not a folder. Name another folder.")
+    if not os.access(existing, os.W_OK | os.X_OK):
+        raise UserError(f"{flag} {folder}: no permission to write into {existing}. Name another folder.")
+
+
+def _existing_parent(path: Path) -> Path:
+    """The path itself or the nearest folder above it that exists."""
+    path = path.absolute()
+    return next(candidate for candidate in (path, *path.parents) if candidate.exists())
