@@ -95,14 +95,13 @@ class Walk {
     long in(long l) const { return a.widths[l]; }
     long out(long l) const { return a.widths[l + 1]; }
 
-    State<T> make_state() {
-        State<T> s;
-        for (long l = 0; l < L; ++l) {
-            s.W.push_back(arena.matrix(in(l), out(l)));
-            s.S.push_back(arena.matrix(in(l), out(l)));
-        }
-        return s;
+    std::vector<Matrix<T>> make_layers() {
+        std::vector<Matrix<T>> layers;
+        for (long l = 0; l < L; ++l) layers.push_back(arena.matrix(in(l), out(l)));
+        return layers;
     }
+
+    State<T> make_state() { return {make_layers(), make_layers()}; }
 
     Chunk<T> make_chunk(bool keep) {
         Chunk<T> c;
