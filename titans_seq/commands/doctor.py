@@ -80,7 +80,7 @@ def _native() -> str:
     """The libraries that `impl="fused"` runs on CPUs, or why there are none."""
     from titans_seq.memory.native import library
 
-    problem = library.problem()
+    problem = library.problem("float")
     return f"compiled by {' '.join(library.find_compiler())}, kept in {library.cache_folder()}" if problem is None else problem
 
 

@@ -216,6 +216,7 @@ int over_rows(const Arguments& a) {
         }
     };
     std::vector<std::thread> others;
+    others.reserve(std::min(a.threads, a.rows));
     try {
         for (long i = 1; i < std::min(a.threads, a.rows); ++i) others.emplace_back(work);
     } catch (const std::system_error&) {  // no more threads to be had: fewer do it as well
