@@ -1,4 +1,4 @@
-"""Counted operations of the chunkwise form's matrix products, and the time they would take at the rate of torch.bmm alone.
+"""Counted operations of the dual form's matrix products, and the time they would take at the rate of torch.bmm alone.
 
 With D the head width, h = D * expansion, C the chunk size, a product of one row with D x h costs one unit of 2 D h operations. For one
 token and head at depth 2 (docs/rule.md):
@@ -20,9 +20,10 @@ from dataclasses import dataclass
 import torch
 
 from benchmarks.speed.cells import BACKWARD, BATCH, TIMED_RUNS, WIDTH, Cell, Floor
-from titans_seq.memory import chunkwise
 
 FORWARD_UNITS, BACKWARD_UNITS = 11, 31
+SEGMENT_CHUNKS = 8  # as in titans_seq.memory.chunks, which revisions that are compared need not have
+DUAL_FORMS = ("chunkwise", "fused")
 SAMPLE_SECONDS = 0.015  # of one timing of torch.bmm
 
 
@@ -131,11 +132,11 @@ def bmm_rate(shape: tuple[int, int, int, int], device: str = "cpu") -> float:
 
 
 def floor_of(cell: Cell, seconds: float, device: str = "cpu") -> Floor | None:
-    """Floor and distance from it, for the chunkwise form at a length that was measured; None for other cells."""
-    if cell.subject != "chunkwise" or cell.expansion is None or cell.chunk_size is None:
+    """Floor and distance from it, for the dual form at a length that was measured; None for other cells."""
+    if cell.subject not in DUAL_FORMS or cell.expansion is None or cell.chunk_size is None:
         return None
     chunks = -(-cell.tokens // cell.chunk_size)
-    found = products(cell.heads, cell.expansion, cell.chunk_size, min(chunkwise.SEGMENT_CHUNKS, chunks), backward=cell.mode == BACKWARD)
+    found = products(cell.heads, cell.expansion, cell.chunk_size, min(SEGMENT_CHUNKS, chunks), backward=cell.mode == BACKWARD)
     rates = {shape: bmm_rate(shape, device) for shape in dict.fromkeys(product.shape for product in found)}
     work = [BATCH * chunks * product.operations_a_chunk() for product in found]
     floor = sum(operations / rates[product.shape] for operations, product in zip(work, found, strict=True))

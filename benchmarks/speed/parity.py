@@ -17,7 +17,7 @@ from benchmarks.speed.peers import PEERS
 from benchmarks.speed.subjects import LAYERS, MODELS, Call, make_call, random_input, stream_in_pieces
 
 TOKENS, TOLERANCE = 100, 1e-9  # the sequence ends inside a chunk
-PRECISION = {"fused": (torch.float32, 1e-4)}  # kernels that have no float64; the oracle they are compared with has
+GPU_PRECISION = {"fused": (torch.float32, 1e-4)}  # kernels that have no float64; the oracle they are compared with has
 MODEL_LAYERS = 2
 
 
@@ -30,6 +30,7 @@ class Parity:
     chunk_size: int | None
     tensors: int
     largest_error: float | None
+    device: str = "cpu"
 
     @property
     def passed(self) -> bool:
@@ -37,13 +38,19 @@ class Parity:
 
     @property
     def tolerance(self) -> float:
-        return PRECISION.get(self.subject, (torch.float64, TOLERANCE))[1]
+        return precision(self.subject, self.device)[1]
 
     def covers(self, cell: Cell) -> bool:
         return (self.subject, self.expansion, self.chunk_size) == (cell.subject, cell.expansion, cell.chunk_size)
 
     def to_dict(self) -> dict[str, Any]:
         return {**asdict(self), "tolerance": self.tolerance, "passed": self.passed}
+
+
+def precision(subject: str, device: str) -> tuple[torch.dtype, float]:
+    """What a form is checked in, and the error it may have."""
+    exact = (torch.float64, TOLERANCE)
+    return exact if device == "cpu" else GPU_PRECISION.get(subject, exact)
 
 
 def needs_check(cell: Cell) -> bool:
@@ -83,7 +90,7 @@ def streamed_and_whole(cell: Cell, device: str) -> tuple[Tensor, Tensor]:
 
 def check_parity(cell: Cell, device: str = "cpu") -> Parity:
     """Compare one of `forms_to_check`, in float64 where it has it."""
-    dtype = PRECISION.get(cell.subject, (torch.float64, TOLERANCE))[0]
+    dtype, _ = precision(cell.subject, device)
     pairs = list(
         zip(
             outputs_and_gradients(make_call(cell, dtype, device)),
@@ -95,4 +102,4 @@ def check_parity(cell: Cell, device: str = "cpu") -> Parity:
         pairs.append(streamed_and_whole(cell, device))
     errors = torch.stack([(a - b).abs().max() / b.abs().max().clamp(min=1) for a, b in pairs])
     largest = errors.max().item() if errors.isfinite().all() else None
-    return Parity(cell.subject, cell.expansion, cell.chunk_size, len(pairs), largest)
+    return Parity(cell.subject, cell.expansion, cell.chunk_size, len(pairs), largest, device)

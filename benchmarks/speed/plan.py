@@ -130,8 +130,6 @@ def reason_of_form(cell: Cell, smallest_chunk: int, device: str) -> str | None:
         if installed(peer.package) is None:
             return f"{peer.package} is not installed"
         return "needs a GPU: --device cuda" if peer.needs_gpu and device == "cpu" else None
-    if cell.subject == "fused" and device == "cpu":
-        return "kernels for a GPU: --device cuda"
     if cell.subject in TOKEN_BY_TOKEN and cell.chunk_size != smallest_chunk:
         return f"token by token: the chunk size does not change the work, see chunk size {smallest_chunk}"
     if cell.subject == "reference" and cell.tokens > SLOW_FORM_TOKENS:

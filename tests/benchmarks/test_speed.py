@@ -18,7 +18,7 @@ from benchmarks.machine import ROOT, git, installed
 from benchmarks.speed import __main__ as command
 from benchmarks.speed import compare, measure, operations, parity, peers, plan, plots, profiling, report, subjects
 from benchmarks.speed.cells import BACKWARD, DECODE, DECODE_WINDOW, DEPTH, FORWARD, WIDTH, Cell, Floor, Limits, Measurement, Result, Spread
-from titans_seq.memory import chunkwise
+from titans_seq.memory import chunks, chunkwise
 
 LIMITS = Limits(1, 60.0)
 NAMES = ("memory layer", "linear attention layer", "model attention")
@@ -294,13 +294,17 @@ def test_counted_operations_are_those_of_the_matrix_products(monkeypatch: pytest
     assert counter.get_total_flops() == tokens * cell.heads * operations.backward_operations(expansion, chunk_size)
 
 
-@pytest.mark.parametrize("chunks", [1, 5])
+def test_segments_are_those_of_the_library() -> None:
+    assert operations.SEGMENT_CHUNKS == chunks.SEGMENT_CHUNKS
+
+
+@pytest.mark.parametrize("segment", [1, 5])
 @pytest.mark.parametrize("expansion", [1, 4])
-def test_products_add_up_to_the_counted_operations(chunks: int, expansion: int) -> None:
+def test_products_add_up_to_the_counted_operations(segment: int, expansion: int) -> None:
     heads, C = 3, 16
     forward = operations.forward_operations(expansion, C)
     for backward, expected in ((False, forward), (True, forward + operations.backward_operations(expansion, C))):
-        found = operations.products(heads, expansion, C, chunks, backward=backward)
+        found = operations.products(heads, expansion, C, segment, backward=backward)
         assert sum(product.operations_a_chunk() for product in found) == pytest.approx(heads * C * expected)
 
 

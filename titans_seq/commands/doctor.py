@@ -72,7 +72,16 @@ def _torch_report() -> dict[str, Any]:
             "OMP_NUM_THREADS": os.environ.get("OMP_NUM_THREADS", "unset"),
         },
         "memory_form": _forms("cuda" if cuda else "cpu"),
+        "native_kernels": _native(),
     }
+
+
+def _native() -> str:
+    """The libraries that `impl="fused"` runs on CPUs, or why there are none."""
+    from titans_seq.memory.native import library
+
+    problem = library.problem("float")
+    return f"compiled by {' '.join(library.find_compiler())}, kept in {library.cache_folder()}" if problem is None else problem
 
 
 def _range(cuda: bool) -> range:

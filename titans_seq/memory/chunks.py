@@ -39,7 +39,7 @@ def memory_over_chunks(
     reset: Tensor | None,
 ) -> tuple[Tensor, MemoryState]:
     """`neural_memory` by one of the operators of `define_chunk_operators`; impl: the form, as `neural_memory` names it."""
-    layout = choose_layout(q, chunk_size, None if state is None else state.position, mask, reset)
+    layout = choose_layout(q, chunk_size, None if state is None else state.position, mask, reset, short=True)
     made = state is None or reset is not None  # the first state is made only where it is used
     first = state if state is not None and not made else MemoryState.initial(weights, q.shape[0], chunk_size)
     begin = state or first

@@ -79,10 +79,15 @@ class Layout(NamedTuple):
     position: Tensor
 
 
-def uniform_layout(length: int, chunk_size: int, offset: int, position: Tensor) -> Layout:
-    """All rows stand at `offset` in their chunk and read `length` tokens, none masked; `position` (B,) is only a template."""
+def uniform_layout(length: int, chunk_size: int, offset: int, position: Tensor, *, short: bool = False) -> Layout:
+    """All rows stand at `offset` in their chunk and read `length` tokens, none masked; `position` (B,) is only a template.
+
+    short: a call that stays inside one chunk takes a block of its own length, wherever that begins.
+    """
     size = block_size(chunk_size)
     begin = offset // size * size  # of the first block, in the chunk
+    if short and offset + length <= chunk_size and length <= LARGEST_BLOCK:
+        size, begin = length, offset
     before = offset - begin
     blocks = -(-(before + length) // size)
     padding = blocks * size - before - length
@@ -196,17 +201,19 @@ class Gathering(NamedTuple):
         return y.gather(2, self.cell[:, None, :, None].expand(-1, y.shape[1], -1, y.shape[3]))
 
 
-def choose_layout(q: Tensor, chunk_size: int, position: Tensor | None, mask: Tensor | None, reset: Tensor | None) -> Layout:
-    """The layout of a call with q (B, H, T, D) that begins at `position` (B,), None at the stream's begin.
+def choose_layout(
+    q: Tensor, chunk_size: int, position: Tensor | None, mask: Tensor | None, reset: Tensor | None, *, short: bool = False
+) -> Layout:
+    """The layout of a call with q (B, H, T, D) that begins at `position` (B,), None at the stream's begin; short: as `uniform_layout`.
 
     Rows that move together take the one without gathers; looking at a position costs a graph break, so not while compiling.
     """
     length = q.shape[2]
     if mask is None and reset is None and chunk_size % block_size(chunk_size) == 0:
         if position is None:
-            return uniform_layout(length, chunk_size, 0, torch.zeros(q.shape[0], dtype=torch.int64, device=q.device))
+            return uniform_layout(length, chunk_size, 0, torch.zeros(q.shape[0], dtype=torch.int64, device=q.device), short=short)
         if not torch.compiler.is_compiling():
             lowest, highest = position.aminmax()
             if lowest == highest:
-                return uniform_layout(length, chunk_size, int(lowest), position)
+                return uniform_layout(length, chunk_size, int(lowest), position, short=short)
     return ragged_layout(length, chunk_size, position, mask, reset, q)

@@ -48,8 +48,8 @@ class Adjoint : public Walk<T> {
     StateAdjoint<T> make_state_adjoint() {
         StateAdjoint<T> s;
         s.state = this->make_state();
-        for (long l = 0; l < L; ++l) s.anchor.push_back(this->arena.matrix(this->in(l), this->out(l)));
-        for (long l = 0; l < L && this->a.first; ++l) s.first.push_back(this->arena.matrix(this->in(l), this->out(l)));
+        s.anchor = this->make_layers();
+        if (this->a.first) s.first = this->make_layers();
         s.slope = this->arena.numbers(D);
         return s;
     }

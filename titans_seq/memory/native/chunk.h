@@ -95,14 +95,13 @@ class Walk {
     long in(long l) const { return a.widths[l]; }
     long out(long l) const { return a.widths[l + 1]; }
 
-    State<T> make_state() {
-        State<T> s;
-        for (long l = 0; l < L; ++l) {
-            s.W.push_back(arena.matrix(in(l), out(l)));
-            s.S.push_back(arena.matrix(in(l), out(l)));
-        }
-        return s;
+    std::vector<Matrix<T>> make_layers() {
+        std::vector<Matrix<T>> layers;
+        for (long l = 0; l < L; ++l) layers.push_back(arena.matrix(in(l), out(l)));
+        return layers;
     }
+
+    State<T> make_state() { return {make_layers(), make_layers()}; }
 
     Chunk<T> make_chunk(bool keep) {
         Chunk<T> c;
@@ -209,17 +208,6 @@ class Walk {
         }
     }
 
-    const Arguments& a;
-    const long D, C, L;
-    const Activation activation;
-    Arena<T>& arena;
-    long r = 0;
-    T* slope;                                       // of the loss, by the normed output: (D)
-    Matrix<T> z, e, lanes;                          // work: (n, widest), twice; of left()
-    std::vector<Matrix<T>> x, x_slope, x_W, x_S;    // a layer's reads: inputs, act' behind them, b x and f x
-    std::vector<Matrix<T>> scores, mixed;           // x u^T and its causal part times G: (n, n)
-    std::vector<Matrix<T>> u_W, u_S;                // inputs u by their weight in W and S after the chunk
-
     // u_s by its weight in the state after the chunk: G[n, s] in W, Q[n, s] in S.
     void weigh_inputs(Chunk<T>& c, long l) {
         const long n = c.count;
@@ -233,6 +221,29 @@ class Walk {
 
     // v, the columns of row t from s on, with zeros behind t.
     static Vec<T> until(long t, long s, Vec<T> v) { return counting<T>() <= splat_int<T>(t - s) ? v : Vec<T>{}; }
+
+    // J d = (d - mean d - normed mean(d normed)) / std, the symmetric derivative of the norm; zero stays in the padding.
+    void norm_adjoint(const T* d, const T* normed, T inverse_std, T* result) {
+        Vec<T> total{}, along{};
+        each<T>(padded<T>(D), [&](long i) {
+            total += load(d + i);
+            along += load(d + i) * load(normed + i);
+        });
+        const T mean = sum<T>(total) / T(D), projection = sum<T>(along) / T(D);
+        each<T>(padded<T>(D), [&](long i) { store(result + i, inverse_std * (load(d + i) - mean - load(normed + i) * projection)); });
+        for (long i = D; i < padded<T>(D); ++i) result[i] = T(0);
+    }
+
+    const Arguments& a;
+    const long D, C, L;
+    const Activation activation;
+    Arena<T>& arena;
+    long r = 0;
+    T* slope;                                     // of the loss, by the normed output: (D)
+    Matrix<T> z, e, lanes;                        // work: (n, widest), twice; of left()
+    std::vector<Matrix<T>> x, x_slope, x_W, x_S;  // a layer's reads: inputs, act' behind them, b x and f x
+    std::vector<Matrix<T>> scores, mixed;         // x u^T and its causal part times G: (n, n)
+    std::vector<Matrix<T>> u_W, u_S;              // inputs u by their weight in W and S after the chunk
 
   private:
     // g_L of a token from its z_L: offset + slope z, through the norm if there is one. Sums are over the true width.
@@ -263,19 +274,6 @@ class Walk {
             const T scale = -s.theta[t] * s.clip[t];
             each<T>(out, [&](long i) { store(s.steps[t] + i, scale * load(s.g[t] + i)); });
         }
-    }
-
-  public:
-    // J d = (d - mean d - normed mean(d normed)) / std, the symmetric derivative of the norm; zero stays in the padding.
-    void norm_adjoint(const T* d, const T* normed, T inverse_std, T* result) {
-        Vec<T> total{}, along{};
-        each<T>(padded<T>(D), [&](long i) {
-            total += load(d + i);
-            along += load(d + i) * load(normed + i);
-        });
-        const T mean = sum<T>(total) / T(D), projection = sum<T>(along) / T(D);
-        each<T>(padded<T>(D), [&](long i) { store(result + i, inverse_std * (load(d + i) - mean - load(normed + i) * projection)); });
-        for (long i = D; i < padded<T>(D); ++i) result[i] = T(0);
     }
 };
 

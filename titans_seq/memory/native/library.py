@@ -31,19 +31,22 @@ class CompilationError(Exception):
 
 
 @functools.cache
-def problem() -> str | None:
-    """Why the library cannot be had here, in words, None if it can. Looks for it, and compiles it, the first time; warns if that fails."""
+def problem(number: str) -> str | None:
+    """Why the library for "float" or "double" cannot be had here, in words, None if it can.
+
+    Looks for it, and compiles it, the first time; warns if that fails.
+    """
     if os.environ.get(SWITCH) == "0":
         return f"is switched off by {SWITCH}=0"
     try:
-        library()
+        library(number)
     except CompilationError as error:
         return str(error)
     return None
 
 
 @functools.cache
-def library(number: str = "float") -> ctypes.CDLL:
+def library(number: str) -> ctypes.CDLL:
     """The loaded library for "float" or "double"; CompilationError if there is none to be had."""
     command = [*find_compiler(), *FLAGS, f"-DTITANS_NUMBER={number}"]
     path = cache_folder() / f"memory-{number}-{fingerprint(command)}.so"

@@ -3,6 +3,9 @@
 // What is computed is what titans_seq/memory/chunkwise.py computes; docs/rule.md derives it.
 
 #include <atomic>
+#include <cstdlib>
+#include <memory>
+#include <new>
 #include <system_error>
 #include <thread>
 
@@ -53,7 +56,7 @@ template <class T>
 class Forward {
   public:
     Forward(const Arguments& a, Arena<T>& arena) : a(a), walk(a, arena), chunk(walk.make_chunk(false)), state(walk.make_state()) {
-        own_anchor = walk.make_state().W;
+        own_anchor = walk.make_layers();
     }
 
     void row(long r) {
@@ -111,7 +114,7 @@ class Backward {
             chunks.push_back(walk.make_chunk(true));
             states.push_back(walk.make_state());
         }
-        kept_anchor = walk.make_state().W;
+        kept_anchor = walk.make_layers();
         anchors.resize(chunks.size());
     }
 
@@ -202,8 +205,10 @@ int over_rows(const Arguments& a) {
     std::atomic<int> failed{0};
     auto work = [&] {
         try {
-            std::vector<T> memory(count.used());
-            Arena<T> arena(memory.data());
+            const std::unique_ptr<void, decltype(&std::free)> memory(std::calloc(count.used() + LANES<T>, sizeof(T)), &std::free);
+            if (!memory) throw std::bad_alloc();
+            const size_t misplaced = reinterpret_cast<size_t>(memory.get()) % VECTOR_BYTES / sizeof(T);
+            Arena<T> arena(static_cast<T*>(memory.get()) + (misplaced ? LANES<T> - misplaced : 0));  // no vector across two cache lines
             Pass pass{a, arena};
             for (long r = next++; r < a.rows; r = next++) pass.row(r);
         } catch (const std::bad_alloc&) {
@@ -211,6 +216,7 @@ int over_rows(const Arguments& a) {
         }
     };
     std::vector<std::thread> others;
+    others.reserve(std::min(a.threads, a.rows));
     try {
         for (long i = 1; i < std::min(a.threads, a.rows); ++i) others.emplace_back(work);
     } catch (const std::system_error&) {  // no more threads to be had: fewer do it as well

@@ -39,15 +39,15 @@ def unsupported(q: Tensor, gates: Sequence[Gates], weights: MemoryWeights, chunk
 
 
 @torch.compiler.assume_constant_result
-def _problem() -> str | None:
-    return library.problem()
+def _problem(number: str) -> str | None:
+    return library.problem(number)
 
 
 def unavailable(q: Tensor) -> str | None:
     """Why the kernels cannot run here on q, in words; None if they can. The first call compiles them, in a few seconds."""
     if q.device.type != "cpu":
         return f"needs a CPU, got a tensor on {q.device}"
-    return _problem()
+    return _problem("double" if q.dtype == torch.float64 else "float")
 
 
 SIZES = ("chunks", "rows", "cells", "depth", "segment", "threads", "activation", "norm")

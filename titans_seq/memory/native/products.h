@@ -2,6 +2,8 @@
 // padding holds zeros, so that products work on whole vectors only.
 #pragma once
 
+#include <algorithm>
+
 #include "vectors.h"
 
 namespace titans {
@@ -68,12 +70,25 @@ inline void tiles(const Term<T> (&terms)[TERMS], long m, long rows, long n, Matr
     if constexpr (ROWS > 1) tiles<T, ROWS / 2, COLUMNS>(terms, m, rows, n, c, add);
 }
 
+constexpr long NEAR_BYTES = 16384;  // a part of the nearest cache
+
+// Columns that are worked on together: as many as `depth` rows of which stay near, so that the rows on the other side stream by.
+template <class T>
+inline long columns_together(long depth) {
+    return std::max(2 * LANES<T>, NEAR_BYTES / long(sizeof(T)) / std::max(depth, 1L) / (2 * LANES<T>) * (2 * LANES<T>));
+}
+
 // c = the sum of the terms, or c += it: (rows x columns).
 template <class T, int TERMS>
 void product(const Term<T> (&terms)[TERMS], long rows, long columns, Matrix<T> c, bool add = false) {
-    long n = 0;
-    for (; n + LANES<T> < columns; n += 2 * LANES<T>) tiles<T, TILE_ROWS, 2>(terms, 0, rows, n, c, add);
-    if (n < columns) tiles<T, TILE_ROWS, 1>(terms, 0, rows, n, c, add);
+    const long together = columns_together<T>(terms[0].depth);
+    for (long begin = 0; begin < columns; begin += together)
+        for (long m = 0; m < rows; m += TILE_ROWS) {
+            const long end = std::min(begin + together, columns), some = std::min(m + TILE_ROWS, rows);
+            long n = begin;
+            for (; n + LANES<T> < end; n += 2 * LANES<T>) tiles<T, TILE_ROWS, 2>(terms, m, some, n, c, add);
+            if (n < end) tiles<T, TILE_ROWS, 1>(terms, m, some, n, c, add);
+        }
 }
 
 template <class T>
@@ -127,9 +142,14 @@ inline void update_tiles(const Update<T>& u, long m, long rows, long n) {
 
 template <class T>
 void update(const Update<T>& u, long rows, long columns) {
-    long n = 0;
-    for (; n + LANES<T> < columns; n += 2 * LANES<T>) update_tiles<T, TILE_ROWS / 2, 2>(u, 0, rows, n);
-    if (n < columns) update_tiles<T, TILE_ROWS / 2, 1>(u, 0, rows, n);
+    const long together = columns_together<T>(u.depth);
+    for (long begin = 0; begin < columns; begin += together)
+        for (long m = 0; m < rows; m += TILE_ROWS / 2) {
+            const long end = std::min(begin + together, columns), some = std::min(m + TILE_ROWS / 2, rows);
+            long n = begin;
+            for (; n + LANES<T> < end; n += 2 * LANES<T>) update_tiles<T, TILE_ROWS / 2, 2>(u, m, some, n);
+            if (n < end) update_tiles<T, TILE_ROWS / 2, 1>(u, m, some, n);
+        }
 }
 
 // Tokens on the left of products with a transposed matrix, c = a b^T for a (rows x depth): few rows are taken as they are, more are

@@ -50,7 +50,7 @@ def test_compiled_once_and_found_again(tiny_sources: Path, fresh: Path, monkeypa
 def test_another_source_compiler_or_processor_is_another_library(
     tiny_sources: Path, fresh: Path, monkeypatch: pytest.MonkeyPatch, change: str
 ) -> None:
-    library.library()
+    library.library("float")
     library.library.cache_clear()
     if change == "source":
         (tiny_sources / "more.h").write_text("// a comment")
@@ -58,7 +58,7 @@ def test_another_source_compiler_or_processor_is_another_library(
         monkeypatch.setattr(library, "FLAGS", (*library.FLAGS, "-DNDEBUG"))
     else:
         monkeypatch.setattr(library, "processor", lambda: "another")
-    library.library()
+    library.library("float")
     assert len(list(fresh.glob("*.so"))) == 2
 
 
@@ -72,7 +72,7 @@ def test_a_damaged_library_is_made_again(tiny_sources: Path, fresh: Path, conten
         content = path.read_bytes()[:4096]
         path.unlink()
     path.write_bytes(content)
-    assert library.library().titans_forward(None) == 4
+    assert library.library("float").titans_forward(None) == 4
 
 
 def test_two_processes_at_once(tiny_sources: Path, fresh: Path) -> None:
@@ -81,7 +81,7 @@ def test_two_processes_at_once(tiny_sources: Path, fresh: Path) -> None:
 from pathlib import Path
 from titans_seq.memory.native import library
 library.SOURCES = Path({str(tiny_sources)!r})
-assert library.library().titans_forward(None) == 4
+assert library.library('float').titans_forward(None) == 4
 """
     processes = [subprocess.Popen([sys.executable, "-c", script], env=dict(os.environ)) for _ in range(2)]
     assert [process.wait(timeout=120) for process in processes] == [0, 0]
