@@ -50,7 +50,7 @@ SCORES = ("CRPS", "MASE", "coverage_80")
 class Budget:
     """Of every trained forecaster; the epoch with the best loss on the last training horizon of every series is kept."""
 
-    epochs: int = 16
+    epochs: int = 10
     batches: int = 50
     batch_size: int = 32
 
@@ -76,8 +76,7 @@ class Model:
 
 def naive(panel: Panel, budget: Budget, seed: int) -> Made:
     """The last value or the last season repeated, whichever was nearer to the last horizon of the training series."""
-    source = panel.source
-    shorter = [{**entry, "target": entry["target"][: -source.horizon]} for entry in panel.train]
+    source, shorter = panel.source, panel.shorter
     labels = np.stack([entry["target"][-source.horizon :] for entry in panel.train])
 
     def error(season: int) -> float:
@@ -138,8 +137,7 @@ def gluonts(build: Callable[..., Any]) -> Callable[[Panel, Budget, int], Made]:
                     "enable_model_summary": False,
                 },
             )
-            shorter = [{**entry, "target": entry["target"][: -panel.source.horizon]} for entry in panel.train]
-            output = estimator.train_model(shorter, panel.train)
+            output = estimator.train_model(panel.shorter, panel.train)
             return Made(list(output.predictor.predict(panel.test.input)), count(output.trained_net), output.trainer.current_epoch)
 
     return make
@@ -168,7 +166,7 @@ def titans(panel: Panel, budget: Budget, seed: int) -> Made:
         seed=seed,
         progress=False,
     )
-    output = estimator.train_model(panel.train)
+    output = estimator.train_model(panel.shorter, panel.train)
     return Made(list(output.predictor.predict(panel.test.input)), count(output.trained_net), output.trainer.current_epoch)
 
 
@@ -193,8 +191,10 @@ def score(panel: Panel, forecasts: Sequence[Forecast]) -> dict[str, float]:
     return dict(zip(SCORES, map(float, found.iloc[0]), strict=True))
 
 
-def measure(cell: Cell, budget: Budget, run: int) -> Result:
+def measure(cell: Cell, budget: Budget, run: int, validation: bool = False) -> Result:
+    """validation: on the last horizon of the training series instead of the test."""
     panel, model = load(cell.dataset), MODELS[cell.model]
+    panel = panel.earlier() if validation else panel
     begin = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # notices of other packages to their developers
@@ -250,6 +250,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--batches", type=positive(int), default=Budget.batches, help="of an epoch (default: %(default)s)")
     add("--threads", type=positive(int), default=1, help="of torch (default: %(default)s)")
     add("--quick", action="store_true", help="one epoch of one seed on tourism_monthly; writes no file without --output")
+    add("--validation", action="store_true", help="score the last horizon of the training series, never the test; no file without --output")
     add("--output", type=Path, help=f"JSON of the results (default: {OUTPUT.relative_to(RESULTS.parents[1])})")
     add("--again", action="store_true", help="measure cells again that the output holds already")
     add("--table", action="store_true", help="print the table of the output that is there; measure nothing")
@@ -257,7 +258,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     options = parser.parse_args(arguments)
     if options.quick:
         options.datasets, options.seeds, options.epochs, options.batches = ["tourism_monthly"], options.seeds[:1], 1, 20
-    elif options.output is None:
+    elif options.output is None and not options.validation:
         options.output = OUTPUT
     return options
 
@@ -277,7 +278,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         task = progress.add_task("", total=len(cells), completed=len(cells) - len(todo))
         for cell in todo:
             progress.update(task, description=cell.label)
-            found.add(result := measure(cell, budget, number))
+            found.add(result := measure(cell, budget, number, options.validation))
             scores = ", ".join(f"{name} {result.scores[name]:.4f}" for name in SCORES)
             progress.console.print(f"{cell.label}: {scores}, {result.fit_cpu_seconds:.0f} CPU s", soft_wrap=True)
             progress.advance(task)

@@ -266,20 +266,13 @@ class OnlineForecaster:
 
     # ---- on disk
 
-    def _fingerprint(self) -> int:
-        """63 bits of a digest of the model's configuration and weights."""
-        digest = hashlib.sha256(repr(self.model.config).encode())
-        for name, x in sorted(self.model.state_dict().items()):
-            digest.update(name.encode() + x.detach().cpu().contiguous().numpy().tobytes())
-        return int.from_bytes(digest.digest()[:8], "big") >> 1
-
     def save(self, path: str | Path) -> None:
         """Write the stream to a safetensors file, whole or not at all: some kilobytes a channel, whatever has been observed."""
         self._snapshot().save(path)
 
     def _snapshot(self) -> StreamState:
         rows = self._state.moments.weight.new_ones(self.model.config.num_channels, dtype=torch.int64)
-        numbers = (self.next_period.ordinal, self._fingerprint(), self.steps, self.missing, self.dropped)
+        numbers = (self.next_period.ordinal, fingerprint(self.model), self.steps, self.missing, self.dropped)
         return StreamState(self._state, torch.stack([number * rows for number in numbers], 1))
 
     @classmethod
@@ -297,7 +290,7 @@ class OnlineForecaster:
     def _restore(self, saved: StreamState, path: str | Path) -> None:
         numbers = saved.numbers
         of_model = _kinds(saved.forecaster) == _kinds(self._state) and numbers.shape[1:] == (5,) and numbers.dtype == torch.int64
-        if not of_model or int(numbers[0, 1]) != self._fingerprint():
+        if not of_model or int(numbers[0, 1]) != fingerprint(self.model):
             raise UserError(f"{path}: is of a stream of another model. Load it with the predictor that it was made with.")
         start, _, self.steps, self.missing, self.dropped = (int(number) for number in numbers[0])
         counted = 0 <= self.missing <= self.steps <= LARGEST and 0 <= self.dropped <= LARGEST
@@ -315,6 +308,14 @@ class OnlineForecaster:
             _ = self.next_period + self.model.config.prediction_length
         except (ValueError, OverflowError) as error:
             raise UserError(f"{path}: damaged ({error}).") from error
+
+
+def fingerprint(model: TitansForecaster) -> int:
+    """63 bits of a digest of the model's configuration and weights."""
+    digest = hashlib.sha256(repr(model.config).encode())
+    for name, x in sorted(model.state_dict().items()):
+        digest.update(name.encode() + x.detach().cpu().contiguous().numpy().tobytes())
+    return int.from_bytes(digest.digest()[:8], "big") >> 1
 
 
 def _kinds(state: State) -> list[tuple[torch.Size, torch.dtype]]:

@@ -132,13 +132,11 @@ def read(file: Path | None, options: TableOptions, progress: bool = False) -> "T
         "freq": options.freq,
         "past_features": names("--past-features", options.past_features),
         "future_features": names("--future-features", options.future_features),
+        "static_features": names("--static-features", options.static_features),
         "missing": options.missing,
     }
-    static = names("--static-features", options.static_features)
     if options.cache is None:
-        return read_table(file, **chosen, static_features=static)
-    if static:
-        raise UserError("--static-features cannot be read from the disk yet: leave them out, or leave out --cache.")
+        return read_table(file, **chosen)
     with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
         task = bar.add_task(f"Copying {file.name}", total=None)
         return map_table(file, options.cache, **chosen, progress=lambda done, total: bar.update(task, completed=done, total=total))

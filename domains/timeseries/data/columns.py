@@ -230,7 +230,8 @@ def checked_static(source: Source, items: pl.Series, roles: Roles, categories: M
 def _static_column(source: Source, column: str, as_category: bool | None) -> pl.Series:
     """Float64, or text where not all of it is numbers (None) or it is to be a category."""
     values = _plain(source.frame[column])
-    source.refuse_first(column, values.is_null(), "missing", "A static feature needs a value in every row; write one such as 'unknown'")
+    missing = values.is_null() | values.is_nan() if values.dtype.is_float() else values.is_null()
+    source.refuse_first(column, missing, "missing", "A static feature needs a value in every row; write one such as 'unknown'")
     numbers = None if values.dtype == pl.Boolean else as_number(values)
     if as_category is None:
         as_category = numbers is None or numbers.null_count() > 0
