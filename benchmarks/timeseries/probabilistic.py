@@ -50,8 +50,8 @@ SCORES = ("CRPS", "MASE", "coverage_80")
 class Budget:
     """Of every trained forecaster; the epoch with the best loss on the last training horizon of every series is kept."""
 
-    epochs: int = 10
-    batches: int = 50
+    epochs: int = 4
+    batches: int = 100
     batch_size: int = 32
 
 

@@ -78,8 +78,21 @@ def _target_columns(source: Source, taken: set[str]) -> tuple[str, ...]:
     free = [column for column in source.columns if column not in taken and column.strip()]
     found = tuple(c for c in free if _mostly(as_number(source.frame[c]), source.frame[c]))
     if not found:
-        source.fail(f"no column of numbers (with decimal points) to forecast. The columns are: {', '.join(source.columns)}.")
+        first = {column: source.frame[column].drop_nulls().head(1).to_list() for column in free}
+        held = "".join(f" Column '{column}' holds '{value[0]!s:.20}'." for column, value in first.items() if value)
+        source.fail(
+            f"no column of numbers to forecast. Numbers have a decimal point and no other mark, such as 1234.5.{held} "
+            f"The columns are: {', '.join(source.columns)}."
+        )
     return found
+
+
+def is_zoned(values: pl.Series) -> bool:
+    """Whether times say their zone."""
+    if _is_text(values):
+        zone = values.str.contains(r":\d{2}(\.\d+)?\s*(Z|[+-]\d{2}:?\d{2})\s*$")
+        return 2 * zone.sum() > len(values)
+    return getattr(values.dtype, "time_zone", None) is not None
 
 
 def _mostly(part: pl.Series | None, values: pl.Series) -> bool:

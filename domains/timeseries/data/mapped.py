@@ -76,6 +76,7 @@ class MappedTable:
     horizon: None = None
     ignored: tuple[str, ...] = ()
     units: ClassVar[dict[str, str]] = {}
+    utc: ClassVar[bool] = False
 
     @property
     def targets(self) -> tuple[str, ...]:
