@@ -208,9 +208,7 @@ def _sample(path: Path) -> Source:
     return source
 
 
-def _write(
-    path: Path, source: Source, roles: Roles, freq: str | None, categories: Any, missing: str, folder: Path, progress: Any
-) -> None:
+def _write(path: Path, source: Source, roles: Roles, freq: str | None, categories: Any, missing: str, folder: Path, progress: Any) -> None:
     """values.f32, items.parquet, static.parquet if there are such features, and table.json, last of all, into a new folder."""
     folder.mkdir()
     grid = _lay_out(source, path, roles, freq)

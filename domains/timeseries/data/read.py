@@ -127,7 +127,8 @@ def _checked_rows(source: Source, roles: Roles, bare_years: bool, freq: str | No
 
 def _telling_apart(source: Source, roles: Roles) -> list[str]:
     """Columns with fewer values than half the rows with which no time comes twice: likely names of series."""
-    others = [column for column in source.columns if column != roles.timestamp and 2 * source.frame[column].n_unique() < source.frame.height]
+    most = source.frame.height // 2
+    others = [column for column in source.columns if column != roles.timestamp and source.frame[column].n_unique() < most]
     return [column for column in others if not source.frame.select(roles.timestamp, column).is_duplicated().any()]
 
 

@@ -266,7 +266,7 @@ def test_files_that_are_no_calibration_are_refused(calibrated: CalibratedPredict
     with torch.no_grad():
         retrained.model.linear.bias[0] += 0.5
     retrained.model.save_pretrained(tmp_path)
-    with pytest.raises(UserError, match="is of a model with other weights. Calibrate this one"):
+    with pytest.raises(UserError, match=r"is of a model with other weights\. Calibrate this one"):
         load_calibrated(tmp_path)
     with pytest.raises(ValueError, match="other weights"):
         CalibratedPredictor(retrained, calibrated.calibration)

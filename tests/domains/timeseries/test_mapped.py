@@ -89,7 +89,7 @@ def test_static_features_are_those_of_the_table_in_memory(write, tmp_path):
     assert entries[1]["feat_static_real"].tolist() == [-2.0]
     known = {"region": ("south", "north")}  # codes of a model that was trained on another table
     assert map_table(path, tmp_path / "cache", **options, categories=known).to_gluonts()[1]["feat_static_cat"].tolist() == [0]
-    with pytest.raises(UserError, match="row .*: the model knows no 'north'"):
+    with pytest.raises(UserError, match=r"row .*: the model knows no 'north'"):
         map_table(path, tmp_path / "cache", **options, categories={"region": ("south",)})
 
 
