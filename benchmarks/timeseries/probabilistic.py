@@ -30,7 +30,7 @@ from gluonts.torch.model.patch_tst import PatchTSTEstimator
 from rich.console import Console
 
 from benchmarks.machine import installed, positive
-from benchmarks.reporting import RESULTS, Section, names, progress_bar
+from benchmarks.reporting import RESULTS, Section, names, progress_bar, write_sections
 from benchmarks.timeseries.__main__ import known, quiet
 from benchmarks.timeseries.cells import Cell, Result
 from benchmarks.timeseries.measure import Results
@@ -42,7 +42,7 @@ from domains.timeseries.metrics import Inside, seasonal_naive
 from titans_seq.errors import UserError
 
 OUTPUT = RESULTS / "forecasting_probabilistic.json"
-README = Section("forecasting-probabilistic")
+FULL, SHORT = Section("forecasting-panels-all"), Section("forecasting-panels")
 SCORES = ("CRPS", "MASE", "coverage_80")
 
 
@@ -226,17 +226,55 @@ def markdown(found: Results) -> str:
     """A row for each data set and model; means over seeds, with the standard deviation of CRPS."""
     rows = []
     for dataset in PANELS:
-        runs = {model: [r for r in found if (r.cell.dataset, r.cell.model) == (dataset, model)] for model in MODELS}
-        means = {model: fmean(r.scores["CRPS"] for r in rs) for model, rs in runs.items() if rs}
-        for model, mean in means.items():
-            rs = runs[model]
-            spread = f" ± {stdev(r.scores['CRPS'] for r in rs):.4f}" if len(rs) > 1 else ""
-            text = f"{mean:.4f}{spread}"
+        runs = runs_of(found, dataset)
+        lowest = min((crps(rs) for rs in runs.values()), default=0.0)
+        for model, rs in runs.items():
             others = [f"{fmean(r.scores[name] for r in rs):.3f}" for name in ("MASE", "coverage_80")]
             seconds = fmean(r.fit_cpu_seconds for r in rs)
-            best = f"**{text}**" if mean == min(means.values()) else text
-            rows.append([dataset, MODELS[model].label, best, *others, f"{rs[0].parameters:,}", f"{seconds:.0f}"])
+            rows.append([dataset, MODELS[model].label, _shown(rs, lowest), *others, f"{rs[0].parameters:,}", f"{seconds:.0f}"])
     return markdown_table(["data set", "model", "CRPS", "MASE", "inside 80 %", "parameters", "CPU s"], rows)
+
+
+def short(found: Results) -> str:
+    """CRPS and MASE of a column for each model, and how they were obtained."""
+    rows = []
+    for dataset in PANELS:
+        runs = runs_of(found, dataset)
+        lowest = min((crps(rs) for rs in runs.values()), default=0.0)
+        cells = {model: f"{_shown(rs, lowest)} / {fmean(r.scores['MASE'] for r in rs):.2f}" for model, rs in runs.items()}
+        rows.append([dataset, *(cells.get(model, "-") for model in MODELS)])
+    table = markdown_table(["CRPS / MASE", *(model.label for model in MODELS.values())], rows)
+    return f"{_sentence(found)}\n\n{table}"
+
+
+def runs_of(found: Results, dataset: str) -> dict[str, list[Result]]:
+    """Of all seeds of each model that was measured."""
+    runs = {model: [r for r in found if (r.cell.dataset, r.cell.model) == (dataset, model)] for model in MODELS}
+    return {model: rs for model, rs in runs.items() if rs}
+
+
+def crps(runs: Sequence[Result]) -> float:
+    """Mean over seeds."""
+    return fmean(r.scores["CRPS"] for r in runs)
+
+
+def _shown(runs: Sequence[Result], lowest: float) -> str:
+    text = f"{crps(runs):.4f}" + (f" ± {stdev(r.scores['CRPS'] for r in runs):.4f}" if len(runs) > 1 else "")
+    return f"**{text}**" if crps(runs) == lowest else text
+
+
+def _sentence(found: Results) -> str:
+    learned = [r for r in found if r.budget]
+    budget = learned[-1].budget if learned else None
+    seeds = sorted({r.cell.seed for r in learned if r.cell.seed is not None})
+    text = "The last horizon of every series; bold is the lowest CRPS."
+    if budget:
+        text += (
+            f" Trained models had {budget['epochs']} epochs of {budget['batches']} batches of {budget['batch_size']} windows, "
+            f"the best epoch by the loss on the horizon before; seed {', '.join(map(str, seeds))}."
+        )
+    revisions = ", ".join(sorted({(run["revision"] or "?")[:10] for run in found.used_runs()}))
+    return f"{text} `python -m benchmarks.timeseries.probabilistic`, revision {revisions}."
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -254,7 +292,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--output", type=Path, help=f"JSON of the results (default: {OUTPUT.relative_to(RESULTS.parents[1])})")
     add("--again", action="store_true", help="measure cells again that the output holds already")
     add("--table", action="store_true", help="print the table of the output that is there; measure nothing")
-    add("--readme", type=Path, metavar="FILE", help="with --table: put it between the markers of this file")
+    add("--readme", type=Path, nargs="+", metavar="FILE", default=[], help="with --table: put it between the markers of these files")
     options = parser.parse_args(arguments)
     if options.quick:
         options.datasets, options.seeds, options.epochs, options.batches = ["tourism_monthly"], options.seeds[:1], 1, 20
@@ -292,10 +330,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     try:
         if options.table:
-            text = markdown(Results.load(options.output))
-            console.print(text, markup=False)
-            if options.readme:
-                README.write(options.readme, text)
+            sections = {FULL: markdown(found := Results.load(options.output)), SHORT: short(found)}
+            console.print(sections[FULL], markup=False)
+            for file in options.readme:
+                write_sections(file, sections)
         else:
             run(options, console)
     except UserError as error:

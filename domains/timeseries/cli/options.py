@@ -25,6 +25,7 @@ OUTPUT = Group("Output", sort_key=(-1, "4"))
 """Sorted before the parts of a configuration, whose keys begin with their depth."""
 
 File = Annotated[Path | None, Parameter(help="CSV, TSV, Parquet or Monash .tsf. Default: the Seattle weather that ships.")]
+Cache = Annotated[Path | None, Parameter(help="Folder for a copy of a Parquet that memory does not hold: then it is read from the disk.")]
 Output = Annotated[Path, Parameter(name=("--output", "-o"), group=OUTPUT)]
 FileFormat = Annotated[Format, Parameter(name="--format", help="Kind of the tables written.", group=OUTPUT)]
 Quiet = Annotated[bool, Parameter(help="Print nothing but the paths of the files written.", negative="", group=OUTPUT)]
@@ -48,9 +49,7 @@ class TableOptions:
     ] = None
     static_features: Annotated[str | None, Parameter(help="Columns with one number or category a series.")] = None
     missing: Annotated[Missing, Parameter(help="Refuse missing values and steps, or mask them out. Nothing is imputed.")] = "error"
-    cache: Annotated[
-        Path | None, Parameter(help="Folder for a copy of a Parquet that memory does not hold: then it is read from the disk.")
-    ] = None
+    cache: Cache = None
 
 
 @Parameter(name="*", group=_FORECAST)

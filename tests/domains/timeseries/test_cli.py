@@ -321,7 +321,14 @@ def test_static_features_of_a_table_on_the_disk(run: Run, tmp_path: Path) -> Non
     memory, disk = (tmp_path / name for name in ("memory", "disk"))
     assert json.loads((disk / "table.json").read_text())["categories"] == {"kind": ["big", "small"]}
     assert (memory / "table.json").read_text() == (disk / "table.json").read_text()
-    assert run("predict", "disk", "long.parquet").returncode == 0
+    written = []
+    for cache in ((), ("--cache", "cache")):
+        done = run("predict", "disk", "long.parquet", *cache)
+        assert done.returncode == 0, done.stderr
+        written.append((tmp_path / "forecast" / "forecast.csv").read_text())
+    assert written[0] == written[1]
+    done = run("predict", "disk", "--cache", "cache")
+    assert (done.returncode, "name the FILE as well" in done.stderr) == (2, True)
 
 
 def test_a_folder_that_train_did_not_write(run: Run, tmp_path: Path) -> None:
