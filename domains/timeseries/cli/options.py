@@ -71,10 +71,12 @@ class LengthOptions:
 class TrainingOptions:
     """How the model is trained."""
 
-    epochs: Annotated[int | None, Parameter(help="Passes of training. Default: the estimator's.", validator=AtLeastOne)] = None
-    batches: Annotated[int | None, Parameter(help="Batches of windows in an epoch. Default: the estimator's.", validator=AtLeastOne)] = None
-    batch_size: Annotated[int | None, Parameter(help="Windows in a batch. Default: the estimator's.", validator=AtLeastOne)] = None
-    learning_rate: Annotated[float | None, Parameter(help="Largest step. Default: the estimator's.", validator=Number(gt=0))] = None
+    epochs: Annotated[int | None, Parameter(help="Rounds of training, the best of which is kept. Default: 16.", validator=AtLeastOne)] = (
+        None
+    )
+    batches: Annotated[int | None, Parameter(help="Batches of windows in a round. Default: 50.", validator=AtLeastOne)] = None
+    batch_size: Annotated[int | None, Parameter(help="Windows in a batch. Default: 32.", validator=AtLeastOne)] = None
+    learning_rate: Annotated[float | None, Parameter(help="Largest step. Default: 0.005.", validator=Number(gt=0))] = None
     calibration_windows: Annotated[
         int,
         Parameter(

@@ -1,5 +1,6 @@
 """`titans-seq forecast` as a user runs it: real files, and what is left behind."""
 
+import inspect
 import json
 import logging
 import sys
@@ -7,15 +8,17 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import get_type_hints
 
 import numpy as np
 import polars as pl
 import pytest
 import torch
 
+from domains.timeseries.cli.options import TrainingOptions
 from domains.timeseries.conformal import Calibration, load_calibrated
 from domains.timeseries.data import read_table
-from domains.timeseries.estimator import load_predictor
+from domains.timeseries.estimator import TitansEstimator, load_predictor
 from domains.timeseries.model import TitansForecaster
 from titans_seq.cli import main
 
@@ -368,3 +371,12 @@ def test_no_such_file_no_arguments_and_help(run: Run, tmp_path: Path) -> None:
         assert helped.returncode == 0
         assert max(map(len, helped.stdout.splitlines())) <= 80
         assert "--output" in helped.stdout
+
+
+def test_the_help_names_the_defaults_of_the_estimator() -> None:
+    defaults = inspect.signature(TitansEstimator.__init__).parameters
+    hints = get_type_hints(TrainingOptions, include_extras=True)
+    names = {"epochs": "max_epochs", "batches": "num_batches_per_epoch", "batch_size": "batch_size", "learning_rate": "lr"}
+    for option, argument in names.items():
+        (about,) = hints[option].__metadata__
+        assert about.help.endswith(f" Default: {defaults[argument].default}.")
