@@ -140,8 +140,8 @@ def _draw_history(ax: Axes, entry: dict[str, Any], channel: int, length: int) ->
     index = pd.period_range(entry["start"] + (len(values) - len(shown)), periods=len(shown))
     seen = np.pad(np.isfinite(shown), 1)
     alone = np.flatnonzero(seen[1:-1] & ~seen[:-2] & ~seen[2:])  # between two gaps a line would not show them
-    dots = {"marker": "o", "ms": 2, "markevery": alone.tolist()} if len(alone) else {}
-    ax.plot(_dates(index), shown, color=_INK, lw=1.1, label="history", **dots)
+    dot = "o" if len(alone) else ""
+    ax.plot(_dates(index), shown, color=_INK, lw=1.1, marker=dot, ms=2, markevery=alone.tolist(), label="history")
 
 
 def _draw_forecast(ax: Axes, forecast: Forecast, channel: int) -> None:
