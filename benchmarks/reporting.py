@@ -5,6 +5,7 @@ import os
 import platform
 import shlex
 import sys
+from collections.abc import Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -15,6 +16,7 @@ from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
 
 from benchmarks.machine import ROOT, cpu_model, installed, revision
+from titans_seq.errors import UserError
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -81,6 +83,19 @@ class Section:
             path.write_text(self.replace(path.read_text(), content))
         except ValueError as error:
             sys.exit(f"error: {path} has {error}")
+
+
+def write_sections(path: Path, sections: Mapping[Section, str]) -> None:
+    """Put each content between its markers, where the file has them.
+
+    Raises:
+        UserError: it has none of them.
+    """
+    present = [section for section in sections if section.read(path.read_text()) is not None]
+    if not present:
+        raise UserError(f"{path} has none of the markers {', '.join(section.begin for section in sections)}.")
+    for section in present:
+        section.write(path, sections[section])
 
 
 def names(text: str) -> list[str]:

@@ -12,7 +12,7 @@ from rich.console import Console
 
 import benchmarks.timeseries
 from benchmarks.machine import positive
-from benchmarks.reporting import RESULTS, Section, names, progress_bar
+from benchmarks.reporting import RESULTS, Section, names, progress_bar, write_sections
 from benchmarks.timeseries.cells import MODELS, SHORT, Cell, plan
 from benchmarks.timeseries.datasets import SOURCES
 from benchmarks.timeseries.measure import Results, measure
@@ -119,11 +119,7 @@ def show(options: argparse.Namespace, console: Console) -> None:
     for text in sections.values():
         console.print(text, markup=False)
     for file in options.readme:
-        present = [section for section in sections if section.read(file.read_text()) is not None]
-        if not present:
-            raise UserError(f"{file} has none of the markers {', '.join(section.begin for section in sections)}.")
-        for section in present:
-            section.write(file, sections[section])
+        write_sections(file, sections)
 
 
 def quiet() -> None:

@@ -47,6 +47,15 @@ class Panel:
     train: list[dict[str, Any]]
     test: TestData
 
+    @property
+    def shorter(self) -> list[dict[str, Any]]:
+        """The training series without their last horizon."""
+        return [{**entry, "target": entry["target"][: -self.source.horizon]} for entry in self.train]
+
+    def earlier(self) -> "Panel":
+        """The panel of one horizon before: its labels are the last steps of the training series, where settings are compared."""
+        return _cut(self.name, self.source, self.train)
+
 
 def load(name: str) -> Panel:
     """One of `PANELS`.
@@ -60,7 +69,11 @@ def load(name: str) -> Panel:
         if not path.exists():
             raise UserError(f"{path}: no such file; it belongs to the data set {name}.")
     with quiet_pandas():
-        entries = _monash(paths[0], source) if len(paths) == 1 else _m4(*paths, source)
+        return _cut(name, source, _monash(paths[0], source) if len(paths) == 1 else _m4(*paths, source))
+
+
+def _cut(name: str, source: PanelSource, entries: list[dict[str, Any]]) -> Panel:
+    with quiet_pandas():
         train, template = split(entries, offset=-source.horizon)
         return Panel(name, source, list(train), template.generate_instances(source.horizon))
 

@@ -30,7 +30,7 @@ from gluonts.torch.model.patch_tst import PatchTSTEstimator
 from rich.console import Console
 
 from benchmarks.machine import installed, positive
-from benchmarks.reporting import RESULTS, Section, names, progress_bar
+from benchmarks.reporting import RESULTS, Section, names, progress_bar, write_sections
 from benchmarks.timeseries.__main__ import known, quiet
 from benchmarks.timeseries.cells import Cell, Result
 from benchmarks.timeseries.measure import Results
@@ -42,7 +42,7 @@ from domains.timeseries.metrics import Inside, seasonal_naive
 from titans_seq.errors import UserError
 
 OUTPUT = RESULTS / "forecasting_probabilistic.json"
-README = Section("forecasting-probabilistic")
+FULL, SHORT = Section("forecasting-panels-all"), Section("forecasting-panels")
 SCORES = ("CRPS", "MASE", "coverage_80")
 
 
@@ -50,8 +50,8 @@ SCORES = ("CRPS", "MASE", "coverage_80")
 class Budget:
     """Of every trained forecaster; the epoch with the best loss on the last training horizon of every series is kept."""
 
-    epochs: int = 16
-    batches: int = 50
+    epochs: int = 4
+    batches: int = 100
     batch_size: int = 32
 
 
@@ -76,8 +76,7 @@ class Model:
 
 def naive(panel: Panel, budget: Budget, seed: int) -> Made:
     """The last value or the last season repeated, whichever was nearer to the last horizon of the training series."""
-    source = panel.source
-    shorter = [{**entry, "target": entry["target"][: -source.horizon]} for entry in panel.train]
+    source, shorter = panel.source, panel.shorter
     labels = np.stack([entry["target"][-source.horizon :] for entry in panel.train])
 
     def error(season: int) -> float:
@@ -138,8 +137,7 @@ def gluonts(build: Callable[..., Any]) -> Callable[[Panel, Budget, int], Made]:
                     "enable_model_summary": False,
                 },
             )
-            shorter = [{**entry, "target": entry["target"][: -panel.source.horizon]} for entry in panel.train]
-            output = estimator.train_model(shorter, panel.train)
+            output = estimator.train_model(panel.shorter, panel.train)
             return Made(list(output.predictor.predict(panel.test.input)), count(output.trained_net), output.trainer.current_epoch)
 
     return make
@@ -168,7 +166,7 @@ def titans(panel: Panel, budget: Budget, seed: int) -> Made:
         seed=seed,
         progress=False,
     )
-    output = estimator.train_model(panel.train)
+    output = estimator.train_model(panel.shorter, panel.train)
     return Made(list(output.predictor.predict(panel.test.input)), count(output.trained_net), output.trainer.current_epoch)
 
 
@@ -193,8 +191,10 @@ def score(panel: Panel, forecasts: Sequence[Forecast]) -> dict[str, float]:
     return dict(zip(SCORES, map(float, found.iloc[0]), strict=True))
 
 
-def measure(cell: Cell, budget: Budget, run: int) -> Result:
+def measure(cell: Cell, budget: Budget, run: int, validation: bool = False) -> Result:
+    """validation: on the last horizon of the training series instead of the test."""
     panel, model = load(cell.dataset), MODELS[cell.model]
+    panel = panel.earlier() if validation else panel
     begin = time.process_time()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore")  # notices of other packages to their developers
@@ -226,17 +226,55 @@ def markdown(found: Results) -> str:
     """A row for each data set and model; means over seeds, with the standard deviation of CRPS."""
     rows = []
     for dataset in PANELS:
-        runs = {model: [r for r in found if (r.cell.dataset, r.cell.model) == (dataset, model)] for model in MODELS}
-        means = {model: fmean(r.scores["CRPS"] for r in rs) for model, rs in runs.items() if rs}
-        for model, mean in means.items():
-            rs = runs[model]
-            spread = f" ± {stdev(r.scores['CRPS'] for r in rs):.4f}" if len(rs) > 1 else ""
-            text = f"{mean:.4f}{spread}"
+        runs = runs_of(found, dataset)
+        lowest = min((crps(rs) for rs in runs.values()), default=0.0)
+        for model, rs in runs.items():
             others = [f"{fmean(r.scores[name] for r in rs):.3f}" for name in ("MASE", "coverage_80")]
             seconds = fmean(r.fit_cpu_seconds for r in rs)
-            best = f"**{text}**" if mean == min(means.values()) else text
-            rows.append([dataset, MODELS[model].label, best, *others, f"{rs[0].parameters:,}", f"{seconds:.0f}"])
+            rows.append([dataset, MODELS[model].label, _shown(rs, lowest), *others, f"{rs[0].parameters:,}", f"{seconds:.0f}"])
     return markdown_table(["data set", "model", "CRPS", "MASE", "inside 80 %", "parameters", "CPU s"], rows)
+
+
+def short(found: Results) -> str:
+    """CRPS and MASE of a column for each model, and how they were obtained."""
+    rows = []
+    for dataset in PANELS:
+        runs = runs_of(found, dataset)
+        lowest = min((crps(rs) for rs in runs.values()), default=0.0)
+        cells = {model: f"{_shown(rs, lowest)} / {fmean(r.scores['MASE'] for r in rs):.2f}" for model, rs in runs.items()}
+        rows.append([dataset, *(cells.get(model, "-") for model in MODELS)])
+    table = markdown_table(["CRPS / MASE", *(model.label for model in MODELS.values())], rows)
+    return f"{_sentence(found)}\n\n{table}"
+
+
+def runs_of(found: Results, dataset: str) -> dict[str, list[Result]]:
+    """Of all seeds of each model that was measured."""
+    runs = {model: [r for r in found if (r.cell.dataset, r.cell.model) == (dataset, model)] for model in MODELS}
+    return {model: rs for model, rs in runs.items() if rs}
+
+
+def crps(runs: Sequence[Result]) -> float:
+    """Mean over seeds."""
+    return fmean(r.scores["CRPS"] for r in runs)
+
+
+def _shown(runs: Sequence[Result], lowest: float) -> str:
+    text = f"{crps(runs):.4f}" + (f" ± {stdev(r.scores['CRPS'] for r in runs):.4f}" if len(runs) > 1 else "")
+    return f"**{text}**" if crps(runs) == lowest else text
+
+
+def _sentence(found: Results) -> str:
+    learned = [r for r in found if r.budget]
+    budget = learned[-1].budget if learned else None
+    seeds = sorted({r.cell.seed for r in learned if r.cell.seed is not None})
+    text = "The last horizon of every series; bold is the lowest CRPS."
+    if budget:
+        text += (
+            f" Trained models had {budget['epochs']} epochs of {budget['batches']} batches of {budget['batch_size']} windows, "
+            f"the best epoch by the loss on the horizon before; seed {', '.join(map(str, seeds))}."
+        )
+    revisions = ", ".join(sorted({(run["revision"] or "?")[:10] for run in found.used_runs()}))
+    return f"{text} `python -m benchmarks.timeseries.probabilistic`, revision {revisions}."
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:
@@ -250,14 +288,15 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--batches", type=positive(int), default=Budget.batches, help="of an epoch (default: %(default)s)")
     add("--threads", type=positive(int), default=1, help="of torch (default: %(default)s)")
     add("--quick", action="store_true", help="one epoch of one seed on tourism_monthly; writes no file without --output")
+    add("--validation", action="store_true", help="score the last horizon of the training series, never the test; no file without --output")
     add("--output", type=Path, help=f"JSON of the results (default: {OUTPUT.relative_to(RESULTS.parents[1])})")
     add("--again", action="store_true", help="measure cells again that the output holds already")
     add("--table", action="store_true", help="print the table of the output that is there; measure nothing")
-    add("--readme", type=Path, metavar="FILE", help="with --table: put it between the markers of this file")
+    add("--readme", type=Path, nargs="+", metavar="FILE", default=[], help="with --table: put it between the markers of these files")
     options = parser.parse_args(arguments)
     if options.quick:
         options.datasets, options.seeds, options.epochs, options.batches = ["tourism_monthly"], options.seeds[:1], 1, 20
-    elif options.output is None:
+    elif options.output is None and not options.validation:
         options.output = OUTPUT
     return options
 
@@ -277,7 +316,7 @@ def run(options: argparse.Namespace, console: Console) -> None:
         task = progress.add_task("", total=len(cells), completed=len(cells) - len(todo))
         for cell in todo:
             progress.update(task, description=cell.label)
-            found.add(result := measure(cell, budget, number))
+            found.add(result := measure(cell, budget, number, options.validation))
             scores = ", ".join(f"{name} {result.scores[name]:.4f}" for name in SCORES)
             progress.console.print(f"{cell.label}: {scores}, {result.fit_cpu_seconds:.0f} CPU s", soft_wrap=True)
             progress.advance(task)
@@ -291,10 +330,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     torch.set_num_threads(options.threads)
     try:
         if options.table:
-            text = markdown(Results.load(options.output))
-            console.print(text, markup=False)
-            if options.readme:
-                README.write(options.readme, text)
+            sections = {FULL: markdown(found := Results.load(options.output)), SHORT: short(found)}
+            console.print(sections[FULL], markup=False)
+            for file in options.readme:
+                write_sections(file, sections)
         else:
             run(options, console)
     except UserError as error:

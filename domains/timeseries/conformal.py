@@ -6,7 +6,7 @@ that series of unlike scale share it.
 
 import math
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from functools import partial
 from itertools import count
 from pathlib import Path
@@ -49,11 +49,13 @@ class Calibration:
         levels: of the quantiles.
         corrections: (Q, H, C) float64, how far each quantile is moved outward (below the median down, else up), in units of `spread_of`.
         counts: (H, C) int64, the forecasts that this was learned from.
+        model: fingerprint of the forecaster whose forecasts they were; None of a predictor that is none of ours.
     """
 
     levels: Levels
     corrections: np.ndarray
     counts: np.ndarray
+    model: str | None = None
 
     def apply(self, forecast: Forecast, smallest: float = -math.inf) -> QuantileForecast:
         """The forecast with its quantiles corrected and put in order, none below `smallest`.
@@ -74,7 +76,8 @@ class Calibration:
         """Write to a safetensors file, whole or not at all."""
         corrections, counts = self.corrections.astype(np.float64), self.counts.astype(np.int64)
         arrays = {"levels": np.array(self.levels.values), "corrections": corrections, "counts": counts}
-        write_safetensors(path, {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()})
+        metadata = None if self.model is None else {"model": self.model}
+        write_safetensors(path, {name: torch.from_numpy(np.ascontiguousarray(x)) for name, x in arrays.items()}, metadata)
 
     @classmethod
     def load(cls, path: str | Path) -> "Calibration":
@@ -83,7 +86,7 @@ class Calibration:
         Raises:
             UserError: the file is missing, damaged, or no calibration.
         """
-        tensors, _ = read_safetensors(path)
+        tensors, metadata = read_safetensors(path)
         shapes = {name: tuple(x.shape) for name, x in tensors.items()}
         corrections = shapes.get("corrections", ())
         fits = {"levels": corrections[:1], "corrections": corrections, "counts": corrections[1:]}
@@ -96,7 +99,7 @@ class Calibration:
             levels = Levels(tuple(tensors["levels"].tolist()))
         except ValueError as error:
             raise UserError(f"{path}: damaged ({error}).") from None
-        return cls(levels, tensors["corrections"].numpy(), tensors["counts"].numpy())
+        return cls(levels, tensors["corrections"].numpy(), tensors["counts"].numpy(), metadata.get("model"))
 
 
 class CalibratedPredictor(Predictor):
@@ -105,9 +108,14 @@ class CalibratedPredictor(Predictor):
     Attributes:
         predictor: what is corrected.
         calibration: the corrections.
+
+    Raises:
+        ValueError: the corrections were learned from the forecasts of another model.
     """
 
     def __init__(self, predictor: Predictor, calibration: Calibration) -> None:
+        if calibration.model is not None and calibration.model != _name_of(predictor):
+            raise ValueError("the calibration is of a model with other weights. Calibrate this one")
         super().__init__(predictor.prediction_length, predictor.lead_time)
         self.predictor, self.calibration = predictor, calibration
 
@@ -162,7 +170,7 @@ def load_calibrated(folder: str | Path, univariate: bool = False, batch_size: in
     """The forecaster of `folder` with the calibration beside it; arguments as of `load_predictor`.
 
     Raises:
-        UserError: a file is missing or damaged, or the calibration is of another forecaster's shape.
+        UserError: a file is missing or damaged, or the calibration is of another forecaster.
     """
     folder = locate(folder, (*FILES, CALIBRATION_NAME), **hub)
     predictor = load_predictor(folder, univariate, batch_size)
@@ -173,7 +181,10 @@ def load_calibrated(folder: str | Path, univariate: bool = False, batch_size: in
             f"{folder / CALIBRATION_NAME}: is of {steps} steps and {channels} channels, the model of {c.prediction_length} and "
             f"{c.num_channels}. Calibrate the model again."
         )
-    return CalibratedPredictor(predictor, calibration)
+    try:
+        return CalibratedPredictor(predictor, calibration)
+    except ValueError as error:
+        raise UserError(f"{folder / CALIBRATION_NAME}: {error}.") from error
 
 
 # ---- learning the corrections
@@ -249,7 +260,7 @@ def calibrate(
         scores.append(levels.scores(made, actual_of(label), spread_of(made)).astype(np.float32))
     if levels is None:
         raise ValueError("test_data holds no window to calibrate on")
-    return CalibratedPredictor(predictor, split_conformal(np.stack(scores), levels))
+    return CalibratedPredictor(predictor, replace(split_conformal(np.stack(scores), levels), model=_name_of(predictor)))
 
 
 def split_conformal(scores: np.ndarray, levels: Levels) -> Calibration:
@@ -266,6 +277,11 @@ def split_conformal(scores: np.ndarray, levels: Levels) -> Calibration:
     ordered = np.sort(np.where(np.isfinite(scores), scores, np.inf), axis=0)
     corrections = np.take_along_axis(ordered, rank[None] - 1, axis=0)[0]
     return Calibration(levels, corrections.astype(np.float64), counts.astype(np.int64))
+
+
+def _name_of(predictor: Predictor) -> str | None:
+    """The fingerprint of its model, if it has one."""
+    return str(predictor.fingerprint) if isinstance(predictor, TitansPredictor) else None
 
 
 def _levels_of(forecast: Forecast) -> Levels:

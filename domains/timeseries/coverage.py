@@ -1,7 +1,7 @@
 """How often what came true lay inside the intervals of forecasts. Shapes: I intervals, H steps ahead, C channels."""
 
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import numpy as np
 import polars as pl
@@ -11,6 +11,9 @@ from scipy.stats import beta
 
 from domains.timeseries.quantiles import quantiles_of
 
+if TYPE_CHECKING:
+    from domains.timeseries.metrics import Windows
+
 INTERVALS = (0.4, 0.6, 0.8)
 
 
@@ -19,9 +22,14 @@ def actual_of(label: Mapping[str, Any]) -> np.ndarray:
     return np.atleast_2d(label["target"]).T.astype(np.float64)
 
 
+def outside(actual: np.ndarray, lower: np.ndarray, upper: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
+    """Whether values lie under and over an interval, bool; one on a bound lies inside."""
+    return actual < lower, actual > upper
+
+
 def coverage(
     forecasts: Iterable[Forecast],
-    test_data: TestData,
+    test_data: "TestData | Windows",
     channel_names: Sequence[str] | None = None,
     intervals: Sequence[float] = INTERVALS,
 ) -> pl.DataFrame:
@@ -45,7 +53,8 @@ def coverage(
     for forecast, label in zip(forecasts, test_data.label, strict=True):
         actual = actual_of(label)
         lower, upper = (quantiles_of(forecast, levels) for levels in zip(*pairs, strict=True))
-        below, above = below + (actual < lower), above + (actual > upper)
+        under, over = outside(actual, lower, upper)
+        below, above = below + under, above + over
         count = count + np.isfinite(actual)
     if not np.size(count) or not np.ndim(count):
         raise ValueError("there is no forecast to score")

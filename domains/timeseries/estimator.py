@@ -274,6 +274,20 @@ class TitansEstimator(PyTorchLightningEstimator):
         self.validation_windows, self.patience = validation_windows, patience
         self.seed, self.progress = seed, progress
 
+    @classmethod
+    def derive_auto_fields(cls, train_iter: Dataset) -> dict[str, Any]:
+        """freq, num_channels, and the numbers of features and categories that entries have, for `from_inputs(dataset, ..)`."""
+        first, *rest = train_iter
+        rows = {name: len(np.atleast_2d(first[name])) if name in first else 0 for name in DYNAMIC}
+        categories = np.stack([np.reshape(entry.get("feat_static_cat", ()), -1) for entry in (first, *rest)])
+        return {
+            "freq": first["start"].freqstr,
+            "num_channels": len(first["target"]) if np.ndim(first["target"]) == 2 else None,
+            **{count: rows[name] for name, count in DYNAMIC.items()},
+            "num_feat_static_real": np.size(first.get("feat_static_real", ())),
+            "cardinality": [int(highest) + 1 for highest in categories.max(0)] if categories.size else None,
+        }
+
     @property
     def min_past(self) -> int:
         """Fewest steps of history in a training window; the rest of the context is padded and masked."""

@@ -20,6 +20,7 @@ from gluonts.model.seasonal_naive import SeasonalNaivePredictor
 from gluonts.time_feature.seasonality import DEFAULT_SEASONALITIES, get_seasonality
 
 from domains.timeseries.config import QUANTILES
+from domains.timeseries.coverage import coverage, outside
 from domains.timeseries.data import quiet_pandas
 from titans_seq.errors import UserError
 
@@ -84,12 +85,9 @@ def interval_coverage(forecasts: Iterable[Forecast], test_data: TestData | Windo
 
     A last channel "mean" is over the others; a channel without labels is null.
     """
-    shares = _evaluate(forecasts, test_data, [Inside(share) for share in INTERVALS], season_length=1, axis=(0, 2))
-    columns = [
-        pl.DataFrame({"channel": list(channel_names), "nominal": share, "coverage": shares.iloc[:, i].to_numpy(float)})
-        for i, share in enumerate(INTERVALS)
-    ]
-    table = pl.concat(columns).with_columns(pl.col("coverage").fill_nan(None))
+    steps = coverage(forecasts, test_data, channel_names, INTERVALS).rename({"interval": "nominal"})
+    inside = (pl.col("coverage") * pl.col("count")).sum() / pl.col("count").sum()
+    table = steps.group_by("nominal", "channel", maintain_order=True).agg(inside.fill_nan(None)).select("channel", "nominal", "coverage")
     means = table.group_by("nominal", maintain_order=True).agg(pl.col("coverage").mean())
     return pl.concat([table, means.select(pl.lit("mean").alias("channel"), "nominal", "coverage")])
 
@@ -124,7 +122,7 @@ def _evaluate(forecasts: Iterable[Forecast], data: Any, metrics: list[Any], seas
 
 @dataclass(frozen=True)
 class Inside:
-    """A gluonts.ev metric: how many labels lie inside the central interval that is to hold `share` of them, bounds included.
+    """A gluonts.ev metric: how many labels lie inside the central interval that is to hold `share` of them, as `coverage.outside` counts.
 
     The difference of GluonTS's Coverage(0.9) and Coverage(0.1) would miss labels on the lower bound.
     """
@@ -136,7 +134,8 @@ class Inside:
         low, high = (str(round((1 + sign * self.share) / 2, 6)) for sign in (-1, 1))
 
         def within(data: Any) -> np.ndarray:
-            return ((data[low] <= data["label"]) & (data["label"] <= data[high])).astype(float)
+            below, above = outside(data["label"], data[low], data[high])
+            return 1.0 - below - above
 
         return DirectMetric(name=f"coverage_{self.share}", stat=within, aggregate=Mean(axis=axis))
 

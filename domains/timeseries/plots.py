@@ -111,7 +111,7 @@ def plot_coverage(coverage: pl.DataFrame, by_horizon: pl.DataFrame, path: str | 
             for channel in rows.filter(pl.col("channel") != "mean").partition_by("channel") if ax is left else []:
                 ax.plot(channel[x], channel[y], color=colour, lw=0.7, alpha=0.35, ls=style)
             mean = rows.filter(pl.col("channel") == "mean")
-            ax.plot(mean[x], mean[y], color=colour, lw=1.8, ls=style, marker="o", ms=3.5, label=name)
+            ax.plot(mean[x], mean[y], color=colour, lw=1.8, ls=style, marker="o", ms=3.5, label=name, clip_on=False)
         ax.set_ylim(0, 1)
         ax.yaxis.set_major_formatter(PercentFormatter(1))
         _frame(ax, "observations inside")
@@ -138,7 +138,10 @@ def _draw_history(ax: Axes, entry: dict[str, Any], channel: int, length: int) ->
     values = np.atleast_2d(entry["target"])[channel]
     shown = values[-length:]
     index = pd.period_range(entry["start"] + (len(values) - len(shown)), periods=len(shown))
-    ax.plot(_dates(index), shown, color=_INK, lw=1.1, label="history")
+    seen = np.pad(np.isfinite(shown), 1)
+    alone = np.flatnonzero(seen[1:-1] & ~seen[:-2] & ~seen[2:])  # between two gaps a line would not show them
+    dot = "o" if len(alone) else ""
+    ax.plot(_dates(index), shown, color=_INK, lw=1.1, marker=dot, ms=2, markevery=alone.tolist(), label="history")
 
 
 def _draw_forecast(ax: Axes, forecast: Forecast, channel: int) -> None:

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Mapping
 from dataclasses import dataclass, fields
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -15,7 +16,7 @@ if TYPE_CHECKING:
 
     from domains.timeseries.cli.options import Lengths
     from domains.timeseries.conformal import CalibratedPredictor
-    from domains.timeseries.data import Roles, SeriesTable, Table
+    from domains.timeseries.data import Roles, Table
     from domains.timeseries.estimator import TitansPredictor
     from titans_seq.card import Card
 
@@ -71,21 +72,27 @@ class Trained:
 
         return (load_calibrated if self.calibrated else load_predictor)(self.folder)
 
-    def read(self, file: Path | None, missing: Missing | None = None) -> "SeriesTable":
-        """A file of the same columns, or the series that ships if the model was trained on it; `missing` as in training where None."""
-        from domains.timeseries.data import load_example, read_table
+    def read(self, file: Path | None, missing: Missing | None = None, cache: Path | None = None) -> "Table":
+        """A file of the same columns, or the series that ships if the model was trained on it; `missing` as in training where None.
+
+        With a `cache` the file is a Parquet that is read from the disk (`map_table`).
+        """
+        from domains.timeseries.data import load_example, map_table, read_table
 
         t = self.table
         missing = missing or t.missing
         if file is None:
+            if cache is not None:
+                raise UserError("--cache: such options describe a file; name the FILE as well.")
             if t.example is None:
                 raise UserError(f"{self.folder} was not trained on the series that ships: name a FILE with {', '.join(t.target)}.")
             return load_example(t.example)
-        if file.name.lower().endswith(".tsf"):
+        table: Table
+        if file.name.lower().endswith(".tsf") and cache is None:
             table = read_table(file, static_features=t.static_features, categories=self.categories, missing=missing)
         else:
             try:
-                table = read_table(
+                table = (read_table if cache is None else partial(map_table, cache=cache))(
                     file,
                     target=t.target,
                     timestamp=t.timestamp,

@@ -25,6 +25,7 @@ OUTPUT = Group("Output", sort_key=(-1, "4"))
 """Sorted before the parts of a configuration, whose keys begin with their depth."""
 
 File = Annotated[Path | None, Parameter(help="CSV, TSV, Parquet or Monash .tsf. Default: the Seattle weather that ships.")]
+Cache = Annotated[Path | None, Parameter(help="Folder for a copy of a Parquet that memory does not hold: then it is read from the disk.")]
 Output = Annotated[Path, Parameter(name=("--output", "-o"), group=OUTPUT)]
 FileFormat = Annotated[Format, Parameter(name="--format", help="Kind of the tables written.", group=OUTPUT)]
 Quiet = Annotated[bool, Parameter(help="Print nothing but the paths of the files written.", negative="", group=OUTPUT)]
@@ -48,9 +49,7 @@ class TableOptions:
     ] = None
     static_features: Annotated[str | None, Parameter(help="Columns with one number or category a series.")] = None
     missing: Annotated[Missing, Parameter(help="Refuse missing values and steps, or mask them out. Nothing is imputed.")] = "error"
-    cache: Annotated[
-        Path | None, Parameter(help="Folder for a copy of a Parquet that memory does not hold: then it is read from the disk.")
-    ] = None
+    cache: Cache = None
 
 
 @Parameter(name="*", group=_FORECAST)
@@ -72,10 +71,12 @@ class LengthOptions:
 class TrainingOptions:
     """How the model is trained."""
 
-    epochs: Annotated[int | None, Parameter(help="Passes of training. Default: the estimator's.", validator=AtLeastOne)] = None
-    batches: Annotated[int | None, Parameter(help="Batches of windows in an epoch. Default: the estimator's.", validator=AtLeastOne)] = None
-    batch_size: Annotated[int | None, Parameter(help="Windows in a batch. Default: the estimator's.", validator=AtLeastOne)] = None
-    learning_rate: Annotated[float | None, Parameter(help="Largest step. Default: the estimator's.", validator=Number(gt=0))] = None
+    epochs: Annotated[int | None, Parameter(help="Rounds of training, the best of which is kept. Default: 16.", validator=AtLeastOne)] = (
+        None
+    )
+    batches: Annotated[int | None, Parameter(help="Batches of windows in a round. Default: 50.", validator=AtLeastOne)] = None
+    batch_size: Annotated[int | None, Parameter(help="Windows in a batch. Default: 32.", validator=AtLeastOne)] = None
+    learning_rate: Annotated[float | None, Parameter(help="Largest step. Default: 0.005.", validator=Number(gt=0))] = None
     calibration_windows: Annotated[
         int,
         Parameter(
@@ -132,13 +133,11 @@ def read(file: Path | None, options: TableOptions, progress: bool = False) -> "T
         "freq": options.freq,
         "past_features": names("--past-features", options.past_features),
         "future_features": names("--future-features", options.future_features),
+        "static_features": names("--static-features", options.static_features),
         "missing": options.missing,
     }
-    static = names("--static-features", options.static_features)
     if options.cache is None:
-        return read_table(file, **chosen, static_features=static)
-    if static:
-        raise UserError("--static-features cannot be read from the disk yet: leave them out, or leave out --cache.")
+        return read_table(file, **chosen)
     with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
         task = bar.add_task(f"Copying {file.name}", total=None)
         return map_table(file, options.cache, **chosen, progress=lambda done, total: bar.update(task, completed=done, total=total))

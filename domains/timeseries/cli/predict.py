@@ -8,7 +8,7 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from domains.timeseries.cli.files import prepare, table_writer
-from domains.timeseries.cli.options import FileFormat, Missing, Output, Quiet, Threads
+from domains.timeseries.cli.options import Cache, FileFormat, Missing, Output, Quiet, Threads
 from titans_seq.options import ConfigFile
 from titans_seq.outputs import write_all
 
@@ -21,6 +21,7 @@ def predict(
     missing: Annotated[
         Missing | None, Parameter(help="Refuse missing values and steps, or mask them out. Default: as in training.")
     ] = None,
+    cache: Cache = None,
     output: Annotated[Output, Parameter(help="Folder for the forecast and its plot.")] = Path("forecast"),
     file_format: FileFormat = "csv",
     threads: Threads = 1,
@@ -37,7 +38,7 @@ def predict(
     trained = folder.find(model)
     predictor = trained.predictor()
     steps, context = predictor.prediction_length, predictor.model.config.context_length
-    table = trained.read(file, missing)
+    table = trained.read(file, missing, cache)
     check_contexts(table, steps, context, windows=0)
     entries = table.to_gluonts(ahead=steps)
     forecasts = list(predictor.predict(entries))

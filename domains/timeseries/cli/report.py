@@ -26,6 +26,8 @@ def print_table(table: "Table") -> None:
     features = [("Known up to now", roles.past_features), ("known ahead", roles.future_features), ("constant", roles.static_features)]
     if any(columns for _, columns in features):
         print("Features. " + "; ".join(f"{kind}: {', '.join(columns)}" for kind, columns in features if columns) + ".")
+    if table.utc:
+        print("Its times have a zone; here and in what is written they are in UTC.")
     if table.filled:
         print(f"{table.filled} steps that the file has no row for are masked as missing.")
 

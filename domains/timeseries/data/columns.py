@@ -78,8 +78,21 @@ def _target_columns(source: Source, taken: set[str]) -> tuple[str, ...]:
     free = [column for column in source.columns if column not in taken and column.strip()]
     found = tuple(c for c in free if _mostly(as_number(source.frame[c]), source.frame[c]))
     if not found:
-        source.fail(f"no column of numbers (with decimal points) to forecast. The columns are: {', '.join(source.columns)}.")
+        first = {column: source.frame[column].drop_nulls().head(1).to_list() for column in free}
+        held = "".join(f" Column '{column}' holds '{value[0]!s:.20}'." for column, value in first.items() if value)
+        source.fail(
+            f"no column of numbers to forecast. Numbers have a decimal point and no other mark, such as 1234.5.{held} "
+            f"The columns are: {', '.join(source.columns)}."
+        )
     return found
+
+
+def is_zoned(values: pl.Series) -> bool:
+    """Whether times say their zone."""
+    if _is_text(values):
+        zone = values.str.contains(r":\d{2}(\.\d+)?\s*(Z|[+-]\d{2}:?\d{2})\s*$")
+        return 2 * zone.sum() > len(values)
+    return getattr(values.dtype, "time_zone", None) is not None
 
 
 def _mostly(part: pl.Series | None, values: pl.Series) -> bool:
@@ -230,7 +243,8 @@ def checked_static(source: Source, items: pl.Series, roles: Roles, categories: M
 def _static_column(source: Source, column: str, as_category: bool | None) -> pl.Series:
     """Float64, or text where not all of it is numbers (None) or it is to be a category."""
     values = _plain(source.frame[column])
-    source.refuse_first(column, values.is_null(), "missing", "A static feature needs a value in every row; write one such as 'unknown'")
+    missing = values.is_null() | values.is_nan() if values.dtype.is_float() else values.is_null()
+    source.refuse_first(column, missing, "missing", "A static feature needs a value in every row; write one such as 'unknown'")
     numbers = None if values.dtype == pl.Boolean else as_number(values)
     if as_category is None:
         as_category = numbers is None or numbers.null_count() > 0

@@ -106,10 +106,10 @@ def _read_parquet(path: Path) -> pl.DataFrame:
 
 def _read_text(path: Path, separator: str) -> pl.DataFrame:
     """Every column as text, so that a value that is no number can be shown as it stands in the file."""
-    frame = pl.read_csv(path, separator=separator, infer_schema=False)
-    if frame.width == 1 and ";" in frame.columns[0]:
-        frame = pl.read_csv(path, separator=";", infer_schema=False)
-    return frame
+    header = pl.read_csv(path, separator=separator, infer_schema=False, n_rows=0).columns
+    if len(header) == 1 and ";" in header[0]:
+        separator = ";"
+    return pl.read_csv(path, separator=separator, infer_schema=False)
 
 
 def explain(error: Exception) -> str:

@@ -9,7 +9,7 @@ import json
 import os
 import shutil
 import tempfile
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from datetime import datetime
 from pathlib import Path
@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
-from domains.timeseries.data.columns import YEARS, checked_items, checked_numbers, checked_times, find_roles
+from domains.timeseries.data.columns import YEARS, checked_items, checked_numbers, checked_static, checked_times, find_roles
 from domains.timeseries.data.files import ROW, Source, explain, find_file
 from domains.timeseries.data.grid import (
     MEND_MISSING,
@@ -30,12 +30,12 @@ from domains.timeseries.data.grid import (
     refuse_off_grid,
     refuse_sparse,
 )
-from domains.timeseries.data.table import Roles, SeriesTable, make_entry, stamps_from
+from domains.timeseries.data.table import Roles, SeriesTable, Static, make_entry, stamps_from
 from titans_seq.errors import UserError
 
 BATCH = 1 << 18
 """Rows that are read at once."""
-_FORMAT = 1
+_FORMAT = 2
 _SAMPLE = 10_000
 
 
@@ -63,7 +63,7 @@ class MappedTable:
     Attributes:
         path: float32 values (steps of all items, columns in the order of `Roles.values`), NaN where missing.
         items: as of `SeriesTable`, with two more columns: offset (row of the first step) and span (steps, those ahead included).
-        roles, freq, step, filled: as of `SeriesTable`.
+        roles, freq, step, filled, static: as of `SeriesTable`.
     """
 
     path: Path
@@ -72,10 +72,11 @@ class MappedTable:
     freq: str
     step: str
     filled: int
-    static: None = None
+    static: Static | None = None
     horizon: None = None
     ignored: tuple[str, ...] = ()
     units: ClassVar[dict[str, str]] = {}
+    utc: ClassVar[bool] = False
 
     @property
     def targets(self) -> tuple[str, ...]:
@@ -101,6 +102,7 @@ class MappedEntries(Sequence):
 
     def __init__(self, table: MappedTable, ahead: int) -> None:
         self.table, self.ahead = table, ahead
+        self.static = table.static.fields() if table.static else [{}] * len(self)
 
     def __len__(self) -> int:
         return self.table.items.height
@@ -108,17 +110,18 @@ class MappedEntries(Sequence):
     def __getitem__(self, index: Any) -> Any:
         if isinstance(index, slice):
             return [self[i] for i in range(*index.indices(len(self)))]
-        return self._entry(self.table.items.row(index, named=True), self._values())
+        return self._entry(self.table.items.row(index, named=True), self.static[index], self._values())
 
     def __iter__(self) -> Iterator[dict[str, Any]]:
         values = self._values()
-        return (self._entry(item, values) for item in self.table.items.iter_rows(named=True))
+        items = self.table.items.iter_rows(named=True)
+        return (self._entry(item, fixed, values) for item, fixed in zip(items, self.static, strict=True))
 
     def _values(self) -> np.ndarray:
         width = len(self.table.roles.values)
         return Mapped(self.table.path, dtype=np.float32, mode="r").reshape(-1, width)
 
-    def _entry(self, item: dict[str, Any], values_TK: np.ndarray) -> dict[str, Any]:
+    def _entry(self, item: dict[str, Any], fixed: dict[str, np.ndarray], values_TK: np.ndarray) -> dict[str, Any]:
         roles, length = self.table.roles, item["len"]
         span = length + (self.ahead if roles.future_features else 0)
         if span > item["span"]:
@@ -128,7 +131,8 @@ class MappedEntries(Sequence):
             )
         with quiet_pandas():
             start = pd.Period(item["first"], freq=self.table.freq)
-        return make_entry(item["item_id"], start, values_TK[item["offset"] : item["offset"] + span].T, length, roles)
+        values_KT = values_TK[item["offset"] : item["offset"] + span].T
+        return make_entry(item["item_id"], start, values_KT, length, roles) | fixed
 
 
 def map_table(
@@ -141,6 +145,8 @@ def map_table(
     freq: str | None = None,
     past_features: Sequence[str] = (),
     future_features: Sequence[str] = (),
+    static_features: Sequence[str] = (),
+    categories: Mapping[str, Sequence[str]] | None = None,
     missing: str = "error",
     progress: Callable[[int, int], None] | None = None,
 ) -> MappedTable:
@@ -149,7 +155,7 @@ def map_table(
     Args:
         path: the Parquet; its times are of a temporal type, its rows in any order.
         cache: folder for the values, 4 bytes each. They are written once, and anew when the file or the arguments have changed.
-        target, timestamp, item_id, freq, past_features, future_features, missing: as of `read_table`.
+        target, timestamp, item_id, freq, past_features, future_features, static_features, categories, missing: as of `read_table`.
         progress: called with the rows done and the rows of the file.
 
     Raises:
@@ -163,9 +169,10 @@ def map_table(
         "item_id": item_id,
         "past_features": tuple(past_features),
         "future_features": tuple(future_features),
+        "static_features": tuple(static_features),
     }
     stat = path.stat()
-    key = [_FORMAT, str(path.resolve()), stat.st_size, stat.st_mtime_ns, chosen, freq, missing]
+    key = [_FORMAT, str(path.resolve()), stat.st_size, stat.st_mtime_ns, chosen, freq, categories and dict(categories), missing]
     name = f"{path.stem}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"
     made = Path(cache) / name
     if not (made / "table.json").is_file():
@@ -174,7 +181,7 @@ def map_table(
             roles = find_roles(source, **chosen)
             Path(cache).mkdir(parents=True, exist_ok=True)
             with tempfile.TemporaryDirectory(dir=cache, prefix=".titans-seq-") as folder:
-                _write(path, source, roles, freq, missing, Path(folder) / name, progress)
+                _write(path, source, roles, freq, categories, missing, Path(folder) / name, progress)
                 shutil.rmtree(made, ignore_errors=True)
                 os.replace(Path(folder) / name, made)
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
@@ -182,7 +189,12 @@ def map_table(
     about: dict[str, Any] = json.loads((made / "table.json").read_text())
     items = pl.read_parquet(made / "items.parquet")
     columns: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in about["roles"].items()}
-    return MappedTable(made / "values.f32", items, Roles(**columns), about["freq"], about["step"], about["filled"])
+    static = _read_static(made, about["categories"]) if about["roles"]["static_features"] else None
+    return MappedTable(made / "values.f32", items, Roles(**columns), about["freq"], about["step"], about["filled"], static)
+
+
+def _read_static(folder: Path, categories: Mapping[str, Sequence[str]]) -> Static:
+    return Static(pl.read_parquet(folder / "static.parquet"), {name: tuple(known) for name, known in categories.items()})
 
 
 def _sample(path: Path) -> Source:
@@ -196,8 +208,8 @@ def _sample(path: Path) -> Source:
     return source
 
 
-def _write(path: Path, source: Source, roles: Roles, freq: str | None, missing: str, folder: Path, progress: Any) -> None:
-    """values.f32, items.parquet and table.json, last of all, into a new folder."""
+def _write(path: Path, source: Source, roles: Roles, freq: str | None, categories: Any, missing: str, folder: Path, progress: Any) -> None:
+    """values.f32, items.parquet, static.parquet if there are such features, and table.json, last of all, into a new folder."""
     folder.mkdir()
     grid = _lay_out(source, path, roles, freq)
     values = np.memmap(folder / "values.f32", np.float32, "w+", shape=(grid.steps, len(roles.values)))
@@ -210,7 +222,11 @@ def _write(path: Path, source: Source, roles: Roles, freq: str | None, missing: 
     values.flush()
     items.write_parquet(folder / "items.parquet")
     (folder / "seen").unlink()
-    about = {"roles": asdict(roles), "freq": period_alias(grid.step), "step": grid.step, "filled": filled}
+    static = _static(path, roles, categories)
+    if static is not None:
+        static.frame.write_parquet(folder / "static.parquet")
+    known = static.categories if static else {}
+    about = {"roles": asdict(roles), "freq": period_alias(grid.step), "step": grid.step, "filled": filled, "categories": known}
     (folder / "table.json").write_text(json.dumps(about))
 
 
@@ -311,6 +327,26 @@ def _fill(path: Path, roles: Roles, grid: _Grid, values: np.ndarray, seen: np.nd
         if progress is not None:
             progress(done, grid.total_rows)
     return done
+
+
+def _static(path: Path, roles: Roles, categories: Mapping[str, Sequence[str]] | None) -> Static | None:
+    """As `checked_static`, of each series' different rows alone: one, or the file is refused before there are many."""
+    if not roles.static_features:
+        return None
+    assert roles.item_id is not None  # `find_roles` refuses such features without it
+    columns = [roles.item_id, *roles.static_features]
+    scan = pl.scan_parquet(path).select(columns).with_row_index(ROW, offset=1)
+
+    def checked(rows: pl.DataFrame) -> Static | None:
+        source = Source(path, rows, "row")
+        return checked_static(source, checked_items(source, roles.item_id), roles, categories)
+
+    found = pl.DataFrame()
+    for batch in scan.collect_batches(chunk_size=BATCH, engine="streaming"):
+        found = pl.concat([found, batch], how="diagonal").sort(ROW).unique(columns, keep="first", maintain_order=True)
+        if found.height > found[roles.item_id].n_unique():
+            checked(found)
+    return checked(found)
 
 
 def _refuse_missing(source: Source, roles: Roles, numbers: pl.DataFrame) -> None:

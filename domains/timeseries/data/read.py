@@ -8,7 +8,7 @@ from typing import Literal
 
 import polars as pl
 
-from domains.timeseries.data.columns import checked_items, checked_numbers, checked_static, checked_times, find_roles, is_daily
+from domains.timeseries.data.columns import checked_items, checked_numbers, checked_static, checked_times, find_roles, is_daily, is_zoned
 from domains.timeseries.data.files import ROW, SUFFIXES, Source, find_file, open_source
 from domains.timeseries.data.grid import on_grid, period_alias, refuse_missing
 from domains.timeseries.data.table import Roles, SeriesTable
@@ -87,6 +87,7 @@ def read_table(
         step=step,
         ahead=ahead.drop(ROW),
         static=static,
+        utc=is_zoned(source.frame[roles.timestamp]) and not is_daily(step),
         filled=frame[ROW].null_count() + ahead[ROW].null_count(),
         ignored=tuple(
             c for c in source.columns if c.strip() and c not in (roles.timestamp, roles.item_id, *roles.values, *roles.static_features)
@@ -115,12 +116,20 @@ def _checked_rows(source: Source, roles: Roles, bare_years: bool, freq: str | No
     twice = frame.filter(frame.select("item_id", "timestamp").is_duplicated())
     if not twice.is_empty():
         (row, item, time), (other, *_) = twice.row(0)[:3], twice.row(1)
-        several = "" if roles.item_id else " If the file holds several series, name the column that tells them apart: --item-id."
+        apart = "".join(f" {column}" for column in _telling_apart(source, roles)[:1])
+        several = "" if roles.item_id else f" If the file holds several series, name the column that tells them apart: --item-id{apart}."
         source.fail(
             f"column '{roles.timestamp}', {source.unit}s {row} and {other}: the time {time} of '{item}' comes twice. "
             f"Keep one of the two; local time with daylight saving must be turned into UTC first.{several}"
         )
     return frame
+
+
+def _telling_apart(source: Source, roles: Roles) -> list[str]:
+    """Columns with fewer values than half the rows with which no time comes twice: likely names of series."""
+    most = source.frame.height // 2
+    others = [column for column in source.columns if column != roles.timestamp and source.frame[column].n_unique() < most]
+    return [column for column in others if not source.frame.select(roles.timestamp, column).is_duplicated().any()]
 
 
 def _split_ahead(source: Source, frame: pl.DataFrame, roles: Roles) -> tuple[pl.DataFrame, pl.DataFrame]:

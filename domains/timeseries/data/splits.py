@@ -63,7 +63,8 @@ def check_length(
         raise UserError(
             f"Series '{item}' has {length} steps of {table.step}; {history + held_out} are needed: {because} to train on, "
             f"{calibrating}and {windows} held-out windows of {prediction_length} to test on. Give a shorter --prediction-length, "
-            f"--context-length or --season-length, fewer --windows{' or --calibration-windows' if calibrating else ''}, or a longer series."
+            f"--context-length or --season-length, fewer --windows{' or --calibration-windows' if calibrating else ''}, "
+            "or a longer series; or leave this one out."
         )
     for entry in table.to_gluonts():
         target = entry["target"]

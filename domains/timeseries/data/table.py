@@ -87,6 +87,7 @@ class SeriesTable:
         horizon: steps to forecast, where the file says so (a Monash .tsf does).
         ignored: columns of the file without a role.
         units: unit of each target where known.
+        utc: whether the file's times had a zone and were turned into UTC.
     """
 
     frame: pl.DataFrame
@@ -99,6 +100,7 @@ class SeriesTable:
     horizon: int | None = None
     ignored: tuple[str, ...] = ()
     units: dict[str, str] = field(default_factory=dict)
+    utc: bool = False
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -1,5 +1,6 @@
 """`titans-seq forecast` as a user runs it: real files, and what is left behind."""
 
+import inspect
 import json
 import logging
 import sys
@@ -7,6 +8,7 @@ from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
 from pathlib import Path
+from typing import get_type_hints
 
 import huggingface_hub
 import numpy as np
@@ -15,9 +17,10 @@ import pytest
 import torch
 
 from domains.timeseries.cli import folder
+from domains.timeseries.cli.options import TrainingOptions
 from domains.timeseries.conformal import CalibratedPredictor, Calibration, load_calibrated
 from domains.timeseries.data import read_table
-from domains.timeseries.estimator import TitansPredictor, load_predictor
+from domains.timeseries.estimator import TitansEstimator, TitansPredictor, load_predictor
 from domains.timeseries.model import TitansForecaster
 from tests.hub import Hub
 from tests.serving import serving
@@ -176,6 +179,7 @@ def test_train_then_predict_needs_no_flags_again(run: Run, tmp_path: Path) -> No
 
 
 def test_watch_forecasts_the_steps_that_predict_does_and_goes_on(run: Run, tmp_path: Path) -> None:
+    """Its values are those of a stream that has read the same rows, which is not the cold context that predict sees."""
     file = write_table(tmp_path / "mine.csv")
     assert run("train", file, *QUICK, "-o", "model").returncode == 0
     lines = file.read_text().splitlines(keepends=True)
@@ -191,6 +195,12 @@ def test_watch_forecasts_the_steps_that_predict_does_and_goes_on(run: Run, tmp_p
     assert run("predict", "model", file).returncode == 0
     watched, predicted = (pl.read_csv(tmp_path / name / "forecast.csv") for name in ("watch", "forecast"))
     assert watched.select("item_id", "timestamp", "channel").equals(predicted.select("item_id", "timestamp", "channel"))
+    (entry,) = read_table(file).to_gluonts()
+    stream = load_predictor(tmp_path / "model").online(entry["start"])
+    stream.observe(entry["target"].T)
+    for level in (0.1, 0.5, 0.9):
+        written = watched[f"q{level}"].to_numpy().reshape(len(entry["target"]), -1).T
+        np.testing.assert_allclose(written, stream.predict().quantile(level), rtol=1e-4, atol=1e-5)
     done = run("watch", "model", "nowhere.csv")
     assert (done.returncode, "nowhere.csv: no such file" in done.stderr) == (2, True)
 
@@ -320,8 +330,29 @@ def test_a_table_on_the_disk_trains_the_same_model(run: Run, tmp_path: Path) -> 
     assert (memory / "table.json").read_text() == (disk / "table.json").read_text()
     one, other = (TitansForecaster.from_pretrained(folder).state_dict() for folder in (memory, disk))
     assert all(torch.equal(x, other[key]) for key, x in one.items())
-    done = run("train", file, "--cache", "cache", "--static-features", "load")
-    assert (done.returncode, "leave out --cache" in done.stderr) == (2, True)
+
+
+def test_static_features_of_a_table_on_the_disk(run: Run, tmp_path: Path) -> None:
+    """Trained on from the disk, predicted with from a table in memory: the same codes."""
+    rows = pl.read_csv(write_table(tmp_path / "one.csv"), try_parse_dates=True)
+    kinds = {"a": "small", "b": "big"}
+    long = pl.concat([rows.with_columns(shop=pl.lit(shop), kind=pl.lit(kind)) for shop, kind in kinds.items()])
+    long.write_parquet(tmp_path / "long.parquet")
+    flags = ("--item-id", "shop", "--static-features", "kind")
+    for name, cache in (("memory", ()), ("disk", ("--cache", "cache"))):
+        done = run("train", "long.parquet", *flags, *QUICK, *cache, "-o", name)
+        assert done.returncode == 0, done.stderr
+    memory, disk = (tmp_path / name for name in ("memory", "disk"))
+    assert json.loads((disk / "table.json").read_text())["categories"] == {"kind": ["big", "small"]}
+    assert (memory / "table.json").read_text() == (disk / "table.json").read_text()
+    written = []
+    for cache in ((), ("--cache", "cache")):
+        done = run("predict", "disk", "long.parquet", *cache)
+        assert done.returncode == 0, done.stderr
+        written.append((tmp_path / "forecast" / "forecast.csv").read_text())
+    assert written[0] == written[1]
+    done = run("predict", "disk", "--cache", "cache")
+    assert (done.returncode, "name the FILE as well" in done.stderr) == (2, True)
 
 
 def test_a_folder_that_train_did_not_write(run: Run, tmp_path: Path) -> None:
@@ -361,3 +392,12 @@ def test_no_such_file_no_arguments_and_help(run: Run, tmp_path: Path) -> None:
         assert helped.returncode == 0
         assert max(map(len, helped.stdout.splitlines())) <= 80
         assert "--output" in helped.stdout
+
+
+def test_the_help_names_the_defaults_of_the_estimator() -> None:
+    defaults = inspect.signature(TitansEstimator.__init__).parameters
+    hints = get_type_hints(TrainingOptions, include_extras=True)
+    names = {"epochs": "max_epochs", "batches": "num_batches_per_epoch", "batch_size": "batch_size", "learning_rate": "lr"}
+    for option, argument in names.items():
+        (about,) = hints[option].__metadata__
+        assert about.help.endswith(f" Default: {defaults[argument].default}.")

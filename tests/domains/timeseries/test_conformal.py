@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 import pandas as pd
 import pytest
+import torch
 from gluonts.dataset.split import split
 from gluonts.ev.metrics import MeanWeightedSumQuantileLoss
 from gluonts.model.evaluation import evaluate_model
@@ -26,7 +27,7 @@ from domains.timeseries.adaptive import RATE, AdaptiveForecaster, QuantileTracke
 from domains.timeseries.config import QUANTILES
 from domains.timeseries.conformal import CalibratedPredictor, Calibration, calibrate, load_calibrated, split_conformal
 from domains.timeseries.coverage import coverage
-from domains.timeseries.estimator import TitansEstimator, TitansPredictor
+from domains.timeseries.estimator import TitansEstimator, TitansPredictor, load_predictor
 from domains.timeseries.plots import plot_coverage_by_horizon
 from domains.timeseries.quantiles import Levels, spread_of
 from titans_seq.errors import UserError
@@ -260,6 +261,15 @@ def test_files_that_are_no_calibration_are_refused(calibrated: CalibratedPredict
     other.save(tmp_path / "calibration.safetensors")
     with pytest.raises(UserError, match=r"is of 5 steps and 2 channels, the model of 6 and 2\. Calibrate the model again"):
         load_calibrated(tmp_path)
+    calibrated.save_pretrained(tmp_path)
+    retrained = load_predictor(tmp_path)
+    with torch.no_grad():
+        retrained.model.linear.bias[0] += 0.5
+    retrained.model.save_pretrained(tmp_path)
+    with pytest.raises(UserError, match=r"is of a model with other weights\. Calibrate this one"):
+        load_calibrated(tmp_path)
+    with pytest.raises(ValueError, match="other weights"):
+        CalibratedPredictor(retrained, calibrated.calibration)
     (tmp_path / "calibration.safetensors").write_bytes((tmp_path / "model.safetensors").read_bytes())
     with pytest.raises(UserError, match="is no calibration"):
         load_calibrated(tmp_path)

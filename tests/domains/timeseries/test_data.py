@@ -122,6 +122,24 @@ def test_single_digit_dates(write):
     assert table.frame["timestamp"][0] == datetime(1990, 1, 9)
 
 
+def test_times_with_a_zone_are_said_to_be_in_utc(write):
+    stamps = ["2024-03-30T23:00:00+01:00", "2024-03-31T00:00:00+01:00", "2024-03-31T01:00:00+01:00", "2024-03-31T03:00:00+02:00"]
+    table = read_table(write(csv(stamps, range(4))))
+    assert table.utc
+    assert table.frame["timestamp"][0] == datetime(2024, 3, 30, 22)
+    assert not read_table(write(csv(daily(4), range(4)))).utc
+    assert not read_table(write(csv(["2024-03-30T00:00+01:00", "2024-03-31T00:00+01:00", "2024-04-01T00:00+02:00"], range(3)))).utc  # days
+
+
+def test_semicolons_with_decimal_commas_show_the_value(write, fails):
+    fails(write("day;sales\n2024-01-01;0,5\n2024-01-02;1,5\n2024-01-03;2,5\n"), "Column 'sales' holds '0,5'", "decimal point")
+
+
+def test_a_forgotten_item_id_is_named(write, fails):
+    text = "when,v,shop\n" + "".join(f"{t},{i},{shop}\n" for shop in "ab" for i, t in enumerate(daily(6)))
+    fails(write(text), "comes twice", "name the column that tells them apart: --item-id shop.")
+
+
 def test_years_only_where_the_column_is_named(write):
     text = "year,a\n1990,1\n1991,2\n1992,4\n"
     assert read_table(write(text), timestamp="year").freq == "Y-DEC"

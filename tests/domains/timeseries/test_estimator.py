@@ -90,6 +90,36 @@ def test_a_predictor_survives_the_disk(tmp_path: Path) -> None:
     assert np.array_equal(before.forecast_array, after.forecast_array)
 
 
+def test_hyperparameters_and_inputs_make_the_estimator_that_its_arguments_make() -> None:
+    plain = {"prediction_length": 7, "context_length": 28, "titans": SMALL}
+    made = TitansEstimator.from_hyperparameters(**plain, freq="D", num_channels=2, lr="0.01")  # as a service passes them on: as text
+    assert (made.config, made.lr) == (TitansEstimator(**plain, freq="D", num_channels=2).config, 0.01)
+    data = entries(noise(2, 60), noise(2, 50))
+    for n, entry in enumerate(data):
+        entry |= {"feat_dynamic_real": noise(3, 67), "past_feat_dynamic_real": noise(1, 60), "feat_static_real": noise(2)}
+        entry["feat_static_cat"] = np.array([n, 2 - n])
+    found = TitansEstimator.from_inputs(data, **plain)
+    features = {"num_feat_dynamic_real": 3, "num_past_feat_dynamic_real": 1, "num_feat_static_real": 2, "cardinality": [2, 3]}
+    assert found.config == TitansEstimator(**plain, freq="D", num_channels=2, **features).config
+    assert TitansEstimator.from_inputs(entries(noise(60)), **plain).config == TitansEstimator(**plain, freq="D").config
+
+
+def test_training_goes_on_from_a_predictor() -> None:
+    """Without steps to speak of it is the same forecaster; units are those it was trained in; with steps it is another."""
+    data, other = entries(noise(2, 90)), entries(3 + noise(2, 90, seed=1))
+    settings = {"num_channels": 2, "validation_windows": 0}
+    first = small_estimator(**settings).train(data)
+    (before,) = first.predict(other)
+    arrays = []
+    for lr in (1e-12, 1e-2):
+        predictor = small_estimator(**settings, lr=lr).train_from(first, other)
+        assert torch.equal(predictor.model.channel_loc, first.model.channel_loc)
+        (after,) = predictor.predict(other)
+        arrays.append(after.forecast_array)
+    np.testing.assert_allclose(arrays[0], before.forecast_array, rtol=1e-4, atol=1e-5)
+    assert np.abs(arrays[1] - before.forecast_array).max() > 1e-3
+
+
 def test_the_same_seed_gives_the_same_model_and_nothing_is_left_behind(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(tmp_path)
     data = entries(noise(2, 120))

@@ -68,6 +68,31 @@ def test_equals_the_table_in_memory(write, tmp_path, step, gaps):
         mapped.to_gluonts(4)[0]
 
 
+STATIC = {"s0": (1.5, "north"), "s1": (-2.0, "south"), "s2": (0.25, "north")}
+
+
+def with_static(frame: pl.DataFrame) -> pl.DataFrame:
+    area, region = ({item: values[i] for item, values in STATIC.items()} for i in range(2))
+    return frame.with_columns(area=pl.col("shop").replace_strict(area), region=pl.col("shop").replace_strict(region))
+
+
+def test_static_features_are_those_of_the_table_in_memory(write, tmp_path):
+    path, options = write(with_static(shuffled()), "t.parquet"), {**COLUMNS, "static_features": ["area", "region"]}
+    read = read_table(path, **options)
+    for _ in range(2):  # written, and read again
+        mapped = map_table(path, tmp_path / "cache", **options)
+        same(mapped, read, ahead=2)
+        assert mapped.static.categories == read.static.categories == {"region": ("north", "south")}
+        assert mapped.static.frame.equals(read.static.frame)
+    entries = mapped.to_gluonts()
+    assert entries[1]["feat_static_cat"].tolist() == [1]
+    assert entries[1]["feat_static_real"].tolist() == [-2.0]
+    known = {"region": ("south", "north")}  # codes of a model that was trained on another table
+    assert map_table(path, tmp_path / "cache", **options, categories=known).to_gluonts()[1]["feat_static_cat"].tolist() == [0]
+    with pytest.raises(UserError, match=r"row .*: the model knows no 'north'"):
+        map_table(path, tmp_path / "cache", **options, categories={"region": ("south",)})
+
+
 def test_one_series_and_the_checks_of_lengths(write, tmp_path):
     path = write(shuffled(shops=1).drop("shop", "price").drop_nulls(), "one.parquet")
     read, mapped = read_table(path), map_table(path, tmp_path / "cache")
@@ -128,6 +153,21 @@ def in_row_31(frame: pl.DataFrame, column: str, value) -> pl.DataFrame:
 def test_errors_name_the_row(write, tmp_path, fails, change, parts):
     path = write(change(shuffled()), "t.parquet")
     fails(path, *parts, read=lambda path, **options: map_table(path, tmp_path / "cache", **options), **COLUMNS)
+
+
+@pytest.mark.parametrize(
+    ("change", "parts"),
+    [
+        (lambda f: in_row_31(f, "region", pl.lit("west")), ["'region', row", "'west'", "one value a series"]),
+        (lambda f: in_row_31(f, "area", pl.lit(7.0)), ["'area', row", "7.0", "one value a series"]),
+        (lambda f: in_row_31(f, "region", None), ["'region', row 31", "missing"]),
+        (lambda f: in_row_31(f, "area", float("nan")), ["'area', row 31", "missing"]),
+    ],
+)
+def test_static_features_that_change_or_are_missing_are_refused(write, tmp_path, fails, change, parts):
+    path = write(change(with_static(shuffled())), "t.parquet")
+    options = {**COLUMNS, "static_features": ["area", "region"]}
+    fails(path, *parts, read=lambda path, **options: map_table(path, tmp_path / "cache", **options), **options)
 
 
 def test_only_a_parquet(write, tmp_path):

@@ -7,6 +7,7 @@ import pytest
 import torch
 from hypothesis import given
 from hypothesis import strategies as st
+from torch.utils.flop_counter import FlopCounterMode
 
 from domains.timeseries import presets
 from domains.timeseries.config import ForecasterConfig, OutputConfig
@@ -112,6 +113,22 @@ def test_the_state_does_not_grow() -> None:
     x = make_inputs(model.config, 403)
     sizes = {stream(model, {name: v[:, :n] if v.dim() == 3 else v for name, v in x.items()}, []).nbytes for n in (3, 40, 403)}
     assert len(sizes) == 1
+
+
+def test_a_longer_look_back_costs_in_proportion() -> None:
+    """From 32 to 32,768 steps: multiplications as counted by torch, a token more or less aside."""
+    counts = {}
+    for length in (32, 512, 8192, 32_768):
+        sizes = {"prediction_length": 4, "context_length": length, "patch_length": 32, "linear_length": 32}
+        model = TitansForecaster(dataclasses.replace(presets.debug(), num_channels=1, **sizes)).eval()
+        x = torch.randn(1, length, 1)
+        feat = torch.zeros(1, length, model.config.num_past_feat)
+        with torch.no_grad(), FlopCounterMode(display=False) as counter:
+            (quantiles,), _, _ = model(x, torch.ones_like(x), feat)
+        assert torch.isfinite(quantiles).all()
+        counts[length] = counter.get_total_flops()
+    per_patch = {length: count / (length / 32) for length, count in counts.items()}
+    assert per_patch[32_768] < 1.01 * per_patch[8192] < 1.1 * per_patch[512]
 
 
 @pytest.mark.parametrize(("factor", "offset"), [(1e3, 0.0), (1e-3, 1e3), (2.0, -1e6)])

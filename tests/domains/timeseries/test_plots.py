@@ -71,6 +71,8 @@ def test_univariate_samples_short_history_and_holes():
     forecast = SampleForecast(np.random.default_rng(0).normal(size=(50, 6)), pd.Period("2020-04", "M"))
     figure = plot_forecast([history], [forecast], ["sales"])
     assert figure.get_suptitle() == "6 steps ahead, 2020-04 to 2020-09"
+    (line,) = (line for line in figure.axes[0].lines if line.get_label() == "history")
+    assert line.get_markevery() == [0, 2]  # values between gaps, which a line does not show
 
 
 def test_leaves_pyplot_alone():
