@@ -8,6 +8,7 @@ from torch import Tensor, nn
 
 from benchmarks.timeseries.protocol import BATCH, Windows
 from domains.timeseries.config import ForecasterConfig, OutputConfig
+from domains.timeseries.forecast_memory import start_forecast_memory
 from domains.timeseries.model import TitansForecaster
 from domains.timeseries.ridge import start_from_ridge
 from titans_seq.config import AttentionConfig, MemoryConfig, TitansConfig
@@ -15,6 +16,10 @@ from titans_seq.config import AttentionConfig, MemoryConfig, TitansConfig
 LEARNING_RATE, WEIGHT_DECAY = 1e-3, 0.0
 RIDGE_WINDOWS = 10_000
 """Training windows, evenly apart, of the closed-form start."""
+COUNTED = 0.4
+"""Of the training steps, at their end, those in which the linear memory shows what it can do for a linear part that has not seen them."""
+LATEST = 12_000
+"""Training steps at most of that."""
 
 
 @dataclass(frozen=True)
@@ -28,6 +33,7 @@ class Settings:
         output: "normal" is trained by the squared error (beta 1) and forecasts the mean, "quantile" forecasts the median.
         absolute_level: of the ForecasterConfig.
         ridge: begin from the closed-form linear forecaster.
+        linear_length, linear_memory: of the ForecasterConfig.
         chunk_size, max_step: of the memory.
         memory: False lets the memory learn nothing while it reads.
         momentum, forgetting, convolution, depth: of the memory.
@@ -41,6 +47,8 @@ class Settings:
     output: str = "normal"
     absolute_level: bool = False
     ridge: bool = True
+    linear_length: int | None = None
+    linear_memory: int = 0
     chunk_size: int = 16
     max_step: float = MemoryConfig.max_step
     memory: bool = True
@@ -68,6 +76,8 @@ class Settings:
             num_channels=windows.series_TC.shape[1],
             patch_length=self.patch_length,
             absolute_level=self.absolute_level,
+            linear_length=self.linear_length,
+            linear_memory=self.linear_memory,
             output=OutputConfig(kind="normal", beta=1.0) if self.output == "normal" else OutputConfig(kind="quantile"),
             titans=TitansConfig(
                 dim=self.dim,
@@ -113,11 +123,24 @@ def titans(settings: Settings) -> Callable[[Windows], nn.Module]:
 
     def build(train: Windows) -> nn.Module:
         model = TitansForecaster(settings.config(train))
+        sample = train.sample(RIDGE_WINDOWS)
+        if settings.linear_memory:
+            counted = round(COUNTED * min(LATEST, len(train.series_TC)))
+            early = Windows(train.series_TC[:-counted], train.look_back, train.horizon, sample.stride)
+            start_from_ridge(model, batches(early))
+            start_forecast_memory(model, batches(sample), [stream(train.series_TC[-LATEST:])])
         if settings.ridge:
-            start_from_ridge(model, batches(train.sample(RIDGE_WINDOWS)))
+            start_from_ridge(model, batches(sample))
         return OurNetwork(model)
 
     return build
+
+
+def stream(series_TC: Tensor) -> dict[str, Tensor]:
+    """A series as `start_forecast_memory` takes it."""
+    one = series_TC.unsqueeze(0)
+    spread = torch.ones_like(one[:, 0])
+    return {"target": one, "observed_values": torch.ones_like(one), "series_spread": spread, "counted": torch.tensor(COUNTED)}
 
 
 def batches(windows: Windows) -> Iterator[dict[str, Tensor]]:

@@ -53,6 +53,8 @@ class ForecasterConfig(Config):
         horizon_dim: features of each step ahead in the head.
         linear_length: steps that the linear part sees, the latest; None for context_length, at most 512.
         scale_length: steps over which the running level and spread forget what was by 1 - 1/e; None for context_length.
+        linear_memory: width of the keys of the memory by which the linear part goes on learning as it reads (`forecast_memory`), at least
+            patch_length; 0 for a linear part that stays as it was trained.
         output: what is predicted of each step.
     """
 
@@ -72,6 +74,7 @@ class ForecasterConfig(Config):
     horizon_dim: int = 16
     linear_length: int | None = None
     scale_length: int | None = None
+    linear_memory: int = 0
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def __post_init__(self) -> None:
@@ -82,6 +85,8 @@ class ForecasterConfig(Config):
             self._require(name, getattr(self, name) >= 0, "at least 0")
         for name in ("linear_length", "scale_length"):
             self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1 or None")
+        fits = self.linear_memory == 0 or self.linear_memory >= max(2, self.patch_length)
+        self._require("linear_memory", fits, f"0, or at least 2 and patch_length={self.patch_length}")
         self._require("cardinality", all(n >= 1 for n in self.cardinality), "numbers of categories, each at least 1")
 
     @property
