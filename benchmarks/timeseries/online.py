@@ -22,6 +22,7 @@ import sys
 from collections.abc import Callable, Iterator, Sequence
 from copy import deepcopy
 from dataclasses import asdict, dataclass, replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean, median, stdev
 from time import process_time
@@ -236,13 +237,14 @@ def measure(dataset: str, setting: Setting, budget: Budget, streams: StreamBudge
         return net
 
     for look_back in COLD[:-1]:
-        plain = titans(Settings(patch_length=setting.patch_length))
-        net = timed(f"cold {look_back}", lambda look_back=look_back: train_cold(half, plain, look_back, budget, seed))  # type: ignore[misc]
+        build = titans(Settings(patch_length=setting.patch_length))
+        train = partial(train_cold, half, build, look_back, budget, seed)
+        net = timed(f"cold {look_back}", train)
         scores[f"cold {look_back}"] = score_cold(half, net, look_back)
     torch.manual_seed(seed)
     begun = timed("start", lambda: start(half, setting))
-    net = timed("cold 1024", lambda: train_cold(half, lambda train: deepcopy(begun), TRAINED_AT, budget, seed))
-    scores["cold 1024"] = score_cold(half, net, TRAINED_AT)
+    net = timed(f"cold {TRAINED_AT}", lambda: train_cold(half, lambda train: deepcopy(begun), TRAINED_AT, budget, seed))
+    scores[f"cold {TRAINED_AT}"] = score_cold(half, net, TRAINED_AT)
     scores["carried"] = score_carried(half, net)
     with frozen_memory(net):
         scores["carried, frozen"] = score_carried(half, net)

@@ -87,6 +87,8 @@ class ForecasterConfig(Config):
             self._require(name, getattr(self, name) is None or getattr(self, name) >= 1, "at least 1 or None")
         fits = self.linear_memory == 0 or self.linear_memory >= max(2, self.patch_length)
         self._require("linear_memory", fits, f"0, or at least 2 and patch_length={self.patch_length}")
+        countable = self.linear_memory == 0 or self.output.kind != "negative_binomial"
+        self._require("linear_memory", countable, "0 for counts, whose linear part is no forecast")
         self._require("cardinality", all(n >= 1 for n in self.cardinality), "numbers of categories, each at least 1")
 
     @property

@@ -22,6 +22,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader
 
 from domains.timeseries.config import QUANTILES, ForecasterConfig
+from domains.timeseries.forecast_memory import start_forecast_memory
 from domains.timeseries.model import TitansForecaster
 from domains.timeseries.online import OnlineForecaster
 from domains.timeseries.outputs import LOCATION, describe_output
@@ -40,6 +41,17 @@ LONGEST_PATCH = 32
 WARMUP_SHARE = 0.1
 RIDGE_EPOCHS = 4
 """Epochs' worth of windows that the closed-form start looks at."""
+
+
+COUNTED = 0.4
+"""Of each training series, at its end: where the linear memory shows what it can do."""
+STREAMS = 64
+"""Training series, evenly apart, on which it does so, at most."""
+
+
+def _epochs(loader: DataLoader) -> Iterator[dict[str, Tensor]]:
+    """Batches of RIDGE_EPOCHS epochs."""
+    return (batch for _ in range(RIDGE_EPOCHS) for batch in loader)
 
 
 class ForecasterModule(pl.LightningModule):
@@ -172,6 +184,8 @@ class TitansEstimator(PyTorchLightningEstimator):
         forecasts_per_window: training forecasts from the ends of so many last patches of each window.
         unfinished_patches: train also on contexts that end within a patch, as streams do.
         ridge_start: begin from the closed-form linear forecaster (`start_from_ridge`); counts have none.
+        linear_memory: width of the keys with which the linear part goes on learning as it reads, 32 for example, for streams that change
+            (`forecast_memory`); 0 for none. It needs ridge_start.
         validation_windows: windows of prediction_length at the end of each training series that choose the best epoch; None for about a
             tenth of the series. Only where `train` is given no validation data; 0 for none.
         patience: epochs without a better validation loss before training stops; None to go on.
@@ -204,6 +218,7 @@ class TitansEstimator(PyTorchLightningEstimator):
         forecasts_per_window: int = 1,
         unfinished_patches: bool = False,
         ridge_start: bool = True,
+        linear_memory: int = 0,
         validation_windows: int | None = None,
         patience: int | None = 4,
         seed: int = 0,
@@ -230,8 +245,11 @@ class TitansEstimator(PyTorchLightningEstimator):
             cardinality=tuple(cardinality or ()),
             patch_length=min(max(1, round(context_length / 16)), LONGEST_PATCH) if patch_length is None else patch_length,
             titans=default_backbone() if titans is None else TitansConfig.from_dict(titans),
+            linear_memory=linear_memory,
             output=describe_output(self.distr_output),
         )
+        if linear_memory and not ridge_start:
+            raise ValueError("linear_memory needs ridge_start=True: the memory learns the errors of the linear forecaster")
         self.lr, self.weight_decay = lr, weight_decay
         self.batch_size, self.num_batches_per_epoch, self.max_epochs = batch_size, num_batches_per_epoch, max_epochs
         self.forecasts_per_window, self.unfinished_patches, self.ridge_start = forecasts_per_window, unfinished_patches, ridge_start
@@ -298,11 +316,26 @@ class TitansEstimator(PyTorchLightningEstimator):
         else:
             self._fit_units(module.model, training)
             if self.ridge_start and self.config.output.kind in LOCATION:
-                start_from_ridge(module.model, (batch for _ in range(RIDGE_EPOCHS) for batch in loader))
+                self._start_linear(module, training, loader)
         with tempfile.TemporaryDirectory(prefix="titans-seq-") as folder:
             trainer = self._fit(module, loader, validation, folder, ckpt_path)
         transformation = self.create_transformation()
         return TrainOutput(transformation, module, trainer, self.create_predictor(transformation, module))
+
+    def _start_linear(self, module: ForecasterModule, training: Sequence[Series], loader: DataLoader) -> None:
+        """The closed-form linear part, and the memory of its errors, which is chosen for one that has not seen the ends of the series."""
+        if self.config.linear_memory:
+            early = [one.without_last(round(COUNTED * one.length)) for one in training]
+            longest = max(one.length for one in early)
+            if longest < self.min_past + self.prediction_length:
+                raise ValueError(
+                    f"linear_memory is chosen on the last {COUNTED:.0%} of each series: before that the longest has {longest} steps, "
+                    f"prediction_length={self.prediction_length} needs {self.min_past + self.prediction_length}"
+                )
+            start_from_ridge(module.model, _epochs(self.create_training_data_loader(early, module)))
+            streams = [one.stream(COUNTED) for one in training[:: 1 + len(training) // STREAMS]]
+            start_forecast_memory(module.model, _epochs(loader), streams)
+        start_from_ridge(module.model, _epochs(loader))
 
     def _fit(
         self, module: ForecasterModule, loader: DataLoader, validation: list[Series], folder: str, ckpt_path: str | None

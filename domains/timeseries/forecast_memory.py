@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, NamedTuple
 import torch
 from torch import Tensor, nn
 
+from domains.timeseries.scaling import SMALLEST
 from titans_seq.memory import Gates, MemoryState, MemoryWeights, neural_memory
 from titans_seq.memory.layer import Learner
 from titans_seq.state import State
@@ -183,7 +184,7 @@ def _choose(model: "TitansForecaster", name: str, values: list[Tensor], streams:
     squared = torch.zeros(len(values), memory.heads, dtype=torch.float64)
     for stream in streams:
         patches = model.linear_patches(stream["target"], stream["observed_values"])
-        weight = (patches.scale / stream["series_spread"].double().reshape(-1, 1)).square()
+        weight = (patches.scale / stream["series_spread"].double().clamp(min=SMALLEST).reshape(-1, 1)).square()
         weight[:, : round((1 - float(stream["counted"])) * weight.shape[1])] = 0
         for errors, value in zip(squared, values, strict=True):
             getattr(memory, name).copy_(value)

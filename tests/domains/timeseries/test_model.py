@@ -25,6 +25,10 @@ def make_model(**changes: object) -> TitansForecaster:
         for name, parameter in model.named_parameters():
             if not name.startswith("titans."):
                 parameter.add_(0.1 * torch.randn_like(parameter))
+        if model.linear_memory is not None:
+            model.linear_memory.components.normal_()
+            model.linear_memory.step.fill_(0.2)
+            model.linear_memory.forgetting.fill_(0.01)
     return model
 
 
@@ -62,7 +66,7 @@ def assert_same(a: tuple, b: tuple) -> None:
 
 
 VARIANTS = [{"titans": presets.debug(variant).titans} for variant in ("lmm", "mac", "mag", "mal")]
-CHANGES = [*VARIANTS, {**FEATURES, "cardinality": (3,)}, {"channel_mixing": True}, {"absolute_level": False}]
+CHANGES = [*VARIANTS, {**FEATURES, "cardinality": (3,)}, {"channel_mixing": True}, {"absolute_level": False}, {"linear_memory": 5}]
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
