@@ -52,6 +52,8 @@ COLD = (96, 336, 1024)
 TRAINED_AT = COLD[-1]
 LINEAR = (96, 512)
 """Steps that the linear part of the model of long contexts may see: those with which it forecasts validation better as a stream."""
+RIDGE_WINDOWS = 2_500
+"""Of long contexts, which overlap."""
 READ_BEFORE = 8192
 """Steps at most that are read before validation in training and in choosing."""
 VALIDATION_SHARE = 0.1
@@ -141,7 +143,7 @@ def train_cold(half: Half, build: Callable[[Windows], nn.Module], look_back: int
 def start(half: Half, setting: Setting) -> OurNetwork:
     """The model of long contexts before training."""
     train = Windows(half.series_TC[: half.border], TRAINED_AT, setting.horizon)
-    settings = Settings(patch_length=setting.patch_length, linear_memory=setting.linear_memory)
+    settings = Settings(patch_length=setting.patch_length, linear_memory=setting.linear_memory, ridge_windows=RIDGE_WINDOWS)
     nets = [titans(replace(settings, linear_length=steps))(train) for steps in LINEAR]
     place = max(0, half.border - READ_BEFORE)
     return min(nets, key=lambda net: carried_mse(net.model, half.series_TC[place : half.middle], half.border - place))  # type: ignore[arg-type, return-value]

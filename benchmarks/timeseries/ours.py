@@ -33,6 +33,7 @@ class Settings:
         output: "normal" is trained by the squared error (beta 1) and forecasts the mean, "quantile" forecasts the median.
         absolute_level: of the ForecasterConfig.
         ridge: begin from the closed-form linear forecaster.
+        ridge_windows: training windows, evenly apart, of that.
         linear_length, linear_memory: of the ForecasterConfig.
         chunk_size, max_step: of the memory.
         memory: False lets the memory learn nothing while it reads.
@@ -47,6 +48,7 @@ class Settings:
     output: str = "normal"
     absolute_level: bool = False
     ridge: bool = True
+    ridge_windows: int = RIDGE_WINDOWS
     linear_length: int | None = None
     linear_memory: int = 0
     chunk_size: int = 16
@@ -123,7 +125,7 @@ def titans(settings: Settings) -> Callable[[Windows], nn.Module]:
 
     def build(train: Windows) -> nn.Module:
         model = TitansForecaster(settings.config(train))
-        sample = train.sample(RIDGE_WINDOWS)
+        sample = train.sample(settings.ridge_windows)
         if settings.linear_memory:
             counted = round(COUNTED * min(LATEST, len(train.series_TC)))
             early = Windows(train.series_TC[:-counted], train.look_back, train.horizon, sample.stride)

@@ -4,7 +4,8 @@ After each patch the linear part forecasts H steps. They arrive patch by patch, 
 
     key      k_n, the latest values after patch n: their whitened principal components over the training data, and 1 for the level
     value    of head j, the error in the patch that has just arrived of the forecast made j + 1 patches ago, over its |k|
-    rule     arXiv 2501.00663, equations 9 to 14, of a linear memory without momentum: the delta rule with forgetting, from W^0 = 0
+    rule     arXiv 2501.00663, equations 9 to 14, of a linear memory without momentum: the delta rule with forgetting, from W^0 = 0; the
+             step is smaller by the square of how much less the series moved when the forecast was made, as in a weighted regression
     read     |k_n| M_j(k_n / |k_n|) is added to the linear forecast of the j-th patch after patch n
 
 A head is written as soon as its patch is there: nothing looks ahead, and nothing waits for the whole horizon. Keys are whitened, since a
@@ -46,14 +47,16 @@ class ForecastMemoryState(State):
 
     memory:     of every head.
     keys:       (R, J, D) of the last J patches, of unit length.
-    units:      (R, J) float64, units of their errors: spread times the key's length; 0 where there is nothing to learn from.
+    lengths:    (R, J) of those keys before.
+    scales:     (R, J) float64, spread after those patches; 0 where there is nothing to learn from.
     expected:   (R, J, H) float64, what the linear part forecast after them.
     correction: (R, H), what the memory adds to a forecast after the last patch, in its units.
     """
 
     memory: MemoryState
     keys: Tensor
-    units: Tensor
+    lengths: Tensor
+    scales: Tensor
     expected: Tensor
     correction: Tensor
 
@@ -107,7 +110,8 @@ class ForecastMemory(Learner):
         return ForecastMemoryState(
             memory=MemoryState.initial(self._weights, rows, CHUNK_SIZE),
             keys=one.new_zeros(rows, J, self.width),
-            units=one.new_zeros(rows, J, dtype=torch.float64),
+            lengths=one.new_ones(rows, J),
+            scales=one.new_zeros(rows, J, dtype=torch.float64),
             expected=one.new_zeros(rows, J, self.horizon, dtype=torch.float64),
             correction=one.new_zeros(rows, self.horizon),
         )
@@ -118,33 +122,41 @@ class ForecastMemory(Learner):
         key = torch.cat([new.latest @ self.components, torch.ones_like(new.latest[..., :1])], -1)  # (R, N, D)
         length = key.norm(dim=-1)
         query = key / length.unsqueeze(-1)
-        keys = torch.cat([state.keys, query], 1)  # (R, J + N, D)
-        units = torch.cat([state.units, torch.where(new.enough, new.scale * length, 0.0)], 1)
-        expected = torch.cat([state.expected, new.forecast * new.scale.unsqueeze(-1) + new.loc.unsqueeze(-1)], 1)
-        k, v, there = self.pairs(keys, units, expected, new.x, (new.seen > 0).all(-1))
-        learns = torch.zeros_like(there) if self.frozen else there
-        gates = [Gates(learns * self.forgetting.view(-1, 1), torch.zeros_like(learns), learns * self.step.view(-1, 1))]
+        seen = ForecastMemoryState(  # up to each patch
+            state.memory,
+            torch.cat([state.keys, query], 1),  # (R, J + N, D)
+            torch.cat([state.lengths, length], 1),
+            torch.cat([state.scales, torch.where(new.enough, new.scale, 0.0)], 1),
+            torch.cat([state.expected, new.forecast * new.scale.unsqueeze(-1) + new.loc.unsqueeze(-1)], 1),
+            state.correction,
+        )
+        k, v, share = self._pairs(seen, new)
+        learns = torch.zeros_like(share) if self.frozen else share
+        forgets = (learns > 0) * self.forgetting.view(-1, 1)
+        gates = [Gates(forgets, torch.zeros_like(learns), learns * self.step.view(-1, 1))]
         q = query.unsqueeze(1).expand_as(k)
         y, memory = neural_memory(q, k, v, gates, self._weights, state.memory, CHUNK_SIZE, gradient="token")
         correction = y[..., : self.patch].transpose(1, 2).flatten(2)[..., : self.horizon] * length.unsqueeze(-1)
-        J = self.heads
-        return correction, ForecastMemoryState(memory, keys[:, -J:], units[:, -J:], expected[:, -J:], correction[:, -1])
+        latest = (part[:, -self.heads :] for part in (seen.keys, seen.lengths, seen.scales, seen.expected))
+        return correction, ForecastMemoryState(memory, *latest, correction[:, -1])
 
-    def pairs(self, keys: Tensor, units: Tensor, expected: Tensor, x_RNP: Tensor, whole_RN: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """Keys and values (R, J, N, D) that each patch writes, and where it does, (R, J, N) 0 or 1."""
-        N, P, J = x_RNP.shape[1], self.patch, self.heads
-        k, v, learns = [], [], []
+    def _pairs(self, seen: ForecastMemoryState, new: Patches) -> tuple[Tensor, Tensor, Tensor]:
+        """Keys and values (R, J, N, D) that each patch writes, and the share of a step that it takes, (R, J, N), 0 for none."""
+        N, P, J = new.x.shape[1], self.patch, self.heads
+        whole = (new.seen > 0).all(-1)
+        k, v, shares = [], [], []
         for j in range(J):
             made = slice(J - 1 - j, J - 1 - j + N)  # j + 1 patches ago
-            unit = units[:, made]
             steps = slice(j * P, min((j + 1) * P, self.horizon))
-            there = whole_RN & (unit > 0)
-            error = (x_RNP[..., : steps.stop - steps.start] - expected[:, made, steps]) / unit.clamp(min=1e-300).unsqueeze(-1)
-            error = torch.where(there.unsqueeze(-1), error, 0.0).to(keys.dtype)
-            k.append(keys[:, made])
+            key, scale = seen.keys[:, made], seen.scales[:, made]
+            there = whole & (scale > 0)
+            unit = scale * seen.lengths[:, made]
+            error = (new.x[..., : steps.stop - steps.start] - seen.expected[:, made, steps]) / unit.clamp(min=SMALLEST).unsqueeze(-1)
+            error = torch.where(there.unsqueeze(-1), error, 0.0).to(key.dtype)
+            k.append(key)
             v.append(nn.functional.pad(error, (0, self.width - error.shape[-1])))
-            learns.append(there.to(keys.dtype))
-        return torch.stack(k, 1), torch.stack(v, 1), torch.stack(learns, 1)
+            shares.append(torch.where(there, (scale / new.scale).clamp(max=1).square(), 0.0).to(key.dtype))
+        return torch.stack(k, 1), torch.stack(v, 1), torch.stack(shares, 1)
 
 
 @torch.no_grad()

@@ -58,7 +58,7 @@ def test_it_is_the_delta_rule_on_the_errors_of_the_past() -> None:
             weights = memory[:, steps].clone().requires_grad_()
             loss = ((key[made] / length) @ weights - value).square().sum()
             (gradient,) = torch.autograd.grad(loss, weights)
-            memory[:, steps] = (1 - FORGETTING) * memory[:, steps] - STEP * gradient
+            memory[:, steps] = (1 - FORGETTING) * memory[:, steps] - STEP * min(1, scale[made] / scale[n]) ** 2 * gradient
         found.append(key[n] @ memory)
     assert not enough[0]
     assert not whole.all()
@@ -85,6 +85,14 @@ def test_a_forecast_differs_by_what_was_learned_and_a_frozen_memory_learns_nothi
             (still, *_), *_ = model(x, torch.ones_like(x))
     torch.testing.assert_close(frozen, still)
     assert (learned - frozen).abs().max() > 1e-3
+
+
+def test_a_series_that_stood_still_and_moves_keeps_the_memory_small() -> None:
+    """The spread was next to nothing when the first forecasts were made: their errors in its units are beyond all bounds."""
+    model, x = memory_model(), walk(120)
+    x[:, :40] = 5
+    found = corrections(model, x, torch.ones_like(x))
+    assert found.abs().max() < 100
 
 
 def fitted(x_TC: torch.Tensor, linear_length: int, width: int) -> TitansForecaster:
