@@ -7,6 +7,7 @@ from pathlib import Path
 import numpy as np
 import polars as pl
 import torch
+from gluonts.dataset.repository._tsf_reader import TSFReader
 from torch import Tensor
 
 from titans_seq.errors import UserError
@@ -57,6 +58,19 @@ def data_folder() -> Path:
     if not (Path(folder) / "timeseries").is_dir():
         raise UserError(f"TITANS_SEQ_DATA={folder}: no folder 'timeseries' in it.")
     return Path(folder) / "timeseries"
+
+
+def saugeen() -> Tensor:
+    """Daily flow of the Saugeen River, 1915 to 1979, float64 (23,741, 1); Monash archive.
+
+    Raises:
+        UserError: the file is missing.
+    """
+    path = data_folder() / "monash/saugeenday_dataset.tsf"
+    if not path.exists():
+        raise UserError(f"{path}: no such file; it is the data set Saugeen.")
+    _, (series,) = TSFReader(path).read()
+    return torch.from_numpy(np.asarray(series["target"], dtype=np.float64)).unsqueeze(1)
 
 
 def read(name: str) -> tuple[Tensor, Tensor]:

@@ -10,6 +10,7 @@ from torch import Tensor, nn
 from benchmarks.timeseries.forecasters import Fitted
 from benchmarks.timeseries.protocol import BATCH, Windows
 from domains.timeseries.config import ForecasterConfig, OutputConfig
+from domains.timeseries.forecast_memory import start_forecast_memory
 from domains.timeseries.model import TitansForecaster
 from domains.timeseries.ridge import start_from_ridge
 from titans_seq.config import AttentionConfig, MemoryConfig, TitansConfig
@@ -17,6 +18,10 @@ from titans_seq.config import AttentionConfig, MemoryConfig, TitansConfig
 LEARNING_RATE, WEIGHT_DECAY = 3e-4, 0.0
 RIDGE_WINDOWS = 10_000
 """Training windows, evenly apart, of the closed-form start."""
+COUNTED = 0.4
+"""Of the training steps, at their end, those in which the linear memory shows what it can do for a linear part that has not seen them."""
+LATEST = 12_000
+"""Training steps at most of that."""
 
 
 @dataclass(frozen=True)
@@ -32,6 +37,8 @@ class Settings:
         season: take out the profile of the day, where the data set has one.
         ridge: begin from the closed-form linear forecaster.
         train_linear: train it as well; else it stays as it began.
+        ridge_windows: training windows, evenly apart, of that.
+        linear_length, linear_memory: of the ForecasterConfig.
         chunk_size, max_step: of the memory.
         memory: False lets the memory learn nothing while it reads.
         momentum, forgetting, convolution, depth: of the memory.
@@ -48,8 +55,11 @@ class Settings:
     spread_prior: float = 0.3
     channel_maps: bool = True
     train_linear: bool = False
-    scale_length: int = 100_000
+    scale_length: int | None = 100_000
     ridge: bool = True
+    ridge_windows: int = RIDGE_WINDOWS
+    linear_length: int | None = None
+    linear_memory: int = 0
     chunk_size: int = 16
     max_step: float = MemoryConfig.max_step
     memory: bool = True
@@ -82,6 +92,8 @@ class Settings:
             num_time_features=int(self.season and season > 1),
             channel_maps=self.channel_maps,
             scale_length=self.scale_length,
+            linear_length=self.linear_length,
+            linear_memory=self.linear_memory,
             output=OutputConfig(kind="normal", beta=1.0) if self.output == "normal" else OutputConfig(kind="quantile"),
             titans=TitansConfig(
                 dim=self.dim,
@@ -141,14 +153,33 @@ def titans(settings: Settings, season: int) -> Callable[[Windows, Windows], OurN
 
     def build(train: Windows, validation: Windows) -> OurNetwork:
         model = TitansForecaster(settings.config(train, season))
+        of_train, of_validation = (batches(model, windows.sample(settings.ridge_windows)) for windows in (train, validation))
+        if settings.linear_memory:
+            counted = round(COUNTED * min(LATEST, len(train.series_TC)))
+            early = replace(train.sample(settings.ridge_windows), series_TC=train.series_TC[:-counted])
+            start_from_ridge(model, batches(model, early))
+            start_forecast_memory(model, of_train(), [stream(train, LATEST)])
         chosen = {}
         if settings.ridge:
-            start = start_from_ridge(model, *(batches(model, windows.sample(RIDGE_WINDOWS)) for windows in (train, validation)))
+            start = start_from_ridge(model, of_train, of_validation)
             chosen = {} if start is None else {**asdict(start.shrinkage), "season": start.season, "channel_maps": start.apart is not None}
             model.linear.requires_grad_(settings.train_linear)
         return OurNetwork(model, chosen)
 
     return build
+
+
+def stream(windows: Windows, most: int) -> dict[str, Tensor]:
+    """The latest steps of a series as `start_forecast_memory` takes them."""
+    one = windows.series_TC[-most:].unsqueeze(0)
+    phase_T = torch.zeros(len(windows.series_TC), dtype=torch.int64) if windows.phase_T is None else windows.phase_T
+    return {
+        "target": one,
+        "observed_values": torch.ones_like(one),
+        "phases": phase_T[-most:].unsqueeze(0),
+        "series_spread": torch.ones_like(one[:, 0]),
+        "counted": torch.tensor(COUNTED),
+    }
 
 
 def batches(model: TitansForecaster, windows: Windows) -> Callable[[], Iterator[dict[str, Tensor]]]:

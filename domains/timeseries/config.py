@@ -58,6 +58,8 @@ class ForecasterConfig(Config):
             so that a channel which stood still may move again. Above 0, a forecast depends on units.
         season_length: steps of a season whose profile, one a channel, is taken out of the series and added to forecasts; None for none.
         channel_maps: whether the linear part has a map for each channel; else one serves all.
+        linear_memory: width of the keys of the memory by which the linear part goes on learning as it reads (`forecast_memory`), at least
+            patch_length; 0 for a linear part that stays as it was trained.
         output: what is predicted of each step.
     """
 
@@ -80,6 +82,7 @@ class ForecasterConfig(Config):
     spread_prior: float = 0.0
     season_length: int | None = None
     channel_maps: bool = False
+    linear_memory: int = 0
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def __post_init__(self) -> None:
@@ -94,6 +97,10 @@ class ForecasterConfig(Config):
         has_location = self.output.kind != "negative_binomial"
         fits = self.season_length is None or (self.season_length >= 2 and has_location)
         self._require("season_length", fits, "at least 2 or None, and None for an output of counts")
+        fits = self.linear_memory == 0 or self.linear_memory >= max(2, self.patch_length)
+        self._require("linear_memory", fits, f"0, or at least 2 and patch_length={self.patch_length}")
+        countable = self.linear_memory == 0 or self.output.kind != "negative_binomial"
+        self._require("linear_memory", countable, "0 for counts, whose linear part is no forecast")
         self._require("cardinality", all(n >= 1 for n in self.cardinality), "numbers of categories, each at least 1")
 
     @property

@@ -26,12 +26,13 @@ from torch.utils.data import DataLoader
 
 from domains.timeseries.config import QUANTILES, ForecasterConfig
 from domains.timeseries.data import quiet_pandas
+from domains.timeseries.forecast_memory import start_forecast_memory
 from domains.timeseries.model import TitansForecaster
 from domains.timeseries.online import OnlineForecaster
 from domains.timeseries.outputs import LOCATION, describe_output
 from domains.timeseries.paths import with_paths
 from domains.timeseries.presets import default_backbone
-from domains.timeseries.ridge import start_from_ridge
+from domains.timeseries.ridge import Batches, start_from_ridge
 from domains.timeseries.windows import DYNAMIC, ForecastInstance, RandomWindows, Series, Units, calendar, last_windows
 from titans_seq import TitansConfig
 from titans_seq.errors import UserError
@@ -48,6 +49,12 @@ RIDGE_EPOCHS = 4
 """Epochs' worth of windows that the closed-form start looks at."""
 
 
+COUNTED = 0.4
+"""Of each training series, at its end: where the linear memory shows what it can do."""
+STREAMS = 64
+"""Training series, evenly apart, on which it does so, at most."""
+
+
 def season_of(freq: str, season_length: int | None) -> int | None:
     """The season that was asked for, or GluonTS's of a frequency; None where there is none."""
     if season_length is None:
@@ -55,6 +62,11 @@ def season_of(freq: str, season_length: int | None) -> int | None:
             season_length = get_seasonality(freq)
         season_length = season_length if season_length <= LONGEST_SEASON else 1
     return None if season_length == 1 else season_length
+
+
+def _epochs(loader: DataLoader) -> Batches:
+    """Batches of RIDGE_EPOCHS epochs."""
+    return lambda: (batch for _ in range(RIDGE_EPOCHS) for batch in loader)
 
 
 class ForecasterModule(pl.LightningModule):
@@ -201,6 +213,8 @@ class TitansEstimator(PyTorchLightningEstimator):
         forecasts_per_window: training forecasts from the ends of so many last patches of each window.
         unfinished_patches: train also on contexts that end within a patch, as streams do.
         ridge_start: begin from the closed-form linear forecaster (`start_from_ridge`); counts have none.
+        linear_memory: width of the keys with which the linear part goes on learning as it reads, 32 for example, for streams that change
+            (`forecast_memory`); 0 for none. It needs ridge_start.
         validation_windows: windows of prediction_length at the end of each training series that choose the best epoch; None for about a
             tenth of the series. Only where `train` is given no validation data; 0 for none.
         patience: epochs without a better validation loss before training stops; None to go on.
@@ -236,6 +250,7 @@ class TitansEstimator(PyTorchLightningEstimator):
         forecasts_per_window: int = 1,
         unfinished_patches: bool = False,
         ridge_start: bool = True,
+        linear_memory: int = 0,
         validation_windows: int | None = None,
         patience: int | None = 4,
         seed: int = 0,
@@ -266,8 +281,11 @@ class TitansEstimator(PyTorchLightningEstimator):
             season_length=season_of(freq, season_length) if output.kind in LOCATION else None,
             channel_maps=channel_maps,
             spread_prior=spread_prior,
+            linear_memory=linear_memory,
             output=output,
         )
+        if linear_memory and not ridge_start:
+            raise ValueError("linear_memory needs ridge_start=True: the memory learns the errors of the linear forecaster")
         self.lr, self.weight_decay = lr, weight_decay
         self.batch_size, self.num_batches_per_epoch, self.max_epochs = batch_size, num_batches_per_epoch, max_epochs
         self.forecasts_per_window, self.unfinished_patches, self.ridge_start = forecasts_per_window, unfinished_patches, ridge_start
@@ -348,12 +366,27 @@ class TitansEstimator(PyTorchLightningEstimator):
         else:
             self._fit_units(module.model, training)
             if self.ridge_start and self.config.output.kind in LOCATION:
-                held_out = (lambda: last_windows(validation, self.config, self.batch_size)) if validation else None
-                start_from_ridge(module.model, lambda: (batch for _ in range(RIDGE_EPOCHS) for batch in loader), held_out)
+                self._start_linear(module, training, validation, loader)
         with tempfile.TemporaryDirectory(prefix="titans-seq-") as folder:
             trainer = self._fit(module, loader, validation, folder, ckpt_path)
         transformation = self.create_transformation()
         return TrainOutput(transformation, module, trainer, self.create_predictor(transformation, module))
+
+    def _start_linear(self, module: ForecasterModule, training: Sequence[Series], validation: Sequence[Series], loader: DataLoader) -> None:
+        """The closed-form linear part, and the memory of its errors, which is chosen for one that has not seen the ends of the series."""
+        held_out = (lambda: last_windows(validation, self.config, self.batch_size)) if validation else None
+        if self.config.linear_memory:
+            early = [one.without_last(round(COUNTED * one.length)) for one in training]
+            longest = max(one.length for one in early)
+            if longest < self.min_past + self.prediction_length:
+                raise ValueError(
+                    f"linear_memory is chosen on the last {COUNTED:.0%} of each series: before that the longest has {longest} steps, "
+                    f"prediction_length={self.prediction_length} needs {self.min_past + self.prediction_length}"
+                )
+            start_from_ridge(module.model, _epochs(self.create_training_data_loader(early, module)))
+            streams = [one.stream(COUNTED) for one in training[:: 1 + len(training) // STREAMS]]
+            start_forecast_memory(module.model, _epochs(loader)(), streams)
+        start_from_ridge(module.model, _epochs(loader), held_out)
 
     def _fit(
         self, module: ForecasterModule, loader: DataLoader, validation: list[Series], folder: str, ckpt_path: str | None

@@ -13,6 +13,7 @@ from gluonts.torch.distributions import QuantileOutput
 from torch import Tensor, nn
 
 from domains.timeseries.config import ForecasterConfig
+from domains.timeseries.forecast_memory import ForecastMemory, ForecastMemoryState, Patches
 from domains.timeseries.linear import LinearForecast, LinearProblem
 from domains.timeseries.outputs import LOCATION, in_series_units, make_output, shifted, start_neutral
 from domains.timeseries.scaling import SMALLEST, Moments, count_units, real_units, scan
@@ -36,6 +37,7 @@ class ForecasterState(State):
     seen:     the same shape, 1 where observed.
     features: (R, P, F) of the latest steps.
     pending:  steps after the last complete patch, fewer than P.
+    learned:  the memory of the linear part after the last complete patch, if it has one.
     """
 
     titans: TitansState
@@ -45,6 +47,7 @@ class ForecasterState(State):
     seen: Tensor
     features: Tensor
     pending: int
+    learned: ForecastMemoryState | None = None
 
 
 class Context(NamedTuple):
@@ -57,23 +60,28 @@ class Context(NamedTuple):
 
 
 class Outlook(NamedTuple):
-    """Where a forecast is made from: hidden (R, E); loc, scale and weight of history (R,) float64."""
+    """Where a forecast is made from: hidden (R, E); loc, scale and weight of history (R,) float64; correction (R, H) of the linear part."""
 
     hidden: Tensor
     loc: Tensor
     scale: Tensor
     weight: Tensor
+    correction: Tensor | None
 
 
 class Reading(NamedTuple):
-    """Of N patches: hidden (R, N, E); loc, scale and weight of history (R, N) float64; titans and moments after the last."""
+    """Of N patches: hidden (R, N, E); loc, scale and weight of history (R, N) float64; correction (R, N, H) of the linear part, if it goes
+    on learning; titans, moments and learned after the last.
+    """
 
     hidden: Tensor
     loc: Tensor
     scale: Tensor
     weight: Tensor
+    correction: Tensor | None
     titans: TitansState
     moments: Moments
+    learned: ForecastMemoryState | None
 
 
 def fourier_features(time_features: Tensor) -> Tensor:
@@ -135,6 +143,9 @@ class TitansForecaster(Pretrained):
         ahead = calendar + 2 * c.num_feat_dynamic_real
         self.ahead = nn.Linear(ahead, c.horizon_dim, bias=False) if ahead else None
         self.linear = LinearForecast(c)
+        self.linear_memory = (
+            ForecastMemory(c.linear_steps, c.prediction_length, c.patch_length, c.linear_memory) if c.linear_memory else None
+        )
         self.args_proj = self.distr_output.get_args_proj(c.horizon_dim + 1)
         for weight in self.categories.parameters():
             nn.init.normal_(weight, std=0.02)
@@ -182,7 +193,8 @@ class TitansForecaster(Pretrained):
         features = self.linear.weight.new_zeros(rows, c.patch_length, c.num_past_feat)
         hidden = self.linear.weight.new_zeros(rows, c.titans.dim)
         titans = self.titans.initial_state(rows)
-        return ForecasterState(titans, Moments.initial(rows, device), hidden, values, torch.zeros_like(values), features, 0)
+        learned = None if self.linear_memory is None else self.linear_memory.initial_state(rows)
+        return ForecasterState(titans, Moments.initial(rows, device), hidden, values, torch.zeros_like(values), features, 0, learned)
 
     def observe(
         self,
@@ -197,15 +209,17 @@ class TitansForecaster(Pretrained):
         new = self._context(target, observed_values, feat, feat_static_real, feat_static_cat)
         values, seen = torch.cat([state.values, new.x], 1), torch.cat([state.seen, new.seen], 1)
         features = torch.cat([state.features, new.features], 1)
-        titans, moments, hidden = state.titans, state.moments, state.hidden
+        titans, moments, hidden, learned = state.titans, state.moments, state.hidden, state.learned
         waiting = state.pending + new.x.shape[1]
         pending = waiting % self.config.patch_length
         if waiting > pending:
             complete = slice(-waiting, -pending or None)
-            reading = self._read(Context(values[:, complete], seen[:, complete], features[:, complete], new.static), 0, titans, moments)
-            titans, moments, hidden = reading.titans, reading.moments, reading.hidden[:, -1]
+            context = Context(values[:, complete], seen[:, complete], features[:, complete], new.static)
+            before = values[:, :-waiting], seen[:, :-waiting]
+            reading = self._read(context, 0, titans, moments, learned, before)
+            titans, moments, hidden, learned = reading.titans, reading.moments, reading.hidden[:, -1], reading.learned
         kept, P = state.values.shape[1], self.config.patch_length
-        return ForecasterState(titans, moments, hidden, values[:, -kept:], seen[:, -kept:], features[:, -P:], pending)
+        return ForecasterState(titans, moments, hidden, values[:, -kept:], seen[:, -kept:], features[:, -P:], pending, learned)
 
     def predict(
         self,
@@ -215,12 +229,14 @@ class TitansForecaster(Pretrained):
         feat_static_cat: Tensor | None = None,
     ) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """As `forward`, of the steps after those that `state` has observed, an unfinished patch included; `state` stays as it is."""
-        last = Outlook(state.hidden, *self._units(state.moments), state.moments.weight)
+        correction = None if state.learned is None else state.learned.correction
+        last = Outlook(state.hidden, *self._units(state.moments), state.moments.weight, correction)
         if state.pending:
             rest = slice(-state.pending, None)
             static = self._static(feat_static_real, feat_static_cat)
             context = Context(state.values[:, rest], state.seen[:, rest], state.features[:, rest], static)
-            reading = self._read(context, 0, state.titans, state.moments)
+            before = state.values[:, : -state.pending], state.seen[:, : -state.pending]
+            reading = self._read(context, 0, state.titans, state.moments, state.learned, before)
             last = _outlook(reading, -1)
         distr_args = self._forecast(last, state.values, state.seen, self._features_ahead(future_feat, len(state.values)))
         return self._for_gluonts(distr_args, last, univariate=False)
@@ -373,21 +389,80 @@ class TitansForecaster(Pretrained):
             of_series.extend(table(cat_BK[:, i].long()) for i, table in enumerate(self.categories))
         return (sum(of_series).unsqueeze(1) + of_channel).flatten(0, 1) if of_series else of_channel
 
-    def _read(self, context: Context, padding: int, titans: TitansState | None = None, moments: Moments | None = None) -> Reading:
-        """Read T steps after `padding` unobserved ones; where they do not fill the last patch, it counts as unfinished."""
+    def _read(
+        self,
+        context: Context,
+        padding: int,
+        titans: TitansState | None = None,
+        moments: Moments | None = None,
+        learned: ForecastMemoryState | None = None,
+        before: tuple[Tensor, Tensor] | None = None,
+    ) -> Reading:
+        """Read T steps after `padding` unobserved ones; where they do not fill the last patch, it counts as unfinished.
+
+        titans, moments, learned: of the stream so far; before: its latest values and whether they were observed, (R, any) each.
+        """
         c, rows = self.config, len(context.x)
         x, seen, features = (self._patched(part, padding) for part in context[:3])  # (R, N, P), (R, N, P, F)
-        before = Moments.initial(rows, x.device) if moments is None else moments
-        each, after = scan(x, seen, c.scale_steps, before)
+        first = Moments.initial(rows, x.device) if moments is None else moments
+        each, after = scan(x, seen, c.scale_steps, first)
         loc, scale = self._units(each)
         arrived = x.new_ones(x.shape[1])
         arrived[-1] -= -(padding + context.x.shape[1]) % c.patch_length / c.patch_length
-        facts = self._facts(each, before, loc, scale, arrived)
+        facts = self._facts(each, first, loc, scale, arrived)
         tokens = self._tokens(x, seen, features, loc, scale, facts, context.static)
         if self.mixing is not None:
             tokens = self.mixing(tokens.unflatten(0, (-1, c.num_channels))).flatten(0, 1)
         hidden, titans = self.titans(tokens, titans)
-        return Reading(hidden, loc, scale, each.weight, titans, after)
+        correction = None
+        if self.linear_memory is not None:
+            learned = self.linear_memory.initial_state(rows) if learned is None else learned
+            correction, learned = self.linear_memory(
+                self._for_linear_memory(*context[:2], self._phases(context.features), padding, x, seen, loc, scale, before), learned
+            )
+        return Reading(hidden, loc, scale, each.weight, correction, titans, after, learned)
+
+    @torch.no_grad()
+    def linear_patches(self, target: Tensor, observed_values: Tensor, phases: Tensor) -> Patches:
+        """What the memory of the linear part reads of whole series. Steps at their begin that fill no patch are left out.
+
+        target, observed_values: (B, T, C), as of `forward`. phases: (B, T) integers, of each step in the season; any where there is none.
+        """
+        begin = target.shape[1] % self.config.patch_length
+        x, seen = (self._rows(part)[:, begin:] for part in (target, observed_values))
+        x_RNP, seen_RNP = self._patched(torch.where(seen > 0, x, 0.0), 0), self._patched(seen, 0)
+        each, _ = scan(x_RNP, seen_RNP, self.config.scale_steps, Moments.initial(len(x), x.device))
+        phases = phases[:, begin:].repeat_interleave(self.config.num_channels, 0)
+        return self._for_linear_memory(x, seen, phases, 0, x_RNP, seen_RNP, *self._units(each), None)
+
+    @torch.no_grad()
+    def _for_linear_memory(
+        self,
+        x_RT: Tensor,
+        seen_RT: Tensor,
+        phases_RT: Tensor,
+        padding: int,
+        x_RNP: Tensor,
+        seen_RNP: Tensor,
+        loc: Tensor,
+        scale: Tensor,
+        before: tuple[Tensor, Tensor] | None,
+    ) -> Patches:
+        """Patches of a context with what the linear part sees and says after each."""
+        K, P, length = self.config.linear_steps, self.config.patch_length, x_RT.shape[1]
+        rows, patches = loc.shape
+        values, there = (x_RT, seen_RT) if before is None else (torch.cat(part, 1) for part in zip(before, (x_RT, seen_RT), strict=True))
+        ends = (torch.arange(1, patches + 1, device=values.device) * P - padding).clamp(max=length)
+        at = ends + values.shape[1] - length
+        values, there = (nn.functional.pad(part, (K, 0)).unfold(1, K, 1)[:, at] for part in (values, there))  # (R, N, K)
+        units = torch.where(there > 0, (values - loc.unsqueeze(-1)) / scale.unsqueeze(-1), 0.0)
+        enough = (there > 0).sum(-1) * 2 >= K
+        inputs, seen = (part.to(self.linear.weight.dtype).transpose(0, 1).flatten(0, 1) for part in (units, there))  # (N R, K)
+        phase = (phases_RT[:, ends - 1] + 1).T.flatten()
+        forecast = self.linear(inputs, seen, phase)
+        latest = self.linear.without_season(inputs, seen, phase, self.linear.channels(len(inputs)))
+        latest, forecast = (part.unflatten(0, (patches, rows)).transpose(0, 1) for part in (latest, forecast))
+        return Patches(x_RNP, seen_RNP, loc, scale, latest, enough, forecast)
 
     def _patched(self, x: Tensor, padding: int) -> Tensor:
         """(R, T, ..) -> (R, N, P, ..), zeros in front and behind."""
@@ -432,6 +507,8 @@ class TitansForecaster(Pretrained):
         c, dtype = self.config, last.hidden.dtype
         latest = self._linear_inputs(last.loc, last.scale, x_RT, seen_RT)
         linear = self.linear(latest.to(dtype), self._latest(seen_RT).to(dtype), self._phases(feat_RHF[:, :1])[:, 0])  # (R, H)
+        if last.correction is not None:
+            linear = linear + last.correction
         h = self.to_horizon(last.hidden).unflatten(-1, (c.prediction_length, c.horizon_dim))
         if self.ahead is not None:
             calendar, rest = feat_RHF[..., c.num_phase_feat :].tensor_split([c.num_time_features], dim=-1)
@@ -465,4 +542,4 @@ class TitansForecaster(Pretrained):
 
 def _outlook(reading: Reading, patch: int) -> Outlook:
     """From the end of a patch."""
-    return Outlook(*(part[:, patch] for part in reading[:4]))
+    return Outlook(*(None if part is None else part[:, patch] for part in reading[:5]))  # type: ignore[arg-type]

@@ -24,6 +24,8 @@ from domains.timeseries.data import quiet_pandas
 
 BLOCK = 1 << 20
 """Steps that are read at once where a whole series is gone through."""
+STREAM_STEPS = 12_000
+"""Of a series, the latest, that `Series.stream` gives."""
 DYNAMIC = {"feat_dynamic_real": "num_feat_dynamic_real", "past_feat_dynamic_real": "num_past_feat_dynamic_real"}
 
 
@@ -121,6 +123,16 @@ class Series:
             made["future_target"], made["future_observed_values"] = self._piece(self.target, place, last)
             made["series_spread"] = self.units.spread.astype(np.float32)
         return made
+
+    def stream(self, counted: float) -> dict[str, Tensor]:
+        """Its latest STREAM_STEPS steps as `start_forecast_memory` takes them."""
+        first = max(0, self.length - STREAM_STEPS)
+        values, seen = self._piece(self.target, first, self.length)
+        ordinals = self.start.ordinal + self.start.freq.n * np.arange(first, self.length)
+        season, freq = self.config.season_length, self.config.freq
+        phase = np.zeros(len(values), np.int64) if season is None or freq is None else phases(ordinals, freq, season).astype(np.int64)
+        parts = {"target": values, "observed_values": seen, "phases": phase, "series_spread": self.units.spread}
+        return {name: torch.from_numpy(part).unsqueeze(0) for name, part in parts.items()} | {"counted": torch.tensor(counted)}
 
     @staticmethod
     def _piece(values: np.ndarray, first: int, last: int) -> tuple[np.ndarray, np.ndarray]:

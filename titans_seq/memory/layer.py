@@ -35,14 +35,18 @@ class MemoryLayerState(State):
     convolution: Tensor
 
 
-class MemoryNetwork(nn.Module):
-    """The outer parameters of one memory: its learned first state and norm, and the maps that make its gates.
+class Learner(nn.Module):
+    """A module that learns while it reads.
 
     Attributes:
-        frozen: the memory neither learns nor forgets, see `frozen_memory`.
+        frozen: it neither learns nor forgets, see `frozen_memory`.
     """
 
     frozen = False
+
+
+class MemoryNetwork(Learner):
+    """The outer parameters of one memory: its learned first state and norm, and the maps that make its gates."""
 
     def _make_network(self, dim: int, config: MemoryConfig) -> None:
         self.config = config
@@ -326,7 +330,7 @@ def frozen_memory(model: nn.Module) -> Iterator[None]:
     A stream that begins within it reads the learned first states W^0 alone: what a model does without what it has read, beyond its
     attention's window. One that goes on reads its memories as they stand.
     """
-    memories = [module for module in model.modules() if isinstance(module, MemoryNetwork)]
+    memories = [module for module in model.modules() if isinstance(module, Learner)]
     before = [memory.frozen for memory in memories]
     try:
         for memory in memories:

@@ -26,6 +26,10 @@ def make_model(**changes: object) -> TitansForecaster:
         for name, parameter in model.named_parameters():
             if not name.startswith("titans."):
                 parameter.add_(0.1 * torch.randn_like(parameter))
+        if model.linear_memory is not None:
+            model.linear_memory.components.normal_()
+            model.linear_memory.step.fill_(0.2)
+            model.linear_memory.forgetting.fill_(0.01)
     return model
 
 
@@ -68,7 +72,8 @@ def assert_same(a: tuple, b: tuple) -> None:
 
 VARIANTS = [{"titans": presets.debug(variant).titans} for variant in ("lmm", "mac", "mag", "mal")]
 SEASON = {"season_length": 5, "channel_maps": True, "spread_prior": 0.3}
-CHANGES = [*VARIANTS, {**FEATURES, "cardinality": (3,)}, {"channel_mixing": True}, {"absolute_level": False}, {**FEATURES, **SEASON}]
+OTHERS = [{**FEATURES, "cardinality": (3,)}, {"channel_mixing": True}, {"absolute_level": False}, {"linear_memory": 5}]
+CHANGES = [*VARIANTS, *OTHERS, {**FEATURES, **SEASON}, {**FEATURES, **SEASON, "linear_memory": 5}]
 
 
 @pytest.mark.parametrize("changes", CHANGES, ids=str)
