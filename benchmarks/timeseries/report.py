@@ -103,6 +103,8 @@ def _sentence(found: Results) -> str:
             f" Trained models had at most {budget['epochs']} epochs of {budget['batches']} batches of {budget['batch_size']} windows, with "
             f"early stopping on validation; {seeds}."
         )
+    if any(r.cell.model == "closed-form" for r in found):
+        text += f" {MODELS['closed-form'].label.capitalize()}, and Titans, which begins there, are told the time of day, others are not."
     revisions = sorted({(run["revision"] or "?")[:10] + (" with changes" if run["changes"] else "") for run in found.used_runs()})
     return (
         f"{text} The long look-back is the ridge's best on validation. `python -m benchmarks.timeseries`, revision {', '.join(revisions)}."

@@ -230,8 +230,8 @@ def test_ablations_switch_off_what_they_name() -> None:
     from benchmarks.timeseries.ours import Settings
 
     windows = Windows(waves(), 48, 12)
-    usual = Settings().config(windows).titans.memory
-    changed = {name: Settings(**{name: value}).config(windows).titans.memory for name, value in OFF.items()}
+    usual = Settings().config(windows, 24).titans.memory
+    changed = {name: Settings(**{name: value}).config(windows, 24).titans.memory for name, value in OFF.items()}
     assert changed["memory"].max_step < 1e-9 < usual.max_step
     assert (changed["momentum"].momentum, usual.momentum) == (False, True)
     assert (changed["forgetting"].forgetting, usual.forgetting) == ("none", "head")
