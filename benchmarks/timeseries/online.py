@@ -267,6 +267,17 @@ def measure(dataset: str, setting: Setting, budget: Budget, streams: StreamBudge
     return {"dataset": dataset, "seed": seed, "scores": scores, "chosen": chosen, "training_cpu_seconds": seconds}
 
 
+def every_patch(dataset: str, setting: Setting, seed: int) -> dict[str, Any]:
+    """The model before training, carried and frozen, at every patch of the second half: many more forecasts than cold contexts allow."""
+    half = halves(dataset, setting)
+    torch.manual_seed(seed)
+    model = start(half, setting).model
+    found = {"carried": carried_mse(model, half.series_TC, half.middle)}
+    with frozen_memory(model):
+        found["frozen"] = carried_mse(model, half.series_TC, half.middle)
+    return {"dataset": dataset, "seed": seed, **found, "linear": model.config.linear_length}
+
+
 # The table
 
 
@@ -284,6 +295,11 @@ def table(found: dict[str, Any]) -> str:
     rows.append(["tokens read for a forecast", *(f"{median(scores[way]['tokens'] for scores in every):.0f}" for way in ways)])
     rows.append(["CPU ms a forecast, median", *(f"{median(scores[way]['cpu_ms'] for scores in every):.1f}" for way in ways)])
     return markdown_table(["MSE of the second half", *ways], rows)
+
+
+def every_patch_table(found: dict[str, Any]) -> str:
+    rows = [[one["dataset"], f"{one['frozen']:.4f}", f"{one['carried']:.4f}"] for one in found.get("every_patch", [])]
+    return markdown_table(["MSE after every patch, before training", "frozen", "carried"], rows) if rows else ""
 
 
 def _spread(values: Sequence[float]) -> str:
@@ -312,6 +328,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     for name, default in asdict(Setting()).items():
         add(f"--{name.replace('_', '-')}", type=positive(int), default=default, help="default: %(default)s")
     add("--output", type=Path, default=OUTPUT)
+    add("--every-patch", action="store_true", help="measure the model before training, carried and frozen, after every patch")
     add("--table", action="store_true", help="print the table of the output that is there; measure nothing")
     add("--docs", type=Path, metavar="FILE", help="with --table: put it between the markers of this file")
     options = parser.parse_args(arguments)
@@ -324,7 +341,7 @@ def show(options: argparse.Namespace, console: Console) -> None:
     found = json.loads(options.output.read_text())
     console.print(table(found), markup=False)
     if options.docs is not None:
-        SECTION.write(options.docs, f"{about(found)}\n\n{table(found)}")
+        SECTION.write(options.docs, "\n\n".join(filter(None, (about(found), table(found), every_patch_table(found)))))
 
 
 def run(options: argparse.Namespace, console: Console) -> None:
@@ -336,6 +353,13 @@ def run(options: argparse.Namespace, console: Console) -> None:
     found = json.loads(options.output.read_text()) if options.output.exists() else {}
     if any(found.get(name) != value for name, value in plan.items()):
         found = {**plan, "runs": [], "trials": []}
+    if options.every_patch:
+        found["runs"].append(environment("benchmarks.timeseries.online"))
+        for dataset in options.datasets:
+            found.setdefault("every_patch", []).append({"run": len(found["runs"]) - 1, **every_patch(dataset, setting, options.seeds[0])})
+            write_json(options.output, found)
+        console.print(every_patch_table(found), markup=False)
+        return
     number, known_trials = len(found["runs"]), {(trial["dataset"], trial["seed"]) for trial in found["trials"]}
     found["runs"].append(environment("benchmarks.timeseries.online"))
     todo = [(dataset, seed) for seed in options.seeds for dataset in options.datasets if (dataset, seed) not in known_trials]
