@@ -38,9 +38,12 @@ def unsupported(q: Tensor, gates: Sequence[Gates], weights: MemoryWeights, chunk
     return None
 
 
-@torch.compiler.assume_constant_result
 def _problem(number: str) -> str | None:
     return library.problem(number)
+
+
+# What torch.compiler.assume_constant_result does, which imports the compiler for a process that does not need it.
+_problem._dynamo_marked_constant = True  # type: ignore[attr-defined]
 
 
 def unavailable(q: Tensor) -> str | None:
