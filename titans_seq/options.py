@@ -53,7 +53,7 @@ def refuse_misfits(app: cyclopts.App, commands: tuple[str, ...], arguments: cycl
     for argument in arguments:
         kinds = {argument.hint, *typing.get_args(argument.hint)}
         for token in argument.tokens:
-            if int in kinds and "." in token.value:
+            if int in _elements(argument.hint) and "." in token.value:
                 raise cyclopts.CoercionError(argument=argument, token=token, target_type=int)
             words = [word for kind in kinds if typing.get_origin(kind) is Literal for word in typing.get_args(kind)]
             nothing = token.value.lower() in ("none", "null") and token.value not in words and str not in kinds
@@ -62,6 +62,11 @@ def refuse_misfits(app: cyclopts.App, commands: tuple[str, ...], arguments: cycl
             if argument.children and not (token.value == "none" and Literal["none"] in kinds):
                 field = next(child.name for child in argument.children if child.show)
                 raise UserError(f"{argument.name} takes no value itself, got {token.value!r}; name a field: {field}")
+
+
+def _elements(hint: Any) -> set[Any]:
+    """The types that a hint is made of: int of `int | None`, and of `tuple[int, ...]`."""
+    return {hint}.union(*map(_elements, typing.get_args(hint))) if typing.get_origin(hint) is not Literal else {hint}
 
 
 def _of_config(hint: Any) -> bool:

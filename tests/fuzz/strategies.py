@@ -39,13 +39,15 @@ def dumps(value: Any) -> str:
 
 @st.composite
 def mutated_values(draw: st.DrawFn, valid: dict[str, Any]) -> dict[str, Any]:
-    """A copy of nested dictionaries with one to three keys set to something else, removed, or added."""
+    """A copy of nested dictionaries with one to three keys, or items of their lists, set to something else, removed, or added."""
     result = json.loads(json.dumps(valid))
     for _ in range(draw(st.integers(1, 3))):
         part = draw(st.sampled_from(_dictionaries(result)))
         key = draw(st.sampled_from(sorted(part)) | TEXTS) if part else draw(TEXTS)
         if key in part and draw(st.integers(0, 4)) == 0:
             del part[key]
+        elif isinstance(part.get(key), list) and part[key] and draw(st.booleans()):
+            part[key][draw(st.integers(0, len(part[key]) - 1))] = draw(NUMBERS | VALUES)
         else:
             part[key] = draw(NUMBERS | VALUES)
     return result

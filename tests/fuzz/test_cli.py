@@ -263,12 +263,14 @@ def test_files_of_options(file: tuple[str, bytes], folder: Path) -> None:
         assert_says({"model": {"part": {}}, "seed": 0} | (said or {}), {"model": model, "seed": seed})
 
 
-def _typed(text: str) -> float:
-    """A number as one may type it: 0o17 is 15."""
+def _number(value: Any) -> float:
+    """A number of a file, or one as it may be typed: 0o17 is 15."""
+    if not isinstance(value, str):
+        return value
     try:
-        return int(text, 0)
+        return int(value, 0)
     except ValueError:
-        return float(text)
+        return float(value)
 
 
 PARSERS: dict[str, Callable[[str], Any]] = {"toml": tomllib.loads, "json": json.loads, "yaml": yaml.safe_load, "yml": yaml.safe_load}
@@ -282,10 +284,12 @@ def assert_says(said: dict[str, Any], taken: Any) -> None:
             assert own is not None or not value
             assert_says(value, own)
         elif isinstance(own, tuple):
-            assert [float(x) for x in (value if isinstance(value, list) else [value])] == list(own)
+            assert [_number(x) for x in (value if isinstance(value, list) else [value])] == list(own)
         elif isinstance(own, bool):
             assert str(value).lower() in (("true", "yes", "y", "1") if own else ("false", "no", "n", "0"))
-        elif isinstance(own, int | float):
-            assert own == (_typed(value) if isinstance(value, str) else value)
+        elif isinstance(own, float):
+            assert own == float(_number(value))  # the nearest to an integer of many digits
+        elif isinstance(own, int):
+            assert own == _number(value)
         else:
             assert str(own).lower() == str(value).lower()

@@ -227,6 +227,7 @@ def test_what_a_configuration_refuses_is_named_by_its_flag(tokens: list[str], me
         ({"backbone": {"memory": {"dpth": 1}}}, "[backbone][memory][dpth]"),
         ({"epochs": 2.5}, "2.5"),
         ({"backbone": {"memory": {"depth": 2.5}}}, "2.5"),
+        ({"backbone": {"memory": {"local": {"chunk_sizes": [8, 2.5]}}}}, "2.5"),
         ({"backbone": {"memory": {"depth": "deep"}}}, "deep"),
         ({"backbone": {"variant": "lstm"}}, "lstm"),
         ({"backbone": 3}, "--backbone takes no value itself, got '3'"),
