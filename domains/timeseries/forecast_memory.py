@@ -137,8 +137,8 @@ class ForecastMemory(Learner):
         q = query.unsqueeze(1).expand_as(k)
         y, memory = neural_memory(q, k, v, gates, self._weights, state.memory, CHUNK_SIZE, gradient="token")
         correction = y[..., : self.patch].transpose(1, 2).flatten(2)[..., : self.horizon] * length.unsqueeze(-1)
-        latest = (part[:, -self.heads :] for part in (seen.keys, seen.lengths, seen.scales, seen.expected))
-        return correction, ForecastMemoryState(memory, *latest, correction[:, -1])
+        keys, lengths, scales, expected = (part[:, -self.heads :] for part in (seen.keys, seen.lengths, seen.scales, seen.expected))
+        return correction, ForecastMemoryState(memory, keys, lengths, scales, expected, correction[:, -1])
 
     def _pairs(self, seen: ForecastMemoryState, new: Patches) -> tuple[Tensor, Tensor, Tensor]:
         """Keys and values (R, J, N, D) that each patch writes, and the share of a step that it takes, (R, J, N), 0 for none."""
