@@ -51,7 +51,7 @@ def test_it_runs_and_goes_on_where_it_stopped(monkeypatch: pytest.MonkeyPatch, t
     ways = ("naive", "ridge", "ridge, refitted", "cold 24", "cold 48", "cold 256", "carried", "carried, frozen", "streams")
     assert [*trial["scores"]] == [*ways, "streams, frozen backbone"]
     for way, scores in trial["scores"].items():
-        assert 0 < scores["mse"] < 1.5, way
+        assert 0 < scores["mse"] < 3, way
         assert scores["forecasts"] >= 8
     assert trial["scores"]["cold 256"]["tokens"] == 32
     assert found["runs"][0]["revision"]

@@ -132,15 +132,18 @@ def mse(model: TitansForecaster, x_TC: torch.Tensor, origins: list[int], context
 
 
 def test_changing_regimes_are_learned_while_they_last() -> None:
-    """Of series that the model never saw; a cold context of 96 is too short to learn from, one of 1,024 is 85 times the reading."""
+    """Of series that the model never saw; a cold context of 96 is too short to learn from, and one of 1,024 is ten times the reading."""
     model = fitted(regimes(6_000, 4, seed=0).float(), 16, 16)
-    x, origins = regimes(6_000, 4, seed=1).float(), list(range(3_000, 5_900, 96))
-    carried, short = mse(model, x, origins, None), mse(model, x, origins, 96)
+    series, origins = [regimes(6_000, 4, seed=seed).float() for seed in (1, 2, 3)], list(range(3_000, 5_900, 96))
+
+    def mean(context: int | None) -> float:
+        return sum(mse(model, x, origins, context) for x in series) / len(series)
+
+    carried = mean(None)
+    assert carried < 0.8 * mean(96)
+    assert carried < 1.02 * mean(1024)
     with frozen_memory(model):
-        frozen = mse(model, x, origins, None)
-    assert carried < 0.9 * frozen
-    assert carried < 0.9 * short
-    assert carried < 1.02 * mse(model, x, origins, 1024)
+        assert carried < 0.8 * mean(None)
 
 
 @pytest.mark.slow
@@ -151,7 +154,7 @@ def test_what_returns_after_more_than_a_window_is_remembered() -> None:
     x = recurring(12_000, 4, seed=1).float()
     origins = [end for end in cue_ends(12_000) if end > 9_000]
     carried, cold = mse(model, x, origins, None), mse(model, x, origins, 1024)
-    assert carried < 0.9 * cold
+    assert carried < 0.95 * cold
 
 
 def test_where_there_is_nothing_to_learn_it_does_no_harm() -> None:
