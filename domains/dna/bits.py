@@ -20,6 +20,7 @@ from domains.dna.metrics import BITS_PER_BASE
 from domains.dna.model import TitansForDNA, base_nats, base_weights
 from titans_seq import TitansState
 from titans_seq.config import Config
+from titans_seq.errors import UserError
 from titans_seq.memory import frozen_memory
 from titans_seq.training.optimizer import parameter_groups
 
@@ -101,10 +102,16 @@ class OnlineTrainer(Reader):
     Args:
         model, memory: as `Reader`; the weights are changed.
         config: of the steps.
+
+    Raises:
+        UserError: the model has dropout, which would be in the scores: a segment is scored by the forward that it is trained by.
     """
 
     def __init__(self, model: TitansForDNA, memory: bool = True, config: OnlineConfig | None = None) -> None:
         super().__init__(model, memory)
+        dropout = model.config.titans.dropout
+        if dropout > 0:
+            raise UserError(f"training while scoring needs a model without dropout, this one has titans.dropout={dropout}: set it to 0.")
         self._config = config or OnlineConfig()
         groups = parameter_groups(model.train(), self._config.weight_decay)
         betas = (self._config.beta1, self._config.beta2)

@@ -384,7 +384,7 @@ class TitansEstimator(PyTorchLightningEstimator):
                     f"prediction_length={self.prediction_length} needs {self.min_past + self.prediction_length}"
                 )
             start_from_ridge(module.model, _epochs(self.create_training_data_loader(early, module)))
-            streams = [one.stream(COUNTED) for one in training[:: 1 + len(training) // STREAMS]]
+            streams = [one.stream(COUNTED) for one in training[:: -(-len(training) // STREAMS)]]
             start_forecast_memory(module.model, _epochs(loader)(), streams)
         start_from_ridge(module.model, _epochs(loader), held_out)
 

@@ -279,7 +279,7 @@ class TitansForecaster(Pretrained):
 
     def linear_problem(self, batch: dict[str, Tensor]) -> LinearProblem:
         """What the linear part would have to map to what, of the rows of a batch as of `loss` whose future is wholly observed."""
-        x, seen = self._rows(batch["past_target"]), self._rows(batch["past_observed_values"])
+        x, seen = self._rows(batch["past_target"]), self._observed(batch["past_observed_values"])
         loc, scale, known = self._units_of(x, seen)
         targets = (self._rows(batch["future_target"]) - loc.unsqueeze(1)) / scale.unsqueeze(1)
         phases = self._phases(self._features_ahead(batch.get("future_feat"), len(x)))
@@ -290,7 +290,7 @@ class TitansForecaster(Pretrained):
 
     def linear_forecast(self, past_target: Tensor, past_observed_values: Tensor, future_feat: Tensor | None = None) -> Tensor:
         """What the linear part alone forecasts, (B, H, C); arguments (B, L, C) and (B, H, num_future_feat) as of `forward`."""
-        x, seen = self._rows(past_target), self._rows(past_observed_values)
+        x, seen = self._rows(past_target), self._observed(past_observed_values)
         loc, scale, _ = self._units_of(x, seen)
         phases, dtype = self._phases(self._features_ahead(future_feat, len(x))), self.linear.weight.dtype
         y = self.linear(self._linear_inputs(loc, scale, x, seen).to(dtype), self._latest(seen).to(dtype), phases[:, 0])
@@ -337,10 +337,14 @@ class TitansForecaster(Pretrained):
         """(B, T, C), or (B, T) of a univariate series, -> (R, T) float64."""
         return (x.unsqueeze(-1) if x.dim() == 2 else x).transpose(1, 2).flatten(0, 1).double()
 
+    def _observed(self, x: Tensor) -> Tensor:
+        """As `_rows`, 1 where x is above 0 and else 0."""
+        return (self._rows(x) > 0).double()
+
     def _context(
         self, target: Tensor, observed: Tensor, feat: Tensor | None, static_real: Tensor | None, static_cat: Tensor | None
     ) -> Context:
-        x, seen = self._rows(target), self._rows(observed)
+        x, seen = self._rows(target), self._observed(observed)
         x = torch.where(seen > 0, x, 0.0)
         return Context(x, seen, self._features(feat, *x.shape), self._static(static_real, static_cat))
 
@@ -429,7 +433,7 @@ class TitansForecaster(Pretrained):
         target, observed_values: (B, T, C), as of `forward`. phases: (B, T) integers, of each step in the season; any where there is none.
         """
         begin = target.shape[1] % self.config.patch_length
-        x, seen = (self._rows(part)[:, begin:] for part in (target, observed_values))
+        x, seen = self._rows(target)[:, begin:], self._observed(observed_values)[:, begin:]
         x_RNP, seen_RNP = self._patched(torch.where(seen > 0, x, 0.0), 0), self._patched(seen, 0)
         each, _ = scan(x_RNP, seen_RNP, self.config.scale_steps, Moments.initial(len(x), x.device))
         phases = phases[:, begin:].repeat_interleave(self.config.num_channels, 0)

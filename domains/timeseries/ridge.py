@@ -74,6 +74,8 @@ def start_from_ridge(model: TitansForecaster, batches: Batches, validation: Batc
         what was taken; None where nothing ever moves, which leaves everything at zero.
     """
     linear = model.linear
+    for parameter in linear.parameters():
+        parameter.zero_()
     starts = []
     if linear.season is None or validation is not None:
         starts.append(_start(model, batches, validation, season=False))

@@ -63,7 +63,9 @@ class LengthOptions:
     context_length: Annotated[
         int | None, Parameter(help="Steps the model sees. Default: 4 x prediction length, less if data is short.", validator=AtLeastOne)
     ] = None
-    season_length: Annotated[int | None, Parameter(help="Steps in a season. Default: by frequency.", validator=AtLeastOne)] = None
+    season_length: Annotated[int | None, Parameter(help="Steps in a season, 1 for none. Default: by frequency.", validator=AtLeastOne)] = (
+        None
+    )
 
 
 @Parameter(name="*", group=_TRAINING)
@@ -97,12 +99,14 @@ TABLE, LENGTHS, TRAINING = TableOptions(), LengthOptions(), TrainingOptions()
 class Lengths:
     """Steps ahead, steps of context that the model sees, steps in a season; held-out windows, and steps from one to the next.
 
+    own_season: the season that was asked for; None leaves the forecaster's to its frequency.
     calibration: windows before the held-out ones that set how wide intervals are, and calibration_steps: the steps that they cover.
     """
 
     prediction: int
     context: int
     season: int
+    own_season: int | None
     windows: int
     distance: int
     calibration: int
@@ -175,7 +179,7 @@ def lengths(
     if calibration:
         behind = [held_out_steps(prediction, n, distance) for n in (range(windows, 0, -1) if refits else [windows])]
         check_calibration(table, prediction, context, calibration, apart, behind, Levels(QUANTILES).fewest_scores)
-    return Lengths(prediction, context, season, windows, distance or prediction, calibration, calibration_steps)
+    return Lengths(prediction, context, season, options.season_length, windows, distance or prediction, calibration, calibration_steps)
 
 
 def make_estimator(
@@ -200,6 +204,7 @@ def make_estimator(
         freq=table.freq,
         num_channels=len(table.targets),
         context_length=lengths.context,
+        season_length=lengths.own_season,
         num_feat_dynamic_real=len(table.roles.future_features),
         num_past_feat_dynamic_real=len(table.roles.past_features),
         num_feat_static_real=len(static.numbers) if static else 0,

@@ -87,6 +87,30 @@ def test_a_forecast_differs_by_what_was_learned_and_a_frozen_memory_learns_nothi
     assert (learned - frozen).abs().max() > 1e-3
 
 
+def test_with_a_season_and_maps_it_reads_what_the_linear_part_says() -> None:
+    """Of three channels in two series: after every patch the forecast and the inputs are those of the linear part on the same prefix."""
+    model = make_model(
+        prediction_length=H, patch_length=P, linear_memory=6, linear_length=9, num_channels=3, season_length=5, channel_maps=True
+    )
+    for parameter in model.linear.parameters():
+        torch.nn.init.normal_(parameter)
+    torch.manual_seed(3)
+    x, begin = torch.randn(2, 26, 3, dtype=torch.float64), torch.tensor([[1], [4]])
+    phases = begin + torch.arange(26)
+    patches = model.linear_patches(x, torch.ones_like(x), phases)
+    assert patches.forecast.shape == (6, 6, H)
+    for n in range(6):
+        end = 2 + (n + 1) * P  # the first two steps fill no patch
+        rows = x[:, 2:end].transpose(1, 2).flatten(0, 1)[:, -9:]
+        seen = torch.nn.functional.pad(torch.ones_like(rows), (9 - rows.shape[1], 0))
+        units = (rows - patches.loc[:, n : n + 1]) / patches.scale[:, n : n + 1]
+        inputs = torch.nn.functional.pad(units, (9 - rows.shape[1], 0))
+        phase = (begin[:, 0] + end).repeat_interleave(3)
+        torch.testing.assert_close(patches.forecast[:, n], model.linear(inputs, seen, phase))
+        without = model.linear.without_season(inputs, seen, phase, torch.arange(6) % 3)
+        torch.testing.assert_close(patches.latest[:, n], without)
+
+
 def test_a_series_that_stood_still_and_moves_keeps_the_memory_small() -> None:
     """The spread was next to nothing when the first forecasts were made: their errors in its units are beyond all bounds."""
     model, x = memory_model(), walk(120)

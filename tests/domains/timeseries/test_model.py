@@ -283,6 +283,30 @@ def test_a_season_longer_than_the_context_is_learned_in_closed_form() -> None:
     assert errors[12] < 0.15 < 0.5 < errors[None]
 
 
+def test_the_start_forgets_what_the_linear_part_was() -> None:
+    """A second start is that of a new model, and forecasts with the error that was chosen."""
+    changes = {"context_length": 5, "prediction_length": 6, "season_length": 4, "channel_maps": True, "spread_prior": 5.0}
+    config = dataclasses.replace(presets.debug(), **changes)
+    batch, other = seasonal_batch(config, rows=60), seasonal_batch(dataclasses.replace(config, season_length=3), rows=60)
+    again, fresh = (TitansForecaster(config).double().eval() for _ in range(2))
+    start_from_ridge(again, lambda: [other])
+    starts = [start_from_ridge(model, lambda: [batch], lambda: [other]) for model in (again, fresh)]
+    for a, b in zip(again.linear.parameters(), fresh.linear.parameters(), strict=True):
+        torch.testing.assert_close(a, b, rtol=0, atol=0)
+    problem = again.linear_problem(other)  # of whole windows: the channel runs fastest, as the linear part expects
+    distance = problem.targets - again.linear(problem.inputs, problem.seen, problem.phase)
+    error = (distance.square().sum(1) * problem.weight).sum()
+    assert starts[0] is not None
+    assert starts[0].validation_error == pytest.approx(float(error.detach()))
+
+
+def test_any_number_above_0_says_observed() -> None:
+    model = make_model(season_length=7)
+    x = make_inputs(model.config, 10)
+    once, twice = (model(x["target"], n * x["observed_values"], x["feat"], x["future_feat"]) for n in (1, 2))
+    assert_same(once, twice)
+
+
 def test_a_season_needs_the_phase() -> None:
     model = make_model(season_length=7)
     x = make_inputs(model.config, 10)

@@ -207,10 +207,10 @@ class Adjoint : public Walk<T> {
             const T scale = -layer.theta[t] * layer.clip[t], by_scale = dot(d.steps[l][t], layer.g[t], out);
             d.theta[l][t] = -layer.clip[t] * by_scale;
             const bool clipped = layer.clip[t] < T(1);
-            const T from_g = clipped ? scale * by_scale / layer.g_norm[t] : T(0);
+            const T from_g = clipped ? scale * by_scale / layer.g_square[t] : T(0);
             each<T>(out, [&](long i) { store(d_g[l][t] + i, scale * load(d.steps[l][t] + i) - from_g * load(layer.g[t] + i)); });
             if (!clipped) continue;
-            const T from_u = scale * by_scale / layer.u_norm[t];
+            const T from_u = scale * by_scale / layer.u_square[t];
             each<T>(in, [&](long i) { store(d.u[l][t] + i, load(d.u[l][t] + i) - from_u * load(layer.u[t] + i)); });
         }
     }

@@ -1,4 +1,4 @@
-// The arguments of a call, as titans_seq/memory/native/library.py lays them out, and the memory a thread works in.
+// The arguments of a call, as titans_seq/memory/native/operator.py lays them out, and the memory a thread works in.
 //
 // Shapes as in titans_seq/memory/chunks.py: N chunks, R rows (batch x heads), C cells of a chunk, D width, d_0 .. d_L the layers' widths.
 #pragma once

@@ -50,7 +50,7 @@ template <class T>
 struct Steps {
     Matrix<T> u, g, steps;             // inputs (n, d_in), gradients and steps (n, d_out)
     Matrix<T> slope, bend;             // hidden layers: act'(z), and act''(z) e once e, the gradient by act(z), is known; (n, d_out)
-    T *theta, *clip, *u_norm, *g_norm;  // (n); squares of lengths
+    T *theta, *clip, *u_square, *g_square;  // (n); squares of lengths
 };
 
 template <class T>
@@ -114,7 +114,7 @@ class Walk {
             s.u = arena.matrix(C, in(l)), s.g = arena.matrix(C, out(l)), s.steps = arena.matrix(C, out(l));
             if (l + 1 < L) s.slope = arena.matrix(C, out(l));
             if (l + 1 < L && keep) s.bend = arena.matrix(C, out(l));
-            s.theta = arena.numbers(C), s.clip = arena.numbers(C), s.u_norm = arena.numbers(C), s.g_norm = arena.numbers(C);
+            s.theta = arena.numbers(C), s.clip = arena.numbers(C), s.u_square = arena.numbers(C), s.g_square = arena.numbers(C);
             c.layers.push_back(s);
         }
         return c;
@@ -268,8 +268,8 @@ class Walk {
         for (long t = 0; t < n; ++t) {
             s.clip[t] = T(1);
             if (a.clip > 0) {
-                s.u_norm[t] = dot(s.u[t], s.u[t], in), s.g_norm[t] = dot(s.g[t], s.g[t], out);
-                s.clip[t] = T(a.clip) / std::max(T(a.clip), std::sqrt(s.u_norm[t]) * std::sqrt(s.g_norm[t]));
+                s.u_square[t] = dot(s.u[t], s.u[t], in), s.g_square[t] = dot(s.g[t], s.g[t], out);
+                s.clip[t] = T(a.clip) / std::max(T(a.clip), std::sqrt(s.u_square[t]) * std::sqrt(s.g_square[t]));
             }
             const T scale = -s.theta[t] * s.clip[t];
             each<T>(out, [&](long i) { store(s.steps[t] + i, scale * load(s.g[t] + i)); });

@@ -49,8 +49,13 @@ def problem(number: str) -> str | None:
 def library(number: str) -> ctypes.CDLL:
     """The loaded library for "float" or "double"; CompilationError if there is none to be had."""
     command = [*find_compiler(), *FLAGS, f"-DTITANS_NUMBER={number}"]
-    path = cache_folder() / f"memory-{number}-{fingerprint(command)}.so"
     try:
+        path = cache_folder() / f"memory-{number}-{fingerprint(command)}.so"
+    except RuntimeError as error:  # there is no home folder
+        raise _failed(f"have no place to be kept ({error}): set XDG_CACHE_HOME to a folder of yours") from error
+    try:
+        if is_whole(path):  # also where nothing may be written
+            return ctypes.CDLL(str(path))
         path.parent.mkdir(parents=True, exist_ok=True)
         with FileLock(path.with_suffix(".lock")):
             if not is_whole(path):

@@ -198,7 +198,7 @@ class Backward {
 
 // Every row once, by as many threads as can be had; 0, or 1 if memory is short.
 template <class Pass, class T>
-int over_rows(const Arguments& a) {
+int over_rows(const Arguments& a) try {
     Arena<T> count(nullptr);
     Pass{a, count};
     std::atomic<long> next{0};
@@ -219,11 +219,13 @@ int over_rows(const Arguments& a) {
     others.reserve(std::min(a.threads, a.rows));
     try {
         for (long i = 1; i < std::min(a.threads, a.rows); ++i) others.emplace_back(work);
-    } catch (const std::system_error&) {  // no more threads to be had: fewer do it as well
+    } catch (const std::exception&) {  // no more threads to be had: fewer do it as well
     }
     work();
     for (std::thread& other : others) other.join();
     return failed;
+} catch (const std::bad_alloc&) {
+    return 1;
 }
 
 }  // namespace titans
