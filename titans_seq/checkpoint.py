@@ -166,6 +166,8 @@ def read_header(folder: Path) -> Header:
     """
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (folder / name).is_file():
+            if (folder / "model" / name).is_file():
+                raise UserError(f"{folder}: is the folder of a run; its model is {folder / 'model'}.")
             raise UserError(
                 f"{folder / name}: no such file. Give a folder that save_pretrained wrote, or the name of a model on the hub, owner/name."
             )

@@ -36,6 +36,13 @@ class NucleotideDocuments:
             tokens[first - start :] = self._parts[part].read(document - int(self._first[part]), first - 1, stop - 1)
         return tokens
 
+    @property
+    def bases(self) -> int:
+        """Bases that are not N, over all stretches."""
+        return sum(
+            int((part.lengths - part.genome.count_n(part.spans.record, part.spans.start, part.spans.stop)).sum()) for part in self._parts
+        )
+
     def describe(self, named: int = 20) -> str:
         """Number of stretches, bases, and the names of the first `named` of them with theirs: for a model card."""
         stretches, mirrored = [], False

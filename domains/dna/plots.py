@@ -37,7 +37,9 @@ def plot_bits(windows: pl.DataFrame, path: str | Path | None = None) -> Figure:
         for border, name in zip(borders, windows["record"].to_numpy()[first], strict=True):
             ax.annotate(name, (border, 1.0), xycoords=("data", "axes fraction"), xytext=(3, -9), textcoords="offset points", fontsize=7)
     ax.set_xlim(0, begin[-1])
-    ax.set_ylim(0, max(2.1, float(np.nanmax(bits, initial=0)) * 1.02))
+    lowest, highest = float(np.nanmin(bits, initial=2)), float(np.nanmax(bits, initial=2))
+    room = max(0.05, 0.15 * (highest - lowest))
+    ax.set_ylim(max(0.0, lowest - room), highest + room)
     ax.xaxis.set_major_formatter(EngFormatter("b"))
     ax.set_ylabel("bits per base")
     ax.spines[["top", "right"]].set_visible(False)

@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from domains.dna.config import DNAConfig
+from titans_seq.errors import UserError
 from titans_seq.training.config import TrainingConfig
 
 VALIDATION_SHARE = 0.05
@@ -56,6 +57,9 @@ def pretrain(
     else:
         documents, held_out = split_ends(opened, VALIDATION_SHARE, guard, both_strands)
         origin = f"Validated on the last {VALIDATION_SHARE:.0%} of each record, not trained on, nor {guard:,} bases before:"
+    for part, does in ((documents, "train on"), (held_out, "validate on")):
+        if part.bases == 0:
+            raise UserError(f"{', '.join(map(str, genomes))}: every base to {does} is N. Take records with bases, for validation by name.")
     card = Card(
         title="Titans nucleotide model",
         description="Predicts the next base of DNA. `titans-seq dna bits FASTA --model MODEL` says how well it predicts a genome.",

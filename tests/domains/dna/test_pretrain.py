@@ -89,3 +89,18 @@ def test_what_cannot_be_trained_is_refused(
         run("pretrain", *arguments, "-o", "run")
     assert message in str(error.value)
     assert not Path("run").exists()
+
+
+def test_a_genome_of_nothing_but_n_is_refused(tmp_path: Path) -> None:
+    """Nothing is counted in the loss there: it would be 0, the best there is."""
+    for name, sequence, does in (("all.fa", "N" * 3000, "train on"), ("end.fa", "ACGT" * 700 + "N" * 200, "validate on")):
+        path = tmp_path / name
+        path.write_text(f">one\n{sequence}\n")
+        with pytest.raises(UserError, match=rf"{name}: every base to {does} is N"):
+            pretrain([path], tmp_path / "run", guard=0, progress=False)
+
+
+def test_the_folder_of_a_run_is_no_model_but_names_it(tmp_path: Path) -> None:
+    TitansForDNA(DNAConfig(titans=BACKBONE)).save_pretrained(tmp_path / "run/model")
+    with pytest.raises(UserError, match=r"run: is the folder of a run; its model is .*run/model\."):
+        TitansForDNA.from_pretrained(tmp_path / "run")
