@@ -170,11 +170,11 @@ def resume(path: Path, trainer: pl.Trainer, module: Any, loader: WindowLoader) -
     Raises:
         UserError: the checkpoint does not have the form that this run writes.
     """
-    checkpoint = read_checkpoint(path)
+    checkpoint, weights = read_checkpoint(path), module.state_dict()
     try:
+        check_form("state_dict", checkpoint.get("state_dict"), weights)
         check_trainer(checkpoint, module.model, module.training_config, trainer.fit_loop.state_dict())
         states = checkpoint.get("callbacks")
-        weights = module.state_dict()
         for callback in trainer.callbacks:
             if isinstance(callback, BestWeights | Patience):
                 like = {"loss": 0.0, "weights": weights} if isinstance(callback, BestWeights) else callback.state_dict()

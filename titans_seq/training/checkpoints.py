@@ -130,7 +130,7 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
 
 def save_step(trainer: pl.Trainer, folder: Path, keep: int) -> None:
     """Write folder/step-N.ckpt of the step that is done, and remove all but the newest `keep` up to it."""
-    trainer.save_checkpoint(folder / f"step-{trainer.global_step:08d}.ckpt")
+    trainer.save_checkpoint(folder / f"step-{trainer.global_step:08d}.ckpt", weights_only=False)  # the optimizer too
     if trainer.is_global_zero:
         # One of a later step is damaged: the run went on from before it.
         written = [path for path in checkpoints_of(folder) if step_of(path) <= trainer.global_step]

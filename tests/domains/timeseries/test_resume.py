@@ -195,6 +195,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_foreign_one_refused(
     assert_same(whole[1], weights(estimator().train(entries(), checkpoints=folder)))
     assert "Passed over" in caplog.text
     for change, message in (
+        (lambda x: [x.pop(name) for name in ("state_dict", "optimizer_states")], "state_dict is None"),
+        (lambda x: x.pop("optimizer_states"), "optimizer_states is None"),
         (lambda x: x["callbacks"].pop("BestWeights"), "callbacks.BestWeights is None"),
         (lambda x: x["callbacks"]["BestWeights"]["weights"].popitem(), "callbacks.BestWeights.weights is a dictionary"),
         (lambda x: x["loops"]["fit_loop"]["state_dict"]["combined_loader"][0].update(epoch=-1), "combined_loader.epoch is -1"),
