@@ -30,7 +30,7 @@ class Hub(ThreadingHTTPServer):
 
     def put(self, name: str, folder: Path, **others: bytes) -> str:
         """A new commit with the files of a folder; its hash."""
-        self.commits.setdefault(name, []).append({path.name: path.read_bytes() for path in folder.iterdir()} | others)
+        self.commits.setdefault(name, []).append({path.name: path.read_bytes() for path in folder.iterdir() if path.is_file()} | others)
         return self.commit_hash(name, len(self.commits[name]) - 1)
 
     @staticmethod

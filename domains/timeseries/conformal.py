@@ -206,9 +206,11 @@ class CalibratingEstimator(Estimator):
         self.prediction_length = estimator.prediction_length
         self.distance = calibration_distance(self.prediction_length, season_length)
 
-    def train(self, training_data: Dataset, validation_data: Dataset | None = None) -> CalibratedPredictor:
-        """As of the estimator, calibrated. Raises ValueError as the estimator or `calibrate`."""
-        return self._calibrated(self.estimator.train, training_data, validation_data)
+    def train(
+        self, training_data: Dataset, validation_data: Dataset | None = None, checkpoints: str | Path | None = None
+    ) -> CalibratedPredictor:
+        """As of the estimator, calibrated. Raises ValueError as the estimator or `calibrate`, UserError as the estimator."""
+        return self._calibrated(partial(self.estimator.train, checkpoints=checkpoints), training_data, validation_data)
 
     def train_from(
         self, predictor: CalibratedPredictor, training_data: Dataset, validation_data: Dataset | None = None

@@ -1,8 +1,6 @@
 """`TitansEstimator`: the forecaster as a GluonTS estimator. `train(dataset)` returns a predictor that makes GluonTS forecasts."""
 
 import hashlib
-import math
-import tempfile
 import warnings
 from collections.abc import Iterator, Sequence
 from functools import cached_property
@@ -24,6 +22,7 @@ from gluonts.transform import Transformation
 from torch import Tensor
 from torch.utils.data import DataLoader
 
+from domains.timeseries.checkpoints import BestWeights, Checkpoints, Patience, WindowLoader, describe_data, resume
 from domains.timeseries.config import QUANTILES, ForecasterConfig
 from domains.timeseries.data import quiet_pandas
 from domains.timeseries.forecast_memory import start_forecast_memory
@@ -37,7 +36,9 @@ from domains.timeseries.windows import DYNAMIC, ForecastInstance, RandomWindows,
 from titans_seq import TitansConfig
 from titans_seq.errors import UserError
 from titans_seq.hub import HubOptions
+from titans_seq.training.checkpoints import WholeFileCheckpointIO
 from titans_seq.training.config import TrainingConfig
+from titans_seq.training.folder import own_folder
 from titans_seq.training.optimizer import make_optimizer
 
 INPUT_NAMES = ["past_target", "past_observed_values", "past_feat", "future_feat", "feat_static_real", "feat_static_cat"]
@@ -105,28 +106,6 @@ class ForecasterModule(pl.LightningModule):
         """The package's own: AdamW by the role of each parameter, warm-up and cosine."""
         optimizer, schedule = make_optimizer(self.model, self.training_config)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
-
-
-class BeforeTraining(pl.Callback):
-    """The validation loss and the weights before the first step: what begins in closed form, or is trained on, may never get better."""
-
-    def __init__(self, validating: DataLoader | None) -> None:
-        self.validating, self.loss = validating, math.inf
-
-    @torch.no_grad()
-    def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
-        """As Lightning validates: the mean over series."""
-        if self.validating is None:
-            return
-        pl_module.eval()
-        total, count = 0.0, 0
-        for batch in self.validating:
-            size = len(batch["past_target"])
-            total += size * float(pl_module.model.loss({name: x.to(pl_module.device) for name, x in batch.items()}))
-            count += size
-        pl_module.train()
-        self.loss = total / count
-        self.weights = {name: x.clone() for name, x in pl_module.state_dict().items()}
 
 
 class TitansPredictor(PyTorchPredictor):
@@ -327,14 +306,27 @@ class TitansEstimator(PyTorchLightningEstimator):
             unfinished=self.unfinished_patches,
         )
 
-    def create_training_data_loader(self, data: Sequence[Series], module: ForecasterModule, **kwargs: Any) -> DataLoader:
+    def create_training_data_loader(self, data: Sequence[Series], module: ForecasterModule, **kwargs: Any) -> WindowLoader:
         """Windows at random places of random series."""
         sizes = {"batch_size": self.batch_size, "num_batches": self.num_batches_per_epoch}
-        return DataLoader(RandomWindows(data, self.config, **sizes, min_past=self.min_past, seed=self.seed), batch_size=None)
+        return WindowLoader(RandomWindows(data, self.config, **sizes, min_past=self.min_past, seed=self.seed))
 
     def create_validation_data_loader(self, data: Sequence[Series], module: ForecasterModule, **kwargs: Any) -> DataLoader:
         """The last window of every series."""
         return DataLoader(last_windows(data, self.config, self.batch_size), batch_size=None)  # type: ignore[arg-type]
+
+    def train(
+        self,
+        training_data: Dataset,
+        validation_data: Dataset | None = None,
+        shuffle_buffer_length: int | None = None,
+        cache_data: bool = False,
+        ckpt_path: str | None = None,
+        checkpoints: str | Path | None = None,
+        **kwargs: Any,
+    ) -> TitansPredictor:
+        """Train, and give the predictor of the best epoch; arguments and errors as of `train_model`."""
+        return self.train_model(training_data, validation_data, ckpt_path=ckpt_path, checkpoints=checkpoints).predictor
 
     def train_model(
         self,
@@ -344,33 +336,64 @@ class TitansEstimator(PyTorchLightningEstimator):
         shuffle_buffer_length: int | None = None,
         cache_data: bool = False,
         ckpt_path: str | None = None,
+        checkpoints: str | Path | None = None,
         **kwargs: Any,
     ) -> TrainOutput:
         """As GluonTS's; holds out validation windows where none are given, and leaves nothing behind in the working directory.
 
         shuffle_buffer_length and cache_data have no effect: windows are drawn at random places of series that stay where they are.
 
+        Args:
+            checkpoints: folder for a checkpoint after every epoch. If it has one, of a run that was stopped, training goes on from there
+                and ends with the weights that it would have had (on the CPU bit for bit); a finished run is not trained again.
+
         Raises:
-            ValueError: series that the estimator does not fit, or too short ones.
+            ValueError: series that the estimator does not fit, or too short ones; both ckpt_path and checkpoints.
+            UserError: `checkpoints` is of a run with other settings or data, damaged, or in use by another process.
         """
-        training = [Series(entry, self.config, self.univariate) for entry in training_data]
-        self._check_lengths(training)
+        if checkpoints is None:
+            return self._train_model(training_data, validation_data, from_predictor, ckpt_path, None)
+        if ckpt_path is not None:
+            raise ValueError("give ckpt_path or checkpoints, not both: a run goes on from the newest of its checkpoints")
+        with own_folder(Path(checkpoints), resume=True):
+            return self._train_model(training_data, validation_data, from_predictor, None, Path(checkpoints))
+
+    def _train_model(
+        self,
+        training_data: Dataset,
+        validation_data: Dataset | None,
+        from_predictor: TitansPredictor | None,
+        ckpt_path: str | Path | None,
+        folder: Path | None,
+    ) -> TrainOutput:
+        given = [Series(entry, self.config, self.univariate) for entry in training_data]
+        self._check_lengths(given)
         if validation_data is None:
-            training, validation = self._hold_out(training)
+            training, validation = self._hold_out(given)
+            described = describe_data(given) if folder else ""
         else:
-            validation = [Series(entry, self.config, self.univariate) for entry in validation_data]
+            training, validation = given, [Series(entry, self.config, self.univariate) for entry in validation_data]
+            described = describe_data([*training, *validation]) if folder else ""
         module = self.create_lightning_module()
         loader = self.create_training_data_loader(training, module)
+        saving = Checkpoints(folder, self._settings(described, from_predictor)) if folder else None
+        newest = saving.newest(module.model) if saving else None
         if from_predictor is not None:
             module.load_state_dict(from_predictor.network.state_dict())
-        else:
+        elif newest is None:  # else the checkpoint has what came of it
             self._fit_units(module.model, training)
             if self.ridge_start and self.config.output.kind in LOCATION:
                 self._start_linear(module, training, validation, loader)
-        with tempfile.TemporaryDirectory(prefix="titans-seq-") as folder:
-            trainer = self._fit(module, loader, validation, folder, ckpt_path)
+        trainer = self._fit(module, loader, validation, saving, newest or ckpt_path)
         transformation = self.create_transformation()
         return TrainOutput(transformation, module, trainer, self.create_predictor(transformation, module))
+
+    def _settings(self, data: str, from_predictor: TitansPredictor | None) -> dict[str, Any]:
+        """How a run trains and on what, in plain values: what a run that goes on with its checkpoints must share."""
+        names = ("lr", "weight_decay", "batch_size", "num_batches_per_epoch", "forecasts_per_window", "unfinished_patches", "ridge_start")
+        settings = {name: getattr(self, name) for name in (*names, "validation_windows", "patience", "seed")}
+        begun = {} if from_predictor is None else {"from_predictor": from_predictor.fingerprint}
+        return {"max_epochs": self.trainer_kwargs.get("max_epochs", self.max_epochs), **settings, **begun, "data": data}
 
     def _start_linear(self, module: ForecasterModule, training: Sequence[Series], validation: Sequence[Series], loader: DataLoader) -> None:
         """The closed-form linear part, and the memory of its errors, which is chosen for one that has not seen the ends of the series."""
@@ -389,37 +412,43 @@ class TitansEstimator(PyTorchLightningEstimator):
         start_from_ridge(module.model, _epochs(loader), held_out)
 
     def _fit(
-        self, module: ForecasterModule, loader: DataLoader, validation: list[Series], folder: str, ckpt_path: str | None
+        self,
+        module: ForecasterModule,
+        loader: WindowLoader,
+        validation: list[Series],
+        saving: Checkpoints | None,
+        ckpt_path: str | Path | None,
     ) -> pl.Trainer:
         """Train; the module has the weights of the best epoch afterwards, or those it began with if none is better."""
-        best = pl.callbacks.ModelCheckpoint(folder, monitor="val_loss" if validation else "train_loss", mode="min", save_weights_only=True)
         validating = self.create_validation_data_loader(validation, module) if validation else None
-        start = BeforeTraining(validating)
-        callbacks: list[Any] = [best, start, *self.trainer_kwargs.get("callbacks", [])]
+        best = BestWeights(validating)
+        callbacks: list[Any] = [best, *self.trainer_kwargs.get("callbacks", [])]
         if validation and self.patience is not None:
-            callbacks.append(pl.callbacks.EarlyStopping("val_loss", patience=self.patience))
+            callbacks.append(Patience("val_loss", patience=self.patience))
         settings = {
             "max_epochs": self.max_epochs,
             "gradient_clip_val": 1.0,
             "limit_train_batches": self.num_batches_per_epoch,  # gives the progress bar its end
             "logger": False,
-            "default_root_dir": folder,
             "enable_progress_bar": self.progress,
             "enable_model_summary": False,
             "accelerator": "gpu" if torch.cuda.is_available() else "cpu",  # normalisation is in float64, which others lack
             **self.trainer_kwargs,
             "callbacks": callbacks,
         }
+        if saving is not None:
+            callbacks.append(saving)
+            settings["plugins"] = [*self.trainer_kwargs.get("plugins", []), WholeFileCheckpointIO()]
         pl.seed_everything(self.seed, verbose=False)
         with warnings.catch_warnings():
             for message in (".*no `val_dataloader`.*", ".*does not have many workers.*", ".*`isinstance\\(treespec, LeafSpec\\)`.*"):
                 warnings.filterwarnings("ignore", message=message)
             trainer = pl.Trainer(**settings)
+            if saving is not None and ckpt_path is not None:
+                resume(Path(ckpt_path), trainer, module, loader)
             trainer.fit(module, loader, validating, ckpt_path=ckpt_path, weights_only=True)
-        if validation and best.best_model_score is not None and start.loss <= best.best_model_score:
-            module.load_state_dict(start.weights)
-        elif best.best_model_path:
-            module.load_state_dict(torch.load(best.best_model_path, map_location="cpu", weights_only=True)["state_dict"])
+        if best.weights:
+            module.load_state_dict(best.weights)
         return trainer
 
     def _check_lengths(self, series: Sequence[Series]) -> None:

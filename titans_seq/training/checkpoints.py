@@ -128,6 +128,22 @@ def newest_checkpoint(folder: str | Path) -> Path | None:
     return None
 
 
+def save_step(trainer: pl.Trainer, folder: Path, keep: int) -> None:
+    """Write folder/step-N.ckpt of the step that is done, and remove all but the newest `keep` up to it."""
+    trainer.save_checkpoint(folder / f"step-{trainer.global_step:08d}.ckpt", weights_only=False)  # the optimizer too
+    if trainer.is_global_zero:
+        # One of a later step is damaged: the run went on from before it.
+        written = [path for path in checkpoints_of(folder) if step_of(path) <= trainer.global_step]
+        for path in written[:-keep]:
+            trainer.strategy.remove_checkpoint(path)
+
+
+def remove_unfinished(folder: Path) -> None:
+    """Remove what a kill left half written."""
+    for path in folder.glob(f"*{_TEMPORARY}"):
+        shutil.rmtree(path) if path.is_dir() else path.unlink()
+
+
 @contextmanager
 def sigterm_waits() -> Iterator[None]:
     """SIGTERM waits for `CheckpointEvery.on_train_start`, also in processes that are started meanwhile: Lightning's handler, set before it,
@@ -162,8 +178,7 @@ class CheckpointEvery(Checkpoint):
     def on_fit_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Remove what a kill left half written."""
         if trainer.is_global_zero:
-            for path in self._folder.glob(f"*{_TEMPORARY}"):
-                shutil.rmtree(path) if path.is_dir() else path.unlink()
+            remove_unfinished(self._folder)
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """What was loaded is saved. Lightning gives the signals back when it is done."""
@@ -203,13 +218,8 @@ class CheckpointEvery(Checkpoint):
     def _save(self, trainer: pl.Trainer) -> None:
         for logger in trainer.loggers:
             logger.save()
-        trainer.save_checkpoint(self._folder / f"step-{trainer.global_step:08d}.ckpt")
+        save_step(trainer, self._folder, self._config.keep_checkpoints)
         self._saved = trainer.global_step
-        if trainer.is_global_zero:
-            # One of a later step is damaged: the run went on from before it.
-            written = [path for path in checkpoints_of(self._folder) if step_of(path) <= self._saved]
-            for path in written[: -self._config.keep_checkpoints]:
-                trainer.strategy.remove_checkpoint(path)
 
 
 def is_due(step: int, every: int, last: int) -> bool:

@@ -9,7 +9,7 @@ FOLDER/.lock              held by the process that trains; stays, unlocked
 
 import json
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -27,8 +27,10 @@ FREE = ("max_steps", "compile", "validate_every", "checkpoint_every", "keep_chec
 
 
 @contextmanager
-def own_folder(folder: Path, resume: bool) -> Iterator[None]:
+def own_folder(folder: Path, resume: bool, parts: Sequence[str] = ("metrics.csv", "checkpoints", "model")) -> Iterator[None]:
     """The folder, made if it is not there, for this process alone. The system frees the lock however the process ends.
+
+    parts: patterns of files and folders, any of which shows that the folder holds a run.
 
     Raises:
         UserError: it is no folder, another process has it, it cannot be written into, or it holds a run and resume is False.
@@ -45,15 +47,15 @@ def own_folder(folder: Path, resume: bool) -> Iterator[None]:
         raise UserError(f"{folder}: cannot be written into ({error.strerror}). Name another folder.") from error
     try:
         if not resume:
-            _check_no_run(folder)
+            _check_no_run(folder, parts)
         yield
     finally:
         lock.release()
 
 
-def _check_no_run(folder: Path) -> None:
+def _check_no_run(folder: Path, parts: Sequence[str]) -> None:
     """Raise UserError if the folder holds a run that would be written over."""
-    found = [name for name in ("metrics.csv", "checkpoints", "model") if (folder / name).exists()]
+    found = [name for name in parts if any(folder.glob(name))]
     if found:
         raise UserError(f"{folder}: already holds a run ({', '.join(found)}). Add --resume to go on with it, or name another folder.")
 
@@ -63,8 +65,13 @@ def check_same_run(path: Path, model: Any, config: TrainingConfig) -> None:
     if path.is_dir() != (config.strategy == "fsdp"):
         wrote, needed = ("with", "'fsdp'") if path.is_dir() else ("without", "'auto' or 'ddp'")
         raise UserError(f"{path}: written {wrote} strategy 'fsdp', not to be resumed with {config.strategy!r}. Resume with {needed}.")
+    check_same_settings(path, model, config.to_dict())
+
+
+def check_same_settings(path: Path, model: Any, training: dict[str, Any]) -> None:
+    """Raise UserError unless the checkpoint is of this model and was trained so, but for settings that may change (`FREE`)."""
     was = read_checkpoint(path)[CHECKPOINT_KEY]
-    now = {"model_type": model.model_type, **_flat("model", model.config.to_dict()), **_flat("training", _fixed(config.to_dict()))}
+    now = {"model_type": model.model_type, **_flat("model", model.config.to_dict()), **_flat("training", _fixed(training))}
     then = {"model_type": was["model_type"], **_flat("model", was["model"]), **_flat("training", _fixed(was["training"]))}
     changed = [f"{name} was {then.get(name)!r}, is {now.get(name)!r}" for name in sorted(now | then) if then.get(name) != now.get(name)]
     if changed:

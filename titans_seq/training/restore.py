@@ -25,27 +25,36 @@ def check_fits(checkpoint: dict[str, Any], ours: dict[str, Any], model: Any, con
     loops describe themselves now.
     """
     _check_ours(ours, model, config)
-    _check_form("global_step", checkpoint.get("global_step"), 0)
-    _check_loops(_entry("loops", checkpoint.get("loops"), "fit_loop"), loops, checkpoint["global_step"])
+    check_trainer(checkpoint, model, config, loops)
     callbacks = checkpoint.get("callbacks")
-    _check_form("callbacks", callbacks, {key: {"latest_update_step": 0} for key in callbacks} if isinstance(callbacks, dict) else {})
+    check_form("callbacks", callbacks, {key: {"latest_update_step": 0} for key in callbacks} if isinstance(callbacks, dict) else {})
+    if config.ema_decay is not None:
+        if "state_dict" in checkpoint or "optimizer_states" in checkpoint:
+            check_form("current_model_state", checkpoint.get("current_model_state"), _weights(model))
+        check_form("averaging_state", checkpoint.get("averaging_state"), {"n_averaged": torch.tensor(0)})
+
+
+def check_trainer(checkpoint: dict[str, Any], model: torch.nn.Module, config: TrainingConfig, loops: dict[str, Any]) -> None:
+    """The part of `check_fits` that is the same for whatever trains a `model` as `module.model` by `make_optimizer(model, config)`."""
+    check_form("global_step", checkpoint.get("global_step"), 0)
+    _check_loops(_entry("loops", checkpoint.get("loops"), "fit_loop"), loops, checkpoint["global_step"])
     optimizer, schedule = make_optimizer(model, config)
-    _check_form("lr_schedulers", checkpoint.get("lr_schedulers"), [schedule.state_dict()], flags=True)
+    check_form("lr_schedulers", checkpoint.get("lr_schedulers"), [schedule.state_dict()], flags=True)
     rates = checkpoint["lr_schedulers"][0]
     if rates["base_lrs"] != schedule.base_lrs or not all(0 <= rate <= config.learning_rate for rate in rates["_last_lr"]):
         raise ValueError("lr_schedulers holds other learning rates")
     if "state_dict" in checkpoint or "optimizer_states" in checkpoint:  # else in shards, that fit by name and shape
-        weights = {f"model.{name}": x for name, x in model.state_dict().items()}
-        for name in ("state_dict", *(("current_model_state",) if config.ema_decay is not None else ())):
-            _check_form(name, checkpoint.get(name), weights)
+        check_form("state_dict", checkpoint.get("state_dict"), _weights(model))
         _check_optimizer(checkpoint.get("optimizer_states"), optimizer)
-    if config.ema_decay is not None:
-        _check_form("averaging_state", checkpoint.get("averaging_state"), {"n_averaged": torch.tensor(0)})
+
+
+def _weights(model: torch.nn.Module) -> dict[str, Tensor]:
+    return {f"model.{name}": x for name, x in model.state_dict().items()}
 
 
 def _check_loops(given: Any, like: dict[str, Any], step: int) -> None:
     for key in like.keys() & (given.keys() if isinstance(given, dict) else set()):  # other versions of Lightning have others
-        _check_form(f"loops.fit_loop.{key}", given[key], like[key], loose=key.endswith("state_dict"))
+        check_form(f"loops.fit_loop.{key}", given[key], like[key], loose=key.endswith("state_dict"))
     name, steps = "loops.fit_loop", given
     for key in ("epoch_loop.automatic_optimization.optim_progress", "optimizer", "step", "total", "completed"):
         name, steps = f"{name}.{key}", _entry(name, steps, key)
@@ -65,24 +74,25 @@ def _check_ours(ours: dict[str, Any], model: Any, config: TrainingConfig) -> Non
         raise ValueError(f"it is of {devices} devices, which cannot share {config.batch_size} rows")
     zero = torch.zeros((), dtype=torch.float64)
     for i in range(devices):
-        _check_random(f"random[{i}]", parts["random"][i])
-        _check_form(f"window[{i}]", parts["window"][i], (zero, zero))
+        check_random(f"random[{i}]", parts["random"][i])
+        check_form(f"window[{i}]", parts["window"][i], (zero, zero))
     with torch.no_grad():
         initial = model.initial_state(config.batch_size // devices)
     carries = parts["carried"][0] is not None
     if carries and (initial is None or not config.carry_state):
         raise ValueError("it carries a state, which this run does not")
     for i, part in enumerate(parts["carried"]):
-        _check_form(f"carried[{i}]", part, pack(initial) if carries else None, cast=True)
+        check_form(f"carried[{i}]", part, pack(initial) if carries else None, cast=True)
 
 
-def _check_random(name: str, given: Any) -> None:
+def check_random(name: str, given: Any) -> None:
+    """Raise ValueError unless `given` is what `random_state` gives."""
     cuda, python = _entry(name, given, "cuda"), _entry(name, given, "python")
     gauss = python[2] if isinstance(python, tuple) and len(python) == 3 and isinstance(python[2], float) else None
     if cuda is not None and not isinstance(cuda, Tensor):
         raise ValueError(f"{name}.cuda is {_described(cuda)}, expected a tensor or None")
     like = random_state()
-    _check_form(name, given, {**like, "cuda": cuda, "python": (*like["python"][:2], gauss)})
+    check_form(name, given, {**like, "cuda": cuda, "python": (*like["python"][:2], gauss)})
     _, keys, position, _, _ = given["numpy"]
     if position > len(keys) or keys.min() < 0 or keys.max() >= 2**32:
         raise ValueError(f"{name}.numpy is no state of a generator")
@@ -96,7 +106,7 @@ def _check_optimizer(given: Any, optimizer: torch.optim.Optimizer) -> None:
     if not isinstance(given, list) or len(given) != 1:
         raise ValueError(f"optimizer_states is {_described(given)}, expected one")
     groups = _entry("optimizer_states[0]", given[0], "param_groups")
-    _check_form("optimizer_states[0].param_groups", groups, like["param_groups"], flags=True)
+    check_form("optimizer_states[0].param_groups", groups, like["param_groups"], flags=True)
     for group, expected in zip(groups, like["param_groups"], strict=True):
         other = [key for key, value in group.items() if key != "lr" and value != expected[key]]
         if other or not 0 <= group["lr"] <= expected["initial_lr"]:
@@ -107,7 +117,7 @@ def _check_optimizer(given: Any, optimizer: torch.optim.Optimizer) -> None:
         raise ValueError(f"optimizer_states[0].state is not of {len(parameters)} parameters")
     for i, moments in state.items():
         name, p = f"optimizer_states[0].state[{i}]", parameters[i].detach()
-        _check_form(name, moments, {"step": torch.tensor(0.0), "exp_avg": p, "exp_avg_sq": p})
+        check_form(name, moments, {"step": torch.tensor(0.0), "exp_avg": p, "exp_avg_sq": p})
         for part in ("step", "exp_avg_sq"):
             if bool((moments[part] < 0).any()):
                 raise ValueError(f"{name}.{part} is negative")
@@ -119,7 +129,7 @@ def _entry(name: str, given: Any, key: str) -> Any:
     return given[key]
 
 
-def _check_form(name: str, given: Any, like: Any, *, loose: bool = False, flags: bool = False, cast: bool = False) -> None:
+def check_form(name: str, given: Any, like: Any, *, loose: bool = False, flags: bool = False, cast: bool = False) -> None:
     """Raise ValueError unless `given` is of the form of `like`: the same types, lengths and keys, shapes and dtypes; finite numbers,
     integers from 0; equal texts. loose: dictionaries may have any keys. flags: switches may be missing, torch's next version has more of
     them. cast: tensors may have another floating-point dtype.
@@ -131,12 +141,12 @@ def _check_form(name: str, given: Any, like: Any, *, loose: bool = False, flags:
         if not isinstance(given, dict) or not (loose or needed <= given.keys() <= like.keys()):
             raise ValueError(f"{name} is {_described(given)}, expected {_described(like)}")
         for key in like.keys() & given.keys():
-            _check_form(f"{name}.{key}", given[key], like[key], loose=loose, flags=flags, cast=cast)
+            check_form(f"{name}.{key}", given[key], like[key], loose=loose, flags=flags, cast=cast)
     elif isinstance(like, list | tuple):
         if type(given) is not type(like) or len(given) != len(like):
             raise ValueError(f"{name} is {_described(given)}, expected {_described(like)}")
         for i, item in enumerate(like):
-            _check_form(f"{name}[{i}]", given[i], item, loose=loose, flags=flags, cast=cast)
+            check_form(f"{name}[{i}]", given[i], item, loose=loose, flags=flags, cast=cast)
     elif isinstance(like, float):
         if type(given) not in (float, int) or not abs(given) < float("inf"):
             raise ValueError(f"{name} is {_described(given)}, expected a finite number")

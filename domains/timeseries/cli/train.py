@@ -9,6 +9,7 @@ from cyclopts.validators import Number
 from domains.timeseries.cli.files import prepare
 from domains.timeseries.cli.options import (
     LENGTHS,
+    OUTPUT,
     TABLE,
     TRAINING,
     File,
@@ -38,14 +39,21 @@ def train(
     ] = 4,
     training: TrainingOptions = TRAINING,
     output: Annotated[Output, Parameter(help="Folder for the model, its card, and what predict needs.")] = Path("forecaster"),
+    resume: Annotated[
+        bool, Parameter(help="Go on from the newest checkpoint in the folder; without one, start.", negative="", group=OUTPUT)
+    ] = False,
     quiet: Quiet = False,
     backbone: TitansConfig,
     config: ConfigFile = None,
 ) -> None:
-    """Train a forecaster on a table, score it beside the seasonal naive, and save it."""
+    """Train a forecaster on a table, score it beside the seasonal naive, and save it.
+
+    A run that was stopped goes on with the same command and --resume; a checkpoint is written after every epoch.
+    """
     prepare(training.threads, output=output)
     from domains.timeseries.backtest import backtest
     from domains.timeseries.cli import folder, report
+    from titans_seq.training.folder import own_folder
 
     series = read(file, table, progress=not quiet)
     chosen = lengths(series, length, training, windows)
@@ -53,13 +61,17 @@ def train(
         report.print_table(series)
         report.print_split(series, chosen)
     estimator = make_estimator(series, chosen, backbone, training, progress=not quiet)
-    entries, scores = series.to_gluonts(), None
-    if windows:
-        made = backtest(entries, estimator, windows=windows, season_length=chosen.season, channel_names=series.targets)
-        predictor, scores = made.predictor, made.scores.by_channel
-        if not quiet:
-            report.print_scores(scores)
-    else:
-        predictor = estimator.train(entries)
-    folder.save(output, predictor, series, file=file, lengths=chosen, scores=scores, missing=table.missing)
+    entries, scores, checkpoints = series.to_gluonts(), None, output / "checkpoints"
+    with own_folder(output, resume, ("checkpoints/*.ckpt", folder.TABLE_NAME)):
+        if windows:
+            season = chosen.season
+            made = backtest(
+                entries, estimator, windows=windows, season_length=season, channel_names=series.targets, checkpoints=checkpoints
+            )
+            predictor, scores = made.predictor, made.scores.by_channel
+            if not quiet:
+                report.print_scores(scores)
+        else:
+            predictor = estimator.train(entries, checkpoints=checkpoints)
+        folder.save(output, predictor, series, file=file, lengths=chosen, scores=scores, missing=table.missing)
     print(output)

@@ -3,7 +3,12 @@
 import inspect
 import json
 import logging
+import os
+import shutil
+import signal
+import subprocess
 import sys
+import time
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass
 from datetime import datetime, timedelta
@@ -245,7 +250,13 @@ def test_intervals_are_calibrated_on_request(run: Run, tmp_path: Path) -> None:
     assert "column 'load' is observed 4 times 1 steps ahead; at least 9 are needed" in " ".join(done.stderr.split())
     done = run("train", file, *QUICK, "--calibration-windows", 80)
     assert "165 to calibrate on" in " ".join(done.stderr.split())
-    assert run("train", file, *QUICK, "-o", "train").returncode == 0
+    done = run("train", file, *QUICK, "-o", "train")
+    assert done.returncode == 2
+    assert "train: already holds a run (checkpoints/*.ckpt, table.json). Add --resume to go on with it" in done.stderr
+    done = run("train", file, *QUICK, "-o", "train", "--resume")
+    assert (done.returncode, "of a run with other settings: training.data was" in done.stderr) == (2, True)
+    shutil.rmtree(model / "checkpoints")
+    assert run("train", file, *QUICK, "-o", "train", "--resume").returncode == 0
     assert not (model / "calibration.safetensors").exists()
 
 
@@ -353,6 +364,27 @@ def test_static_features_of_a_table_on_the_disk(run: Run, tmp_path: Path) -> Non
     assert written[0] == written[1]
     done = run("predict", "disk", "--cache", "cache")
     assert (done.returncode, "name the FILE as well" in done.stderr) == (2, True)
+
+
+def test_a_killed_training_goes_on(run: Run, tmp_path: Path) -> None:
+    """Killed once it has a checkpoint, it ends with the weights and scores of one that was not, and says that it needs --resume."""
+    file = write_table(tmp_path / "mine.csv")
+    lengths = ("--prediction-length", 7, "--context-length", 14, "--windows", 2, "--epochs", 8)
+    flags = ("train", file, *lengths, *SMALL, "--quiet", "--calibration-windows", 9)
+    command = [sys.executable, "-m", "titans_seq.cli", "forecast", *map(str, flags), "-o", "killed"]
+    root = str(Path(__file__).parents[3])
+    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"})
+    while process.poll() is None and not list(tmp_path.glob("killed/checkpoints/*.ckpt")):
+        time.sleep(0.01)
+    process.kill()
+    assert process.wait() == -signal.SIGKILL
+    done = run(*flags, "-o", "killed")
+    assert (done.returncode, "Add --resume to go on with it" in done.stderr) == (2, True)
+    for arguments in (("-o", "killed", "--resume"), ("-o", "whole")):
+        done = run(*flags, *arguments)
+        assert done.returncode == 0, done.stderr
+    for name in ("model.safetensors", "calibration.safetensors", "table.json"):
+        assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
 
 
 def test_a_folder_that_train_did_not_write(run: Run, tmp_path: Path) -> None:
