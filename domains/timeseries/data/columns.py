@@ -202,7 +202,7 @@ def checked_numbers(source: Source, column: str) -> pl.Series:
     values = _plain(source.frame[column])
     present = values.is_not_null() if _is_text(values) else numbers.is_not_null()
     text = present & numbers.is_null() & (values.str.to_lowercase() != "nan" if _is_text(values) else present)
-    source.refuse_first(column, text, "no number", "Mend the value, or leave it empty and use --missing mask")
+    source.refuse_first(column, text, "no number", "Mend the value, or leave it empty")
     wide = (numbers.abs() > np.finfo(np.float32).max).fill_null(False)
     source.refuse_first(column, wide, "not finite in float32", "Mend the value, or leave it empty")
     return numbers.alias(column)
