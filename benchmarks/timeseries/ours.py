@@ -10,18 +10,16 @@ from torch import Tensor, nn
 from benchmarks.timeseries.forecasters import Fitted
 from benchmarks.timeseries.protocol import BATCH, Windows
 from domains.timeseries.config import ForecasterConfig, OutputConfig
+from domains.timeseries.estimator import COUNTED
 from domains.timeseries.forecast_memory import start_forecast_memory
 from domains.timeseries.model import TitansForecaster
 from domains.timeseries.ridge import start_from_ridge
+from domains.timeseries.windows import STREAM_STEPS
 from titans_seq.config import AttentionConfig, MemoryConfig, TitansConfig
 
 LEARNING_RATE, WEIGHT_DECAY = 3e-4, 0.0
 RIDGE_WINDOWS = 10_000
 """Training windows, evenly apart, of the closed-form start."""
-COUNTED = 0.4
-"""Of the training steps, at their end, those in which the linear memory shows what it can do for a linear part that has not seen them."""
-LATEST = 12_000
-"""Training steps at most of that."""
 
 
 @dataclass(frozen=True)
@@ -155,10 +153,10 @@ def titans(settings: Settings, season: int) -> Callable[[Windows, Windows], OurN
         model = TitansForecaster(settings.config(train, season))
         of_train, of_validation = (batches(model, windows.sample(settings.ridge_windows)) for windows in (train, validation))
         if settings.linear_memory:
-            counted = round(COUNTED * min(LATEST, len(train.series_TC)))
+            counted = round(COUNTED * min(STREAM_STEPS, len(train.series_TC)))
             early = replace(train.sample(settings.ridge_windows), series_TC=train.series_TC[:-counted])
             start_from_ridge(model, batches(model, early))
-            start_forecast_memory(model, of_train(), [stream(train, LATEST)])
+            start_forecast_memory(model, of_train(), [stream(train, STREAM_STEPS)])
         chosen = {}
         if settings.ridge:
             start = start_from_ridge(model, of_train, of_validation)

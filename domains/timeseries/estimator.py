@@ -48,8 +48,6 @@ LONGEST_SEASON = 400
 """Steps of a season that is taken without being asked for."""
 RIDGE_EPOCHS = 4
 """Epochs' worth of windows that the closed-form start looks at."""
-
-
 COUNTED = 0.4
 """Of each training series, at its end: where the linear memory shows what it can do."""
 STREAMS = 64

@@ -48,13 +48,15 @@ class LinearForecast(nn.Module):
 
     def forward(self, latest: Tensor, seen: Tensor, phase: Tensor) -> Tensor:
         """(R, H) from the latest values (R, K), 0 where `seen` (R, K) is 0, and the phase (R,) of the first step ahead."""
-        channel = self.channels(len(latest))
-        x = self.without_season(latest, seen, phase, channel)
+        return self.from_rest(self.without_season(latest, seen, phase, self.channels(len(latest))), phase)
+
+    def from_rest(self, x: Tensor, phase: Tensor) -> Tensor:
+        """As `forward`, from the latest values without their season."""
         y = nn.functional.linear(x, self.weight, self.bias)
         if self.channel_weight is not None:
             by_channel = torch.einsum("bck,chk->bch", x.unflatten(0, (-1, len(self.channel_weight))), self.channel_weight)
             y = y + by_channel.flatten(0, 1)
-        return y + self.season_ahead(phase, channel)
+        return y + self.season_ahead(phase, self.channels(len(x)))
 
     def channels(self, rows: int) -> Tensor:
         """The channel of each row, (R,)."""

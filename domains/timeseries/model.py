@@ -463,9 +463,8 @@ class TitansForecaster(Pretrained):
         enough = (there > 0).sum(-1) * 2 >= K
         inputs, seen = (part.to(self.linear.weight.dtype).transpose(0, 1).flatten(0, 1) for part in (units, there))  # (N R, K)
         phase = (phases_RT[:, ends - 1] + 1).T.flatten()
-        forecast = self.linear(inputs, seen, phase)
-        latest = self.linear.without_season(inputs, seen, phase, self.linear.channels(len(inputs)))
-        latest, forecast = (part.unflatten(0, (patches, rows)).transpose(0, 1) for part in (latest, forecast))
+        rest = self.linear.without_season(inputs, seen, phase, self.linear.channels(len(inputs)))
+        latest, forecast = (part.unflatten(0, (patches, rows)).transpose(0, 1) for part in (rest, self.linear.from_rest(rest, phase)))
         return Patches(x_RNP, seen_RNP, loc, scale, latest, enough, forecast)
 
     def _patched(self, x: Tensor, padding: int) -> Tensor:
