@@ -307,16 +307,17 @@ class NeuralMemory(MemoryNetwork):
         elif tail.shape[1:] != (reach, x.shape[2]):
             raise ValueError(f"state holds a convolution tail of {tuple(tail.shape[1:])}, this layer needs {(reach, x.shape[2])}")
         x = torch.cat([tail.to(x.dtype), x], dim=1)
-        if reset is None or self.convolution is None:
-            mixed = x if self.convolution is None else self.convolution(x.transpose(1, 2)).transpose(1, 2)
-            return mixed, last_rows(x, reach, length, mask, None)
-        positions, held = token_positions(x.new_full((x.shape[0],), reach, dtype=torch.int64), length, mask, reset)
-        weight = self.convolution.weight[:, 0].to(x.dtype)  # (channels, reach + 1), the token's own tap last
-        taps = [  # one shifted product a tap: a tap that reaches before the token's document sees zero
-            torch.where((positions >= back).unsqueeze(-1), x[:, reach - back : reach - back + length], 0) * weight[:, reach - back]
-            for back in range(reach + 1)
-        ]
-        return sum(taps[1:], taps[0]), last_rows(x, reach, length, mask, held)
+        if self.convolution is None:
+            return x, last_rows(x, reach, length, mask, None)
+        # A sum of shifted products, one a tap: as (B, T, channels) lie in memory, conv1d would transpose there and back.
+        shifted = [x[:, reach - back : reach - back + length] for back in range(reach + 1)]
+        held = None
+        if reset is not None:  # a tap that reaches before the token's document sees zero
+            positions, held = token_positions(x.new_full((x.shape[0],), reach, dtype=torch.int64), length, mask, reset)
+            shifted = [torch.where((positions >= back).unsqueeze(-1), part, 0) for back, part in enumerate(shifted)]
+        weight = self.convolution.weight[:, 0]  # (channels, reach + 1), the token's own tap last
+        products = [part * weight[:, reach - back] for back, part in enumerate(shifted)]
+        return sum(products[1:], products[0]).to(x.dtype), last_rows(x, reach, length, mask, held)
 
     def _finish(self, y: Tensor, gate: Tensor) -> Tensor:
         """y (B, H, T, D): norm, times the gate (B, T, H D), then projection to (B, T, dim)."""
