@@ -29,17 +29,18 @@ def read_in_pieces(
     if x.shape[1] <= PIECE_LENGTH or torch.compiler.is_compiling():
         return read(x, state, mask, reset)
     first, *rest = (slice(start, start + PIECE_LENGTH) for start in range(0, x.shape[1], PIECE_LENGTH))
-    y_first, after = read(x[:, first], state, _of_piece(mask, first), _of_piece(reset, first))
+    x_first, *x_rest = x.split(PIECE_LENGTH, dim=1)  # not slices, whose gradients would each be as long as x
+    y_first, after = read(x_first, state, _of_piece(mask, first), _of_piece(reset, first))
     if torch.is_grad_enabled():
         parts = [y_first]
-        for piece in rest:
-            part, after = read(x[:, piece], after, _of_piece(mask, piece), _of_piece(reset, piece))
+        for piece, x_piece in zip(rest, x_rest, strict=True):
+            part, after = read(x_piece, after, _of_piece(mask, piece), _of_piece(reset, piece))
             parts.append(part)
         return torch.cat(parts, dim=1), after
     y = y_first.new_empty(x.shape)  # filled piece by piece: a list of the pieces would be held beside the result
     y[:, first] = y_first
-    for piece in rest:
-        y[:, piece], after = read(x[:, piece], after, _of_piece(mask, piece), _of_piece(reset, piece))
+    for piece, x_piece in zip(rest, x_rest, strict=True):
+        y[:, piece], after = read(x_piece, after, _of_piece(mask, piece), _of_piece(reset, piece))
     return y, after
 
 

@@ -182,7 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             text = markdown(json.loads(output.read_text()))
             print(text)
             if options.readme:
-                README.write_json(options.readme, text)
+                README.write(options.readme, text)
         return
     if options.compare:
         run_comparison(options, console)
