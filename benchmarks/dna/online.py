@@ -126,6 +126,14 @@ def measure(codes: np.ndarray, part: slice, networks: bool, say: Callable[[str],
     return scores.rows
 
 
+def mixed_experts(codes: np.ndarray) -> np.ndarray:
+    """Bits of each base under the mixing network of counts and copies."""
+    told = np.empty((len(ORDERS) + 2 * len(COPY_ORDERS), 4, len(codes)), dtype=np.float16)
+    for n, (_, one) in enumerate(experts(codes)):
+        told[n] = np.log(one)
+    return bits(codes, mix(codes, told, NETWORK))
+
+
 def network(reader: Reader, codes: np.ndarray) -> np.ndarray:
     """Logarithms of the chances (4, T) that a model told of each base before it was read."""
     sequence, told = torch.from_numpy(np.concatenate([[BEGIN], codes]).astype(np.int64))[None], []
