@@ -20,18 +20,16 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.dna.online import BACKBONE, FOLDER, GENOMES, NETWORK, SEGMENT, TRAINING, joined, mixed_experts, read
+from benchmarks.dna.online import BACKBONE, CONTEXTS, FOLDER, GENOMES, NETWORK, SEGMENT, TRAINING, joined, mixed_experts, read
 from benchmarks.reporting import RESULTS, Report, environment, integers, progress_bar, write_json
 from domains.dna.bits import OnlineTrainer, Reader
 from domains.dna.config import DNAConfig
-from domains.dna.context_memory import ContextMemoryConfig
 from domains.dna.data.alphabet import BASE_BITS, N
 from domains.dna.metrics import BITS_PER_BASE
 from domains.dna.model import BEGIN, TitansForDNA, base_nats
 
 OUTPUT = RESULTS / "dna_strains.json"
 FIRST, SECOND, BETWEEN, TRAIN_ON = "S. aureus COL", "S. aureus N315", "H. pylori G27", "E. coli MG1655"
-CONTEXTS = ContextMemoryConfig(table_bits=22)
 
 
 def make_model(seed: int) -> TitansForDNA:
@@ -126,8 +124,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dna.strains", description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--folder", type=Path, default=FOLDER, help="where the examples of Debian's package ragout-examples lie")
-    add("--bases", type=int, default=500_000, help="of each genome at most, but for the one between")
-    add("--gaps", type=integers, default=[0, 100_000, 500_000, 1_500_000], help=f"bases of {BETWEEN} between the two, rising")
+    add("--bases", type=int, default=300_000, help="of each genome at most, but for the one between")
+    add("--gaps", type=integers, default=[0, 100_000, 300_000, 1_000_000], help=f"bases of {BETWEEN} between the two, rising")
     add("--seeds", type=integers, default=[0, 1, 2])
     add("--output", type=Path, default=OUTPUT)
     options = parser.parse_args(arguments)

@@ -42,8 +42,8 @@ class ContextMemoryConfig(Config):
         inverted: learn the other strand of what was read as well.
     """
 
-    lengths: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 9, 10, 11, 12, 14, 16, 20, 12, 12, 12)
-    skips: tuple[int, ...] = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 2, 6, 12)
+    lengths: tuple[int, ...] = (1, 2, 3, 4, 6, 8, 10, 11, 12, 14, 18, 12, 12, 12, 16, 16)
+    skips: tuple[int, ...] = (0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 0, 4, 12, 20, 8, 24)
     table_bits: int = 18
     inverted: bool = True
 

@@ -11,8 +11,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from domains.dna.config import DNAConfig
-from domains.dna.context_layer import ContextLayer
-from domains.dna.context_memory import ContextMemoryState
+from domains.dna.context_layer import ContextLayer, ContextLayerState
 from domains.dna.data.alphabet import BASE_BITS, CODES, SOFT, N
 from domains.dna.metrics import BITS_PER_BASE
 from titans_seq import Titans, TitansState
@@ -30,7 +29,7 @@ class DNAState(State):
     """What `TitansForDNA` carries: the backbone's state, and its context memory if it has one."""
 
     titans: TitansState
-    contexts: ContextMemoryState | None
+    contexts: ContextLayerState | None
 
 
 class TitansForDNA(Pretrained):
@@ -88,9 +87,11 @@ class TitansForDNA(Pretrained):
             y, titans = self.titans(x, None if state is None else state.titans, mask=mask, reset=reset)
             return self.head(y), DNAState(titans, None)
         state = self.initial_state(len(tokens)) if state is None else state
-        told, told_x, contexts = self.contexts.ask(bases, state.contexts, mask, reset)
-        y, titans = self.titans(x + told_x, state.titans, mask=mask, reset=reset)
-        return self.head(y) + self.contexts.logits(told, y), DNAState(titans, contexts)
+        if state.contexts is None:
+            raise ValueError("state is of a model without a context memory, this one has one (DNAConfig.contexts)")
+        f, record, told, contexts = self.contexts.ask(bases, state.contexts, mask, reset)
+        y, titans = self.titans(x + told, state.titans, mask=mask, reset=reset)
+        return self.head(y) + self.contexts.logits(f, record, y), DNAState(titans, contexts)
 
     def loss(self, batch: dict[str, Any], state: DNAState | None = None) -> LossOutput:
         """Cross entropy in nats a base, of a batch of `DocumentStream`; the units are the weights of the targets (`base_weights`)."""

@@ -10,7 +10,7 @@ from hypothesis import strategies as st
 
 from domains.dna.bits import OnlineTrainer, Reader
 from domains.dna.config import DNAConfig
-from domains.dna.context_layer import ContextLayer
+from domains.dna.context_layer import DECAY, ContextLayer
 from domains.dna.context_memory import ContextMemoryConfig, ContextMemoryState, _slot_and_tag, read_and_write
 from domains.dna.model import BEGIN, TitansForDNA
 from titans_seq import presets
@@ -83,17 +83,20 @@ def test_rows_of_unequal_length_and_documents_do_not_touch_one_another(rows: lis
         place = slice(longest - len(row), None) if i % 2 else slice(len(row))
         x[i, place], mask[i, place] = torch.tensor(row), True
         reset[i, place] = torch.arange(len(row)) == len(row) // 2
-    f, _, state = layer.ask(x, layer.initial_state(len(rows)), mask, reset)
+    f, record, _, state = layer.ask(x, layer.initial_state(len(rows)), mask, reset)
     for i, row in enumerate(rows):
         alone = layer.initial_state(1)
-        parts = []
+        parts, records = [], []
         for part in (row[: len(row) // 2], row[len(row) // 2 :]):
             if part:
                 alone = layer.initial_state(1)
-                told, _, alone = layer.ask(torch.tensor([part]), alone)
+                told, its_record, _, alone = layer.ask(torch.tensor([part]), alone)
                 parts.append(told)
+                records.append(its_record)
         assert torch.equal(f[i][mask[i]], torch.cat(parts, dim=1)[0])
-        assert all(torch.equal(a[i], b[0]) for a, b in zip(state.tensors(), alone.tensors(), strict=True))
+        torch.testing.assert_close(record[i][mask[i]], torch.cat(records, dim=1)[0])
+        for found, wanted in zip(state.tensors(), alone.tensors(), strict=True):
+            torch.testing.assert_close(found[i], wanted[0])
 
 
 def test_the_other_strand_is_learned() -> None:
@@ -106,13 +109,30 @@ def test_the_other_strand_is_learned() -> None:
 
 def test_frozen_it_answers_and_learns_nothing() -> None:
     layer, bases = ContextLayer(8, CONFIG), torch.tensor([[0, 1, 2, 3] * 8])
-    _, _, state = layer.ask(bases, layer.initial_state(1))
+    *_, state = layer.ask(bases, layer.initial_state(1))
     before = state.clone()
     with frozen_memory(layer):
-        f, _, after = layer.ask(bases, state)
+        f, _, _, after = layer.ask(bases, state)
     assert f.abs().sum() > 0
-    assert torch.equal(after.counts, before.counts)
-    assert torch.equal(after.tags, before.tags)
+    assert torch.equal(after.memory.counts, before.memory.counts)
+    assert torch.equal(after.memory.tags, before.memory.tags)
+
+
+@given(bases=BASES, cut=st.integers(0, 80))
+def test_the_record_is_a_mean_of_what_each_context_told(bases: list[int], cut: int) -> None:
+    layer, x = ContextLayer(8, CONFIG), torch.tensor([bases])
+    parts, state = [], layer.initial_state(1)
+    for part in (x[:, :cut], x[:, cut:]):
+        if part.shape[1]:
+            f, record, _, state = layer.ask(part, state)
+            parts.append((f[0], record[0]))
+    f, record = (torch.cat(part) for part in zip(*parts, strict=True))
+    wanted, told = torch.zeros(len(CONFIG.lengths)), torch.zeros(len(CONFIG.lengths), 4)
+    for t, base in enumerate(bases):
+        if base < 4:
+            wanted = DECAY * wanted + (1 - DECAY) * (4 * told.softmax(-1)[:, base]).log()
+        torch.testing.assert_close(record[t], wanted)
+        told = f[t]
 
 
 def test_a_repeat_is_predicted_without_training_and_better_with() -> None:
