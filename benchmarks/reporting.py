@@ -103,6 +103,11 @@ def names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
 
+def integers(text: str) -> list[int]:
+    """A comma-separated list of integers."""
+    return [int(name) for name in names(text)]
+
+
 def progress_bar() -> Progress:
     columns = (TextColumn("{task.description:<64}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
     return Progress(*columns, console=Console(stderr=True), transient=True)

@@ -67,26 +67,27 @@ class LeftAligned:
     """The tokens of every row moved to its front, in order, the padding behind them; and the way back.
 
     mask, reset: (B, T) bool, as given, but for the moved tokens. A reset that no token of the row follows stands on the padding.
+    order: (B, T) int64, the places of the tokens, then those of padding.
     """
 
     def __init__(self, mask: Tensor, reset: Tensor | None) -> None:
         self._given = mask
-        self._order = mask.logical_not().to(torch.uint8).argsort(dim=1, stable=True)  # (B, T): places of the tokens, then of padding
-        self.mask = mask.gather(1, self._order)
+        self.order = mask.logical_not().to(torch.uint8).argsort(dim=1, stable=True)
+        self.mask = mask.gather(1, self.order)
         self.reset = None if reset is None else self._move_reset(reset)
 
     def _move_reset(self, reset: Tensor) -> Tensor:
         document = reset.long().cumsum(1)
-        document = torch.where(self.mask, document.gather(1, self._order), document[:, -1:])
+        document = torch.where(self.mask, document.gather(1, self.order), document[:, -1:])
         return document.diff(dim=1, prepend=torch.zeros_like(document[:, :1])) > 0
 
     def take(self, x: Tensor) -> Tensor:
         """x (B, T, dim), what stands at padding replaced by zero, moved."""
-        return torch.where(self._given.unsqueeze(-1), x, 0).gather(1, self._order.unsqueeze(-1).expand_as(x))
+        return torch.where(self._given.unsqueeze(-1), x, 0).gather(1, self.order.unsqueeze(-1).expand_as(x))
 
     def put(self, y: Tensor) -> Tensor:
         """y (B, T, dim) moved back, zero at padding."""
-        placed = torch.zeros_like(y).scatter(1, self._order.unsqueeze(-1).expand_as(y), y)
+        placed = torch.zeros_like(y).scatter(1, self.order.unsqueeze(-1).expand_as(y), y)
         return torch.where(self._given.unsqueeze(-1), placed, 0)
 
 

@@ -4,8 +4,9 @@
     copy k            the latest place where k bases were the same is followed, whatever does not agree
     logistic          the experts with inverted repeats, mixed by weights that are learned online: of counts alone, and with copies
     mixing network    the same, and a hidden layer over all experts (`domains.dna.mixing`)
-    Titans            of the first --network-bases: a network trained online in the one pass, its memory learning or frozen; and as one
-                      more expert in the mixture. Experts and mixtures of the same bases stand beside it.
+    Titans            of the first --network-bases: a network trained online in the one pass, its memory learning or frozen, and with a
+                      context memory (`domains.dna.context_memory`); the last is one more expert in the mixture as well. Experts and
+                      mixtures of the same bases stand beside it.
 
 A pair is the second strain after the first: what of the first is remembered. The genomes are those of Debian's package ragout-examples.
 Rates and sizes were chosen on the first 600,000 bases of E. coli.
@@ -28,6 +29,7 @@ from rich.table import Table
 from benchmarks.reporting import RESULTS, Report, environment, names, progress_bar, write_json
 from domains.dna.bits import OnlineConfig, OnlineTrainer, Reader
 from domains.dna.config import DNAConfig
+from domains.dna.context_memory import ContextMemoryConfig
 from domains.dna.data.alphabet import BASE_BITS, N
 from domains.dna.data.genome import open_genome
 from domains.dna.experts import COPY_ORDERS, ORDERS, bits, chances, counts, experts, smoothing_of
@@ -57,6 +59,12 @@ BACKBONE = TitansConfig(
     dim=64, num_layers=2, variant="lmm", memory=MemoryConfig(num_heads=2, depth=1, expansion=1, chunk_size=64, max_step=0.1)
 )
 TRAINING = OnlineConfig(learning_rate=3e-3)
+CONTEXTS = ContextMemoryConfig(table_bits=22)
+NETWORKS = {  # what they have of a context memory, and whether memories learn
+    "Titans trained in the pass, memory frozen": (None, False),
+    "Titans trained in the pass": (None, True),
+    "Titans with a context memory, trained in the pass": (CONTEXTS, True),
+}
 SEGMENT = 512
 
 
@@ -91,8 +99,8 @@ class Scores:
         return made
 
 
-def measure(codes: np.ndarray, part: slice, networks: bool, say: Callable[[str], None]) -> dict[str, dict[str, float]]:
-    """All ways to predict `codes`, scored on a part of them."""
+def measure(codes: np.ndarray, part: slice, networks: Sequence[str], say: Callable[[str], None]) -> dict[str, dict[str, float]]:
+    """All ways to predict `codes`, scored on a part of them; networks: names in `NETWORKS`."""
     scores = Scores(codes, part)
     told = np.empty((len(ORDERS) + 2 * len(COPY_ORDERS) + 1, 4, len(codes)), dtype=np.float16)
     for order in NOT_INVERTED:
@@ -113,17 +121,26 @@ def measure(codes: np.ndarray, part: slice, networks: bool, say: Callable[[str],
     ):
         say(name)
         scores.chances(name, lambda which=which, config=config: mix(codes, which, config))
+    for name in networks:
+        contexts, memory = NETWORKS[name]
+        say(name)
+        begin = process_time()
+        torch.manual_seed(0)
+        trainer = OnlineTrainer(TitansForDNA(DNAConfig(titans=BACKBONE, contexts=contexts)), memory, TRAINING)
+        told[-1] = network(trainer, codes)
+        scores.add(name, bits(codes, np.exp(told[-1].astype(np.float32))), process_time() - begin)
     if networks:
-        for name, memory in (("Titans trained in the pass, memory frozen", False), ("Titans trained in the pass", True)):
-            say(name)
-            begin = process_time()
-            torch.manual_seed(0)
-            trainer = OnlineTrainer(TitansForDNA(DNAConfig(titans=BACKBONE)), memory, TRAINING)
-            told[-1] = network(trainer, codes)
-            scores.add(name, bits(codes, np.exp(told[-1].astype(np.float32))), process_time() - begin)
         say("mixture with Titans")
-        scores.chances("mixing network of counts, copies and Titans", lambda: mix(codes, told, NETWORK))
+        scores.chances(f"mixing network of counts, copies and {networks[-1]}", lambda: mix(codes, told, NETWORK))
     return scores.rows
+
+
+def mixed_experts(codes: np.ndarray) -> np.ndarray:
+    """Bits of each base under the mixing network of counts and copies."""
+    told = np.empty((len(ORDERS) + 2 * len(COPY_ORDERS), 4, len(codes)), dtype=np.float16)
+    for n, (_, one) in enumerate(experts(codes)):
+        told[n] = np.log(one)
+    return bits(codes, mix(codes, told, NETWORK))
 
 
 def network(reader: Reader, codes: np.ndarray) -> np.ndarray:
@@ -163,7 +180,7 @@ def tasks(options: argparse.Namespace, cache: Path, say: Callable[[str], None]) 
         for name in chosen:
             if name in GENOMES:
                 codes = read(options.folder, name, cache, short)
-                yield f"{name}, first {len(codes):,}", len(codes), lambda c=codes: measure(c, slice(None), True, say)
+                yield f"{name}, first {len(codes):,}", len(codes), lambda c=codes: measure(c, slice(None), options.networks, say)
         for name in chosen:
             if name in PAIRS:
                 first, second = (read(options.folder, strain, cache, short // 2) for strain in PAIRS[name])
@@ -172,17 +189,17 @@ def tasks(options: argparse.Namespace, cache: Path, say: Callable[[str], None]) 
                 yield (
                     f"{name}, first {len(second):,} of each",
                     len(pair),
-                    lambda p=pair, s=part, o=other: {**measure(p, s, True, say), **reading(p, s, o, say)},
+                    lambda p=pair, s=part, o=other: {**measure(p, s, options.networks, say), **reading(p, s, o, say)},
                 )
     if options.bases != 0:
         for name in chosen:
             if name in GENOMES:
                 codes = read(options.folder, name, cache, options.bases)
-                yield name, len(codes), lambda c=codes: measure(c, slice(None), False, say)
+                yield name, len(codes), lambda c=codes: measure(c, slice(None), (), say)
             else:
                 first, second = (read(options.folder, strain, cache, options.bases) for strain in PAIRS[name])
                 pair, part = joined([first, second]), slice(len(first) + 1, None)
-                yield name, len(pair), lambda p=pair, s=part: measure(p, s, False, say)
+                yield name, len(pair), lambda p=pair, s=part: measure(p, s, (), say)
 
 
 def table(found: Report) -> Table:
@@ -207,6 +224,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--folder", type=Path, default=FOLDER, help="where the package's examples lie")
     add("--bases", type=int, help="of each genome at most; 0 for the networks' part alone (default: all)")
     add("--network-bases", type=int, default=500_000, help="of each genome that the networks read; 0 for no networks")
+    add("--networks", nargs="*", choices=list(NETWORKS), default=list(NETWORKS), help="which (default: all)")
     add("--output", type=Path, default=OUTPUT)
     options = parser.parse_args(arguments)
     unknown = [name for name in options.genomes if name not in known]

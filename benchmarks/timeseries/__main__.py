@@ -12,7 +12,7 @@ from rich.console import Console
 
 import benchmarks.timeseries
 from benchmarks.machine import positive
-from benchmarks.reporting import RESULTS, Section, names, progress_bar, write_sections
+from benchmarks.reporting import RESULTS, Section, integers, names, progress_bar, write_sections
 from benchmarks.timeseries.cells import MODELS, SHORT, Cell, plan
 from benchmarks.timeseries.datasets import SOURCES
 from benchmarks.timeseries.measure import Results, measure
@@ -39,7 +39,7 @@ def known(kind: str, allowed: Sequence[str]) -> "type[argparse.Action]":
     return Known
 
 
-def integers(text: str) -> list[int]:
+def horizons(text: str) -> list[int]:
     return [positive(int)(name) for name in names(text)]
 
 
@@ -56,12 +56,12 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add = parser.add_argument
     add("--datasets", action=known("data set", list(SOURCES)), default=list(SOURCES), help=f"comma-separated: {', '.join(SOURCES)}")
     add("--look-backs", type=look_backs, default=[str(SHORT), "long"], help="steps, or 'long': chosen on validation (default: 96,long)")
-    add("--horizons", type=integers, default=list(HORIZONS), help="comma-separated (default: 96,192,336,720)")
+    add("--horizons", type=horizons, default=list(HORIZONS), help="comma-separated (default: 96,192,336,720)")
     ablations = [name for name, model in MODELS.items() if model.ablation]
     usual = [name for name in MODELS if name not in ablations]
     about = f"comma-separated (default: {','.join(usual)}); ablations: {', '.join(ablations)}"
     add("--models", action=known("model", list(MODELS)), default=usual, help=about)
-    add("--seeds", type=lambda text: [int(name) for name in names(text)], default=[0, 1, 2], help="of trained models (default: 0,1,2)")
+    add("--seeds", type=integers, default=[0, 1, 2], help="of trained models (default: 0,1,2)")
     add("--epochs", type=positive(int), default=Budget.epochs, help="of training at most (default: %(default)s)")
     add("--batches", type=positive(int), default=Budget.batches, help="of an epoch at most (default: %(default)s)")
     add("--threads", type=positive(int), default=1, help="of torch; more than there are free cores is very slow (default: %(default)s)")

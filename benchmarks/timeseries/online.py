@@ -33,7 +33,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from benchmarks.machine import positive
-from benchmarks.reporting import RESULTS, Section, environment, names, progress_bar, write_json
+from benchmarks.reporting import RESULTS, Section, environment, integers, progress_bar, write_json
 from benchmarks.timeseries import online_ridge, synthetic
 from benchmarks.timeseries.__main__ import known, quiet
 from benchmarks.timeseries.datasets import SOURCES, read, saugeen
@@ -320,7 +320,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     parser = argparse.ArgumentParser(prog="python -m benchmarks.timeseries.online", description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--datasets", action=known("data set", list(DATASETS)), default=list(DATASETS), help=f"comma-separated: {', '.join(DATASETS)}")
-    add("--seeds", type=lambda text: [int(name) for name in names(text)], default=[0], help="comma-separated (default: 0)")
+    add("--seeds", type=integers, default=[0], help="comma-separated (default: 0)")
     add("--epochs", type=positive(int), default=1, help="of training on windows")
     add("--batches", type=positive(int), default=20, help="of an epoch")
     for field in ("segments", "looks"):

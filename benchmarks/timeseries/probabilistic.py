@@ -30,7 +30,7 @@ from gluonts.torch.model.patch_tst import PatchTSTEstimator
 from rich.console import Console
 
 from benchmarks.machine import installed, positive
-from benchmarks.reporting import RESULTS, Section, names, progress_bar, write_sections
+from benchmarks.reporting import RESULTS, Section, integers, progress_bar, write_sections
 from benchmarks.timeseries.__main__ import known, quiet
 from benchmarks.timeseries.cells import Cell, Result
 from benchmarks.timeseries.measure import Results
@@ -283,7 +283,7 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add = parser.add_argument
     add("--datasets", action=known("data set", list(PANELS)), default=list(PANELS), help=f"comma-separated: {', '.join(PANELS)}")
     add("--models", action=known("model", list(MODELS)), default=list(MODELS), help=f"comma-separated: {', '.join(MODELS)}")
-    add("--seeds", type=lambda text: [int(name) for name in names(text)], default=[0, 1, 2], help="of trained models (default: 0,1,2)")
+    add("--seeds", type=integers, default=[0, 1, 2], help="of trained models (default: 0,1,2)")
     add("--epochs", type=positive(int), default=Budget.epochs, help="of training (default: %(default)s)")
     add("--batches", type=positive(int), default=Budget.batches, help="of an epoch (default: %(default)s)")
     add("--threads", type=positive(int), default=1, help="of torch (default: %(default)s)")

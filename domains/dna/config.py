@@ -2,6 +2,7 @@
 
 from dataclasses import dataclass, field
 
+from domains.dna.context_memory import ContextMemoryConfig
 from titans_seq import presets
 from titans_seq.config import Config, TitansConfig, Variant
 
@@ -14,10 +15,12 @@ class DNAConfig(Config):
         titans: the backbone.
         soft_mask_weight: of a soft-masked (lower-case) base in the loss: 1 keeps it as any other, 0 leaves it out, between them it counts
             less. It is read in any case. N is read, and never counts.
+        contexts: of the memory of what followed the same bases before (`context_memory`); None for none.
     """
 
     titans: TitansConfig = field(default_factory=lambda: presets.tiny("mag"))
     soft_mask_weight: float = 1.0
+    contexts: ContextMemoryConfig | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()

@@ -3,6 +3,7 @@
 Shapes: B rows, T bases. Tokens are codes of `domains.dna.data.alphabet` (A C G T N, and the bit of the soft mask), and BEGIN.
 """
 
+from dataclasses import dataclass
 from typing import Any
 
 import torch
@@ -10,15 +11,25 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from domains.dna.config import DNAConfig
+from domains.dna.context_layer import ContextLayer, ContextLayerState
 from domains.dna.data.alphabet import BASE_BITS, CODES, SOFT, N
 from domains.dna.metrics import BITS_PER_BASE
 from titans_seq import Titans, TitansState
 from titans_seq.checkpoint import Pretrained
+from titans_seq.state import State
 from titans_seq.training.trainable import LossOutput
 
 BEGIN = 5
 """The token that stands before a sequence."""
 VOCABULARY = 6
+
+
+@dataclass(frozen=True)
+class DNAState(State):
+    """What `TitansForDNA` carries: the backbone's state, and its context memory if it has one."""
+
+    titans: TitansState
+    contexts: ContextLayerState | None
 
 
 class TitansForDNA(Pretrained):
@@ -38,17 +49,19 @@ class TitansForDNA(Pretrained):
         self.embedding = nn.Embedding(VOCABULARY, config.titans.dim)
         self.titans = Titans(config.titans)
         self.head = nn.Linear(config.titans.dim, N)
+        self.contexts = None if config.contexts is None else ContextLayer(config.titans.dim, config.contexts)
         for table in (self.embedding, self.head):
             nn.init.normal_(table.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
-    def initial_state(self, batch_size: int) -> TitansState:
+    def initial_state(self, batch_size: int) -> DNAState:
         """The state before the first base of `batch_size` sequences."""
-        return self.titans.initial_state(batch_size)
+        contexts = None if self.contexts is None else self.contexts.initial_state(batch_size)
+        return DNAState(self.titans.initial_state(batch_size), contexts)
 
     def forward(
-        self, tokens: Tensor, state: TitansState | None = None, *, mask: Tensor | None = None, reset: Tensor | None = None
-    ) -> tuple[Tensor, TitansState]:
+        self, tokens: Tensor, state: DNAState | None = None, *, mask: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, DNAState]:
         """Logits of the base after each token.
 
         Args:
@@ -56,7 +69,8 @@ class TitansForDNA(Pretrained):
             state, mask, reset: as `Titans.forward`.
 
         Returns:
-            (B, T, 4), of A C G T, and the state after the last token.
+            (B, T, 4), of A C G T, and the state after the last token. The tables of a context memory change in place: the state that was
+            given is used up (`state.clone()` keeps it).
 
         Raises:
             ValueError: tokens is not (B, T) int64 codes, or as `Titans.forward`.
@@ -68,10 +82,18 @@ class TitansForDNA(Pretrained):
             lowest, highest, base = (int(bound) for bound in (*tokens.aminmax(), bases.max()))
             if lowest < 0 or highest >= CODES or base >= VOCABULARY:
                 raise ValueError(f"tokens must be codes of bases, or BEGIN={BEGIN}; got {lowest} to {highest}")
-        y, state = self.titans(self.embedding(bases), state, mask=mask, reset=reset)
-        return self.head(y), state
+        x = self.embedding(bases)
+        if self.contexts is None:
+            y, titans = self.titans(x, None if state is None else state.titans, mask=mask, reset=reset)
+            return self.head(y), DNAState(titans, None)
+        state = self.initial_state(len(tokens)) if state is None else state
+        if state.contexts is None:
+            raise ValueError("state is of a model without a context memory, this one has one (DNAConfig.contexts)")
+        f, record, told, contexts = self.contexts.ask(bases, state.contexts, mask, reset)
+        y, titans = self.titans(x + told, state.titans, mask=mask, reset=reset)
+        return self.head(y) + self.contexts.logits(f, record, y), DNAState(titans, contexts)
 
-    def loss(self, batch: dict[str, Any], state: TitansState | None = None) -> LossOutput:
+    def loss(self, batch: dict[str, Any], state: DNAState | None = None) -> LossOutput:
         """Cross entropy in nats a base, of a batch of `DocumentStream`; the units are the weights of the targets (`base_weights`)."""
         logits, state = self(batch["tokens"], state, mask=batch["mask"], reset=batch["reset"])
         weights = base_weights(batch["targets"], self.config.soft_mask_weight)

@@ -1,4 +1,4 @@
-"""`python -m benchmarks.dna.online` on small made-up genomes: its rows, and what they must say of a second strain."""
+"""`python -m benchmarks.dna.online` and `.strains` on small made-up genomes: their rows, and what they must say of a second strain."""
 
 import gzip
 import json
@@ -7,7 +7,10 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.dna import online
+from benchmarks.dna import online, strains
+from domains.dna.context_memory import ContextMemoryConfig
+
+WITH_CONTEXTS = "Titans with a context memory, trained in the pass"
 
 
 @pytest.fixture
@@ -22,6 +25,12 @@ def folder(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.fixture(autouse=True)
+def small_tables(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(strains, "CONTEXTS", ContextMemoryConfig(table_bits=12))
+    monkeypatch.setitem(online.NETWORKS, WITH_CONTEXTS, (strains.CONTEXTS, True))
+
+
 def test_a_second_strain_is_cheap_after_the_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = folder / "found.json"
     arguments = ["--genomes", "N315 after COL,S. aureus N315", "--folder", str(folder), "--network-bases", "3000", "--output", str(output)]
@@ -33,10 +42,22 @@ def test_a_second_strain_is_cheap_after_the_first(folder: Path, capsys: pytest.C
         assert pair[way] < 0.6
         assert alone[way] > 1.9
     networks = found["N315 after COL, first 1,500 of each"]["rows"]
-    assert {"Titans trained in the pass", "mixing network of counts, copies and Titans", "Titans trained on E. coli, memory frozen"} <= {
-        *networks
-    }
+    assert {f"mixing network of counts, copies and {WITH_CONTEXTS}", "Titans trained on E. coli, memory frozen"} <= {*networks}
+    assert networks[WITH_CONTEXTS]["bits_per_base"] < 1.2 < 1.8 < networks["Titans trained in the pass"]["bits_per_base"]
     assert "mixing network of counts and copies" in capsys.readouterr().out
+
+
+def test_what_a_network_keeps_of_a_strain(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    output = folder / "found.json"
+    strains.main(["--folder", str(folder), "--bases", "2000", "--gaps", "0,500", "--seeds", "3", "--output", str(output)])
+    (trial,) = json.loads(output.read_text())["trials"]
+    rows = {name: row["bits_per_base"] for name, row in trial["rows"].items()}
+    assert trial["seed"] == 3
+    assert rows["weights of another genome, after the first and 0 other bases"] < 1.2
+    assert rows["weights of another genome, after the first and 500 other bases"] < 1.2
+    assert rows["trained in the pass, after the first"] < 1.2
+    assert min(value for name, value in rows.items() if name.endswith(("alone", "off"))) > 1.8
+    assert "after the first and 500 other bases" in capsys.readouterr().out
 
 
 def test_what_is_not_there_is_said(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
