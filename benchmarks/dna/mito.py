@@ -32,14 +32,10 @@ class Gene(NamedTuple):
     strand: int
 
 
-def read_variants(folder: Path, genome: Genome, reach: int) -> tuple[pl.DataFrame, np.ndarray, int]:
-    """The single-base variants, as of `read_regions`; (V,) whether each is pathogenic; how many are left out, an N within `reach` bases."""
+def read_variants(folder: Path) -> tuple[pl.DataFrame, np.ndarray]:
+    """The single-base variants, as of `read_regions`, and (V,) whether each is pathogenic."""
     variants = read_regions(folder / "mito_variants" / "clinvar_chrMT_plp_blb.vcf")
-    start = variants["start"].to_numpy()
-    windows = np.maximum(start - reach, 0), np.minimum(start + reach + 1, genome.lengths[0])
-    known = genome.count_n(np.zeros_like(start), *windows) == 0
-    pathogenic = (variants["info"].str.extract(r"(?:^|;)LABEL=([01])") == "1").to_numpy()
-    return variants.filter(known), pathogenic[known], int((~known).sum())
+    return variants, (variants["info"].str.extract(r"(?:^|;)LABEL=([01])") == "1").to_numpy()
 
 
 def read_genome(folder: Path, cache: Path) -> Genome:

@@ -39,10 +39,12 @@ def test_consequences_are_those_that_are_known(data_folder: Path, tmp_path: Path
     kinds, costs = mito.consequences(genome, genes, known)
     assert kinds.tolist() == ["tRNA", "missense", "missense", "missense", "missense", "rRNA", "outside genes"]
     np.testing.assert_array_equal(costs, [np.nan, 0, 0, -1, 2, np.nan, np.nan])  # R>H, A>T, M>V, L>R in BLOSUM62
-    labelled, pathogenic, left_out = mito.read_variants(folder, genome, 0)
-    assert (pathogenic.sum(), (~pathogenic).sum(), left_out) == (255, 1431, 0)
+    labelled, pathogenic = mito.read_variants(folder)
+    assert (pathogenic.sum(), (~pathogenic).sum()) == (255, 1431)
     found, _ = mito.consequences(genome, genes, labelled)
-    assert (found[pathogenic] == "synonymous").sum() <= 1
+    doubtful = pathogenic & (found == "synonymous")
+    in_cyb = labelled["info"].str.contains("GENE=MT-CYB").to_numpy()
+    assert (doubtful.sum(), (doubtful & in_cyb).sum()) == (34, 31)  # labels of that submission, not the code's reading
 
 
 def test_counts_say_what_a_change_costs(genome_of: Callable[[str, str], Genome]) -> None:
@@ -80,9 +82,9 @@ def test_transversions_exchange_purine_and_pyrimidine() -> None:
 
 
 def test_areas_are_of_each_part_and_a_missing_score_leaves_its_part_out() -> None:
-    labels = np.array([True, True, False, False, True, False] * 5)
-    kinds = np.array(["missense", "tRNA"] * 15)
-    scores = Scores(labels, np.arange(30), kinds)
+    labels = np.array([True, True, False, False, True, False] * 20)
+    kinds = np.array(["missense", "tRNA"] * 60)
+    scores = Scores(labels, np.arange(120), kinds, np.array(["MT-CYB", "MT-ND1", "MT-ND1"] * 40))
     perfect = scores.of(labels.astype(float), 2.0 * labels)
     assert perfect["all"] is not None
     assert perfect["all"]["auroc"] == {"mean": 1.0, "low": 1.0, "high": 1.0, "seeds": [1.0, 1.0]}
