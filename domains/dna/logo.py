@@ -4,6 +4,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import numpy as np
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.colors import Normalize
@@ -12,7 +13,7 @@ from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
 from matplotlib.patches import PathPatch
 from matplotlib.textpath import TextPath
-from matplotlib.ticker import FuncFormatter, MaxNLocator
+from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D, Bbox, BboxTransform
 
 from domains.dna.data.alphabet import BASES, N
@@ -62,7 +63,9 @@ def plot_mutagenesis(letters: str, scores: np.ndarray, name: str, first: int, pa
         image = _draw_heat(heat, letters[part], scores[part], largest, first + start)
         for ax in (logo, heat):
             ax.set_xlim(-0.5, across - 0.5)
-    figure.colorbar(image, ax=list(axes[1::2]), label="log p(alt)/p(ref), nats", fraction=0.05, pad=0.01, aspect=10)
+    bar = figure.colorbar(image, ax=list(axes[1::2]), fraction=0.05, pad=0.01, aspect=10 * len(starts))
+    bar.set_label("log p(alt)/p(ref)", fontsize=7)
+    bar.ax.tick_params(labelsize=7, color=_GREY)
     left_out = f", {len(letters) - shown:,} more bases not drawn" if shown < len(letters) else ""
     title = f"{name}:{first:,}-{first + shown - 1:,}{left_out}. Above, what the model would have there; below, each change"
     figure.suptitle(title, x=0.01, ha="left", fontsize=9 if across > 60 else 7)
@@ -98,15 +101,16 @@ def _letters(letter: str, heights: np.ndarray) -> Iterator[PathPatch]:
 
 
 def _draw_heat(ax: Axes, letters: str, scores: np.ndarray, largest: float, first: int) -> AxesImage:
-    """Red where the model finds a change likelier, blue where less likely; a dot at the base that is there."""
-    ax.set_facecolor(_NONE)
-    image = ax.imshow(scores.T, cmap="RdBu_r", norm=Normalize(-largest, largest), aspect="auto", interpolation="nearest")
+    """Red where the model finds a change likelier, blue where less likely, grey where there is no score; a dot at the own base."""
+    colours = colormaps["RdBu_r"].with_extremes(bad=_NONE)
+    image = ax.imshow(scores.T, cmap=colours, norm=Normalize(-largest, largest), aspect="auto", interpolation="nearest")
     own = [(place, BASES.index(letter)) for place, letter in enumerate(letters) if letter in BASES[:N]]
     if own:
         ax.plot(*zip(*own, strict=True), ls="", marker=".", ms=3, color="#24292f")
     ax.set_yticks(range(N), list(BASES[:N]), fontsize=7)
-    ax.xaxis.set_major_locator(MaxNLocator(10, integer=True))
-    ax.xaxis.set_major_formatter(FuncFormatter(lambda x, _: f"{int(x) + first:,}"))
+    step = 10 if len(letters) > 30 else 5 if len(letters) > 10 else 1
+    places = [place for place in range(len(letters)) if (first + place) % step == 0]
+    ax.set_xticks(places, [f"{first + place:,}" for place in places])
     ax.tick_params(labelsize=7, color=_GREY)
     ax.spines[:].set_visible(False)
     return image

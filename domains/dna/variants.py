@@ -25,6 +25,7 @@ from domains.dna.data.genome import Genome
 from domains.dna.model import BEGIN, TitansForDNA
 from domains.dna.reading import BOTH, log_likelihoods, read_on, reading
 from domains.dna.settings import ReadingConfig
+from titans_seq.errors import UserError
 
 DOWNSTREAM = 128
 _BLOCK = 1024  # sites whose windows are held at a time
@@ -68,7 +69,7 @@ def score_variants(
         reason why not, or the strand was not read. Positive where the model finds the alternative likelier.
 
     Raises:
-        UserError: as `find_alleles`.
+        UserError: as `find_alleles`; or the model gives a value that is no number.
         ValueError: downstream is negative.
     """
     if downstream < 0:
@@ -92,9 +93,21 @@ def score_variants(
     scored = alleles.with_columns(pl.Series("reason", reasons, dtype=pl.String))
     missing = scored["reason"].is_not_null().to_numpy()
     mean = np.mean([scores[strand] for strand in strands], axis=0)
+    _require_numbers(alleles, mean, missing)
     columns = {"llr": mean, "forward": scores[1], "reverse": scores[-1]}
     made = [pl.Series(name, np.where(missing, np.nan, values)).fill_nan(None) for name, values in columns.items()]
     return scored.with_columns(made).select(pl.exclude("ref_match", "reason"), "ref_match", "reason")
+
+
+def _require_numbers(alleles: pl.DataFrame, scores: np.ndarray, missing: np.ndarray) -> None:
+    """A model that gives NaN must not look like one that has no score to give."""
+    bad = np.flatnonzero(~np.isfinite(scores) & ~missing)
+    if len(bad):
+        first = alleles.row(int(bad[0]), named=True)
+        raise UserError(
+            f"the model gives {scores[bad[0]]} for {first['chrom']}:{first['pos']} {first['ref']}>{first['alt']}, and no number for "
+            f"{len(bad):,} alternatives in all. Take another checkpoint."
+        )
 
 
 def _window(genome: Genome, site: Site, strand: int, context_length: int, downstream: int) -> Window:

@@ -240,3 +240,10 @@ def test_input_that_cannot_be_used_is_refused_before_reading(write: Write, run: 
     with pytest.raises(UserError, match="--context-length must be at least 0"):
         run("score-variants", write(HEAD + "1\t5\t.\tC\tA\t.\t.\t.\n", "good.vcf"), *options, "--context-length", -1)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_model_that_gives_no_number_is_refused(genome_of: GenomeOf) -> None:
+    model = make_model()
+    model.head.bias.data[0] = float("nan")
+    with pytest.raises(UserError, match=r"the model gives nan for one:21 C>A, and no number for 1 alternatives in all"):
+        score_variants(model, genome_of({"one": TEXT}), table(("one", 21, "C", "A")))
