@@ -11,6 +11,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from domains.dna.cli.options import Cache, Genomes, Quiet
+from domains.dna.cli.reading import load, progress, table_writer
 from domains.dna.config import DNAConfig, of_preset
 from titans_seq.errors import UserError
 from titans_seq.options import ConfigFile, configured
@@ -89,8 +90,8 @@ def bits(
         _print(records, by_record(windows.with_columns(file=pl.lit("all"), record=pl.lit(""))))
     if output is not None:
         writers: dict[str, Callable[[Path], object]] = {
-            f"records.{file_format}": _table_writer(records),
-            f"windows.{file_format}": _table_writer(per_base(windows)),
+            f"records.{file_format}": table_writer(records),
+            f"windows.{file_format}": table_writer(per_base(windows)),
             "bits.png": partial(plot_bits, per_base(windows)),
         }
         for path in write_all(output, writers):
@@ -99,15 +100,14 @@ def bits(
 
 def _model(name: str | None, fresh: DNAConfig, seed: int) -> "TitansForDNA":
     """The model that is named, or a new one."""
+    if name is not None:
+        return load(name)
     import torch
 
     from domains.dna.model import TitansForDNA
 
-    device = "cuda" if torch.cuda.is_available() else "cpu"
-    if name is not None:
-        return TitansForDNA.from_pretrained(name, device=device)
     torch.manual_seed(seed)
-    return TitansForDNA(fresh).to(device)
+    return TitansForDNA(fresh).to("cuda" if torch.cuda.is_available() else "cpu")
 
 
 def _reader(model: "TitansForDNA", learn: bool, learning_rate: float | None) -> "Reader":
@@ -126,26 +126,19 @@ def _windows(
 ) -> "pl.DataFrame":
     """Bits of all windows of all genomes, read along a strand."""
     import polars as pl
-    from rich.console import Console
-    from rich.progress import Progress
 
     from domains.dna.bits import WindowSums, score_bases
 
     parts = []
-    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as progress:
-        task = progress.add_task("reading" if strand > 0 else "reading back", total=sum(int(genome.lengths.sum()) for genome in genomes))
+    total = sum(int(genome.lengths.sum()) for genome in genomes)
+    with progress("reading" if strand > 0 else "reading back", total, quiet) as advance:
         for genome in genomes:
             sums = WindowSums(genome, window)
             for scored in score_bases(reader, genome, strand, segment_length, carry):
                 sums.add(scored)
-                progress.advance(task, scored.stop - scored.start)
+                advance(scored.stop - scored.start)
             parts.append(sums.table().select(pl.lit(str(genome.source)).alias("file"), pl.all()))
     return pl.concat(parts)
-
-
-def _table_writer(rows: "pl.DataFrame") -> Callable[[Path], None]:
-    """Writes CSV or Parquet, by the suffix of the file."""
-    return lambda path: rows.write_parquet(path) if path.suffix == ".parquet" else rows.write_csv(path)
 
 
 def _print(records: "pl.DataFrame", everything: "pl.DataFrame") -> None:

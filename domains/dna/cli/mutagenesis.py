@@ -1,0 +1,61 @@
+"""`titans-seq dna mutagenesis`: every base of a region changed to the three others."""
+
+import json
+import sys
+from collections.abc import Callable
+from functools import partial
+from pathlib import Path
+from typing import Annotated, Literal
+
+from cyclopts import Parameter
+
+from domains.dna.cli.bits import STRANDS, Strand
+from domains.dna.cli.options import Cache, Quiet
+from domains.dna.cli.reading import Genome, Model, load, progress, table_writer
+from domains.dna.cli.score_variants import Downstream
+from domains.dna.settings import ReadingConfig
+from titans_seq.options import TOP_LEVEL, ConfigFile, configured
+
+
+@configured(reading=ReadingConfig)
+def mutagenesis(
+    genome: Genome,
+    region: Annotated[str, Parameter(help="RECORD:START-END, counted from 1, the last base included; or a record's name.")],
+    /,
+    *,
+    model: Model,
+    output: Annotated[Path, Parameter(name=("--output", "-o"), help="Folder for the table and mutagenesis.png.")],
+    downstream: Downstream = 128,
+    strand: Annotated[Strand, Parameter(help="Which strand is read; of both the mean is given, and each by itself.")] = "both",
+    file_format: Annotated[Literal["csv", "parquet"], Parameter(name="--format", help="Of the table.")] = "csv",
+    as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON object a change.", negative="")] = False,
+    cache: Cache = None,
+    quiet: Quiet = False,
+    reading: Annotated[ReadingConfig, TOP_LEVEL],
+    config: ConfigFile = None,
+) -> None:
+    """Change every base of a region to the three others, and score each change as `score-variants` does: a table, a heat map and a logo."""
+    from titans_seq.outputs import check_folder, write_all
+
+    check_folder("--output", output)
+    from domains.dna.data.genome import open_genome
+    from domains.dna.logo import plot_mutagenesis
+    from domains.dna.mutagenesis import as_matrix, parse_region
+    from domains.dna.mutagenesis import mutagenesis as run
+
+    opened = open_genome(genome, cache, not quiet)
+    record, start, stop = parse_region(region, opened)
+    strands = STRANDS[strand]
+    loaded = load(model)
+    with progress("scoring", (stop - start) * len(strands), quiet) as advance:
+        scores = run(*(loaded, opened, record, start, stop), downstream=downstream, strands=strands, config=reading, advance=advance)
+    if as_json:
+        for row in scores.rows(named=True):
+            print(json.dumps(row))
+    letters, matrix = as_matrix(scores)
+    writers: dict[str, Callable[[Path], object]] = {
+        f"mutagenesis.{file_format}": table_writer(scores),
+        "mutagenesis.png": partial(plot_mutagenesis, letters, matrix, opened.names[record], start + 1),
+    }
+    for path in write_all(output, writers):
+        print(path, file=sys.stderr if as_json else sys.stdout)

@@ -1,0 +1,55 @@
+"""What the commands share that read with a trained model."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+from titans_seq.errors import UserError
+from titans_seq.outputs import check_folder
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from domains.dna.model import TitansForDNA
+
+Model = Annotated[str, Parameter(help="Folder of a trained model, or its name on the Hugging Face hub, owner/name.")]
+Genome = Annotated[Path, Parameter(help="FASTA (also .gz or bgzf), .2bit or GenBank file.")]
+
+
+def load(name: str) -> "TitansForDNA":
+    """The model that is named, on a GPU where there is one."""
+    import torch
+
+    from domains.dna.model import TitansForDNA
+
+    return TitansForDNA.from_pretrained(name, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def progress(what: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
+    """A bar on standard error; what it gives is told how much was done."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
+        task = bar.add_task(what, total=total)
+        yield lambda count: bar.advance(task, count)
+
+
+def check_file(flag: str, path: Path) -> None:
+    """See before anything slow that a file can be written.
+
+    Raises:
+        UserError: it cannot; flag and path are named.
+    """
+    check_folder(flag, path.parent)
+    if path.is_dir():
+        raise UserError(f"{flag} {path}: is a folder. Name a file in it.")
+
+
+def table_writer(rows: "pl.DataFrame") -> Callable[[Path], None]:
+    """Writes CSV or Parquet, by the suffix of the file."""
+    return lambda path: rows.write_parquet(path) if path.suffix == ".parquet" else rows.write_csv(path)

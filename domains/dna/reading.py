@@ -1,0 +1,53 @@
+"""Reading with a trained model, piece by piece through the state: what it makes of bases, and how likely it finds them.
+
+Shapes: B rows, T bases, D width of the backbone.
+"""
+
+from collections.abc import Iterator
+from contextlib import contextmanager, nullcontext
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from domains.dna.data.alphabet import BASE_BITS
+from domains.dna.model import TitansForDNA, base_nats
+from titans_seq import TitansState
+from titans_seq.memory import frozen_memory
+
+BOTH = (1, -1)
+"""The strands: as the file has it, and the reverse complement."""
+
+
+@contextmanager
+def reading(model: TitansForDNA, learn: bool = True) -> Iterator[None]:
+    """Within it `model` is in evaluation mode and keeps no graph, and its memories learn or are frozen."""
+    model.eval()
+    with torch.inference_mode(), nullcontext() if learn else frozen_memory(model):
+        yield
+
+
+def features(model: TitansForDNA, tokens: np.ndarray, state: TitansState | None) -> tuple[Tensor, TitansState]:
+    """The backbone's output at each of tokens (B, T) uint8, on the model's device: (B, T, D), and the state after the last."""
+    on_device = torch.from_numpy(tokens & BASE_BITS).to(model.head.weight.device).long()
+    return model.titans(model.embedding(on_device), state)
+
+
+def read_on(model: TitansForDNA, tokens: np.ndarray, state: TitansState | None, segment_length: int) -> TitansState | None:
+    """The state after tokens (B, T) uint8, T >= 0."""
+    for start in range(0, tokens.shape[1], segment_length):
+        _, state = features(model, tokens[:, start : start + segment_length], state)
+    return state
+
+
+def log_likelihoods(
+    model: TitansForDNA, tokens: np.ndarray, targets: np.ndarray, state: TitansState | None, segment_length: int
+) -> np.ndarray:
+    """Logarithm of the chance of each of the bases `targets`, which follow `tokens`, (B, T) uint8 each: (B, T) float64; 0 for N."""
+    found = np.empty(targets.shape)
+    for start in range(0, tokens.shape[1], segment_length):
+        part = slice(start, start + segment_length)
+        y, state = features(model, tokens[:, part], state)
+        codes = torch.from_numpy(targets[:, part]).to(y.device).long()
+        found[:, part] = -base_nats(model.head(y), codes).double().cpu().numpy()
+    return found
