@@ -61,13 +61,8 @@ class TitansForDNA(Pretrained):
         Raises:
             ValueError: tokens is not (B, T) int64 codes, or as `Titans.forward`.
         """
-        if tokens.dim() != 2 or tokens.dtype != torch.int64:
-            raise ValueError(f"tokens must be (B, T) torch.int64, got {tuple(tokens.shape)} {tokens.dtype}")
+        check_tokens(tokens, look=not self.training)
         bases = tokens & BASE_BITS
-        if not self.training and tokens.numel():  # looking costs a wait for the device
-            lowest, highest, base = (int(bound) for bound in (*tokens.aminmax(), bases.max()))
-            if lowest < 0 or highest >= CODES or base >= VOCABULARY:
-                raise ValueError(f"tokens must be codes of bases, or BEGIN={BEGIN}; got {lowest} to {highest}")
         y, state = self.titans(self.embedding(bases), state, mask=mask, reset=reset)
         return self.head(y), state
 
@@ -79,6 +74,16 @@ class TitansForDNA(Pretrained):
             weights = weights * batch["mask"]
         units = weights.sum()
         return LossOutput((base_nats(logits, batch["targets"]) * weights).sum() / units.clamp(min=1e-6), units, state)
+
+
+def check_tokens(tokens: Tensor, look: bool) -> None:
+    """Raise ValueError unless tokens are (B, T) int64 and, if `look` says to look at them, codes of bases or `BEGIN`."""
+    if tokens.dim() != 2 or tokens.dtype != torch.int64:
+        raise ValueError(f"tokens must be (B, T) torch.int64, got {tuple(tokens.shape)} {tokens.dtype}")
+    if look and tokens.numel():  # looking costs a wait for the device
+        lowest, highest, base = (int(bound) for bound in (*tokens.aminmax(), (tokens & BASE_BITS).max()))
+        if lowest < 0 or highest >= CODES or base >= VOCABULARY:
+            raise ValueError(f"tokens must be codes of bases, or BEGIN={BEGIN}; got {lowest} to {highest}")
 
 
 def base_weights(codes: Tensor, soft_mask_weight: float = 1.0) -> Tensor:
