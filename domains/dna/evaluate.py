@@ -114,7 +114,7 @@ def predict(model: DNAClassifier, sequences: LabelledSequences, both_strands: bo
     both_strands: the mean of what the model says of a sequence and of its reverse complement, which is the same of a model that reads both.
     """
     model.eval()
-    device, found = model.head.weight.device, np.zeros((len(sequences), len(model.config.classes)))
+    device, found = next(model.parameters()).device, np.zeros((len(sequences), len(model.config.classes)))
     items = SequenceItems(sequences)
     for rows in _batches(sequences.lengths):
         batch = collate([items[i] for i in rows])

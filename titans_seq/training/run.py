@@ -104,7 +104,7 @@ def make_trainer(config: TrainingConfig, folder: Path, metric_column: str, has_v
     metrics = WriteMetrics(config)
     callbacks: list[Callback] = [metrics, CheckpointEvery(folder / "checkpoints", config, has_validation)]
     if config.choose == "best":
-        callbacks.insert(1, KeepBest(folder / "checkpoints" / BEST, folder / "metrics.csv", metric_column))
+        callbacks.insert(1, KeepBest(folder / "checkpoints" / BEST, folder / "metrics.csv", f"validation_{metric_column}"))
     if config.ema_decay is not None:
         callbacks.insert(0, EMAWeightAveraging(decay=config.ema_decay))
     if progress:

@@ -19,7 +19,7 @@ Positive = Number(gte=1)
 
 def annotate(
     model: Trained,
-    genome: Annotated[Path, Parameter(help="FASTA (also .gz or bgzf), .2bit or GenBank.")],
+    genome: Annotated[Path, Parameter(help="FASTA (also .gz or bgzf), .2bit or GenBank; phix174 ships.")],
     /,
     *,
     output: Annotated[Path, Parameter(name=("--output", "-o"), help="Folder for labels.bed and labels.gff3.")],

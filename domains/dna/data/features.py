@@ -8,7 +8,7 @@ import numpy as np
 import polars as pl
 from Bio.SeqFeature import SeqFeature
 
-from domains.dna.data.genome import Genome
+from domains.dna.data.genome import Genome, example_file, is_example
 from domains.dna.data.region_files import SUFFIXES, read_regions
 from domains.dna.data.regions import COLUMNS, locate
 from domains.dna.data.sequences import find_kind, read_genbank
@@ -95,13 +95,17 @@ def label_bases(
 
 
 def read_annotation(path: str | Path) -> pl.DataFrame:
-    """What is known to lie on a genome, as a table of regions whose column `feature` tells kinds: GFF3, GTF or GenBank; of BED the names.
+    """What is known to lie on a genome, as a table of regions whose column `feature` tells kinds.
+
+    Of GFF3, GTF or GenBank, or of an example (`EXAMPLES`); of BED the names are the kinds.
 
     Raises:
         UserError: the file cannot be used.
     """
-    path = Path(path)
-    name = path.name.lower().removesuffix(".gz").removesuffix(".bgz")
+    if is_example(path):
+        with example_file(str(path)) as shipped:
+            return read_features(shipped)
+    name = Path(path).name.lower().removesuffix(".gz").removesuffix(".bgz")
     regions = read_regions(path) if name.endswith(tuple(SUFFIXES)) else read_features(path)
     return regions if "feature" in regions.columns else regions.with_columns(feature=pl.col("name"))
 
