@@ -128,6 +128,7 @@ def test_windows_leave_nothing_out(spans: list[tuple[int, int]], length: int) ->
 
 def test_annotation_is_read_from_any_file(tmp_path: Path) -> None:
     assert "CDS" in read_annotation(SHIPPED)["feature"].to_list()
+    assert read_annotation("phix174").equals(read_annotation(SHIPPED))
     (tmp_path / "a.bed").write_text("chr1\t2\t5\tpeak\t0\t+\n")
     assert read_annotation(tmp_path / "a.bed")["feature"].to_list() == ["peak"]
     (tmp_path / "a.gff3").write_text("chr1\t.\texon\t3\t5\t.\t+\t.\t.\n")
