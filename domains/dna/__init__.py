@@ -8,5 +8,6 @@ DOMAIN = Domain(
         "titans_dna": "domains.dna.model:TitansForDNA",
         "titans_dna_classifier": "domains.dna.heads:DNAClassifier",
         "titans_dna_labeller": "domains.dna.heads:DNALabeller",
+        "titans_dna_profile": "domains.dna.heads:DNAProfile",
     },
 )

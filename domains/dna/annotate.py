@@ -1,7 +1,7 @@
-"""Labels for each base of a genome, of either strand: read in segments through the state, and gathered into intervals.
+"""What models say of each base of a genome, in segments through the state: labels of either strand as intervals, and profiles.
 
 A record of any length is read in memory that does not grow with it. The strand that is read backwards comes first; what it says of each
-base waits in a file. Shapes: T bases of a segment, S strands that the model reads, V = 1 + classes.
+base waits in a file. Shapes: T bases of a segment, S strands that the model reads, V values of a base (1 + classes, or 1).
 """
 
 from collections.abc import Callable, Iterator
@@ -14,8 +14,10 @@ import torch
 from torch import Tensor
 
 from domains.dna.data.genome import Genome
-from domains.dna.heads import DNALabeller
+from domains.dna.heads import DNALabeller, DNAProfile
 from domains.dna.strands import ReaderState
+
+Advance = Callable[[int], object]
 
 
 class Labelled(NamedTuple):
@@ -27,12 +29,17 @@ class Labelled(NamedTuple):
     probabilities: np.ndarray
 
 
+class Profiled(NamedTuple):
+    """Bases `start` to `stop` - 1 of a record, the first of them the begin of a bin: values (bins,)."""
+
+    record: int
+    start: int
+    stop: int
+    values: np.ndarray
+
+
 def label_genome(
-    model: DNALabeller,
-    genome: Genome,
-    scratch: str | Path,
-    segment_length: int = 4096,
-    advance: Callable[[int], object] = lambda bases: None,
+    model: DNALabeller, genome: Genome, scratch: str | Path, segment_length: int = 4096, advance: Advance = lambda bases: None
 ) -> Iterator[Labelled]:
     """The labels of all bases, segment by segment in the order of the file. A segment's length changes speed and memory, not the labels.
 
@@ -43,42 +50,67 @@ def label_genome(
         segment_length: bases at a time.
         advance: told of each segment, of either strand, how many bases were read.
     """
+    for record, start, stop, values in _read_genome(model, genome, Path(scratch), segment_length, advance, strands=2):
+        yield Labelled(record, start, stop, values.double().softmax(-1).cpu().numpy())
+
+
+def profile_genome(
+    model: DNAProfile, genome: Genome, scratch: str | Path, segment_length: int = 4096, advance: Advance = lambda bases: None
+) -> Iterator[Profiled]:
+    """The values of all bins, as `label_genome`; segments are rounded up to whole bins."""
+    width = model.config.bin_width
+    segment_length = -(-segment_length // width) * width
+    for record, start, stop, values in _read_genome(model, genome, Path(scratch), segment_length, advance, model.encoder.strands):
+        of_bases = values.mean(1).T  # (1, T)
+        yield Profiled(record, start, stop, model.binned(of_bases, torch.ones_like(of_bases, dtype=torch.bool))[0].cpu().numpy())
+
+
+@torch.inference_mode()
+def _read_genome(
+    model: DNALabeller | DNAProfile, genome: Genome, scratch: Path, segment_length: int, advance: Advance, strands: int
+) -> Iterator[tuple[int, int, int, Tensor]]:
+    """Record, start, stop, and what the head says of the bases on each of 1 or 2 strands: (T, strands, V)."""
     model.eval()
     for record, length in enumerate(genome.lengths.tolist()):
-        path = Path(scratch) / f"record-{record}"
-        waiting = np.memmap(path, dtype=_dtype(model), mode="w+", shape=(length, model.encoder.strands, 1 + len(model.config.classes)))
-        for start, stop, said in _read_strand(model, genome, record, -1, segment_length):
-            waiting[length - stop : length - start] = said.flip(0).cpu().numpy()
-            advance(stop - start)
+        path = scratch / f"record-{record}"
+        shape = (length, model.encoder.strands, model.head.linear.out_features)
+        waiting = np.memmap(path, dtype=_dtype(model), mode="w+", shape=shape) if strands == 2 else None
+        if waiting is not None:
+            for start, stop, said in _read_strand(model, genome, record, -1, segment_length):
+                waiting[length - stop : length - start] = said.flip(0).cpu().numpy()
+                advance(stop - start)
         for start, stop, said in _read_strand(model, genome, record, 1, segment_length):
-            other = torch.from_numpy(np.array(waiting[start:stop])).to(said)
-            logits = torch.stack([_values(said, other), _values(other, said)], dim=1)
             advance(stop - start)
-            yield Labelled(record, start, stop, logits.double().softmax(-1).cpu().numpy())
+            if waiting is None:
+                yield record, start, stop, said
+            else:
+                other = torch.from_numpy(np.array(waiting[start:stop])).to(said)
+                yield record, start, stop, torch.stack([_values(said, other), _values(other, said)], dim=1)
         del waiting
-        path.unlink()
+        path.unlink(missing_ok=True)
 
 
-def _dtype(model: DNALabeller) -> type[np.floating]:
+def _dtype(model: DNALabeller | DNAProfile) -> type[np.floating]:
     return np.float64 if model.head.linear.weight.dtype == torch.float64 else np.float32
 
 
 def _values(own: Tensor, other: Tensor) -> Tensor:
-    """Logits (T, V) of a strand from what `StrandHead.parts` made of either strand's features, (T, S, V) each."""
+    """Values (T, V) of a strand from what `StrandHead.parts` made of either strand's features, (T, S, V) each."""
     return own[:, 0] if own.shape[1] == 1 else own[:, 0] + other[:, 1]
 
 
-def _read_strand(model: DNALabeller, genome: Genome, record: int, strand: int, segment_length: int) -> Iterator[tuple[int, int, Tensor]]:
-    """Along a strand, from its begin: where a segment starts and stops on it, and what its features add to the logits, (T, S, V)."""
+def _read_strand(
+    model: DNALabeller | DNAProfile, genome: Genome, record: int, strand: int, segment_length: int
+) -> Iterator[tuple[int, int, Tensor]]:
+    """Along a strand, from its begin: where a segment starts and stops on it, and what its features add to the values, (T, S, V)."""
     length, device = int(genome.lengths[record]), model.head.linear.weight.device
     state: ReaderState | None = None
     for start in range(0, length, segment_length):
         stop = min(start + segment_length, length)
         begin, end = (start, stop) if strand > 0 else (length - stop, length - start)
         codes = torch.from_numpy(genome.window(record, begin, end, strand).astype(np.int64))[None].to(device)
-        with torch.inference_mode():
-            features, state = model.encoder.reader.read(codes, state)
-            said = model.head.parts(features[0])
+        features, state = model.encoder.reader.read(codes, state)
+        said = model.head.parts(features[0])
         yield start, stop, said if said.dtype in (torch.float32, torch.float64) else said.float()
 
 
@@ -171,3 +203,12 @@ def write_bases(parts: Iterator[Labelled], genome: Genome, classes: tuple[str, .
             yield pl.DataFrame({**places, **dict(zip(columns, values.astype(np.float32), strict=True))}, schema=schema)
 
     register_io_source(frames, schema=schema).sink_parquet(path)
+
+
+def write_bedgraph(parts: Iterator[Profiled], genome: Genome, bin_width: int, path: str | Path) -> None:
+    """A bedGraph with a line a bin: chrom, start, end, value."""
+    with Path(path).open("wb") as file:
+        for part in parts:
+            start = np.arange(part.start, part.stop, bin_width)
+            rows = {"chrom": [genome.names[part.record]] * len(start), "start": start, "end": np.minimum(start + bin_width, part.stop)}
+            pl.DataFrame({**rows, "value": part.values.astype(np.float32)}).write_csv(file, include_header=False, separator="\t")

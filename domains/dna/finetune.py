@@ -1,4 +1,4 @@
-"""Train models with heads: a classifier of sequences, a labeller of bases; from scratch, or from a model of the next base."""
+"""Train models with heads, of classes of sequences, labels of bases, values of bins: from scratch, or from a model of the next base."""
 
 from collections.abc import Callable, Sequence
 from dataclasses import replace
@@ -9,19 +9,30 @@ import numpy as np
 
 from domains.dna.data.genome import Genome
 from domains.dna.data.labelled import LabelledSequences, Task, hold_out
-from domains.dna.data.splits import by_fraction, by_record
-from domains.dna.data.windows import both_strands, consecutive_windows, overlapping_windows, whole
-from domains.dna.head_config import ClassifierConfig, EncoderConfig, LabellerConfig, Pooling, encoder_of, finetuning
+from domains.dna.data.splits import Split, by_fraction, by_record
+from domains.dna.data.windows import both_strands, consecutive_windows, overlapping_windows, whole, whole_units
+from domains.dna.head_config import (
+    ClassifierConfig,
+    EncoderConfig,
+    LabellerConfig,
+    Pooling,
+    ProfileConfig,
+    ProfileLoss,
+    encoder_of,
+    finetuning,
+)
+from domains.dna.train import VALIDATION_SHARE as SHARE_OF_RECORDS
+from titans_seq.errors import UserError
 from titans_seq.training.config import TrainingConfig
 
 if TYPE_CHECKING:
     import polars as pl
 
-    from domains.dna.heads import DNAClassifier, DNALabeller
+    from domains.dna.heads import DNAClassifier, DNALabeller, DNAProfile
 
 VALIDATION_SHARE = 0.1
 AUDIT_NAME = "audit.json"
-Model = TypeVar("Model", "DNAClassifier", "DNALabeller")
+Model = TypeVar("Model", "DNAClassifier", "DNALabeller", "DNAProfile")
 
 
 def finetune_classifier(
@@ -130,7 +141,6 @@ def finetune_labeller(
     from domains.dna.data.features import label_strands
     from domains.dna.heads import DNALabeller
     from domains.dna.labelled_batches import LabelledWindows, item_loaders
-    from domains.dna.train import VALIDATION_SHARE as SHARE_OF_RECORDS
     from titans_seq.card import Card
     from titans_seq.training.module import TrainingData
     from titans_seq.training.run import train as run
@@ -138,11 +148,7 @@ def finetune_labeller(
     encoder, training = encoder or encoder_of(start), training or finetuning()
     config = LabellerConfig(encoder=encoder, classes=tuple(classes))
     labels = label_strands(genome, regions, classes, source, column)
-    if validation_records:
-        split, origin = by_record(genome, validation_records, ()), "records that were not trained on"
-    else:
-        split = by_fraction(whole(genome), SHARE_OF_RECORDS, 0.0, guard)
-        origin = f"the last {SHARE_OF_RECORDS:.0%} of each record, not trained on, nor {guard:,} bases before"
+    split, origin = _split(genome, validation_records, guard)
     training_windows = overlapping_windows(split.train, training.segment_length)
     windows = training_windows, consecutive_windows(split.validation, training.segment_length)
     if encoder.strands == "forward":
@@ -163,6 +169,82 @@ def finetune_labeller(
         return TrainingData(*item_loaders(items[0], items[1], training), card)
 
     return run(_maker(lambda: DNALabeller(config), start), make_data, training, output, resume, progress)
+
+
+def finetune_profile(
+    genome: Genome,
+    table: "pl.DataFrame",
+    output: str | Path,
+    encoder: EncoderConfig | None = None,
+    training: TrainingConfig | None = None,
+    *,
+    bin_width: int = 32,
+    loss: ProfileLoss = "poisson",
+    source: str | Path = "the table",
+    start: str | Path | None = None,
+    validation_records: Sequence[str] = (),
+    guard: int = 1024,
+    resume: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Train a model of values along a genome, in windows of `segment_length` bases, in the folder `output`.
+
+    Args:
+        genome: what is read.
+        table: a value for each region (`read_values`); a bin has the mean of its bases, and does not count where none has a value.
+        output: the run's folder.
+        encoder, training: settings, None for the defaults; `segment_length` must be a multiple of `bin_width`.
+        bin_width, loss: of `ProfileConfig`.
+        source, start, validation_records, guard, resume, progress: as of `finetune_labeller`.
+
+    Returns:
+        The folder of the trained model, for `DNAProfile.from_pretrained`.
+
+    Raises:
+        UserError: genome, table or `start` cannot be used, or as `titans_seq.training.run.train`.
+    """
+    from domains.dna.data.values import bin_values
+    from domains.dna.heads import DNAProfile
+    from domains.dna.labelled_batches import ProfileWindows, item_loaders
+    from titans_seq.card import Card
+    from titans_seq.training.module import TrainingData
+    from titans_seq.training.run import train as run
+
+    encoder, training = encoder or encoder_of(start), training or finetuning()
+    config = ProfileConfig(encoder=encoder, bin_width=bin_width, loss=loss)
+    length = training.segment_length
+    if length % bin_width:
+        raise UserError(f"windows must be of whole bins: --segment-length {length} is no multiple of --bin-width {bin_width}.")
+    if loss == "poisson" and (table["value"] < 0).any():
+        raise UserError(f"{source}: has negative values, which are no counts. Take the loss 'mse'.")
+    values = bin_values(genome, table, bin_width, source)
+    split, origin = _split(genome, validation_records, guard)
+    parts = [whole_units(spans, genome, bin_width) for spans in (split.train, split.validation)]
+    windows = overlapping_windows(parts[0], length, bin_width), consecutive_windows(parts[1], length)
+    for part, does in zip(windows, ("train on", "validate on"), strict=True):
+        if not len(part):
+            raise UserError(f"{genome.source}: no bin of {bin_width} bases is left to {does}. Take longer records, or smaller bins.")
+    items = [ProfileWindows(genome, values, part, bin_width) for part in windows]
+    card = Card(
+        title="Titans profile of DNA",
+        description=f"Tells a value for each {bin_width:,} bases. `titans-seq dna annotate MODEL FASTA` writes a bedGraph.",
+        data=f"Trained on `{genome.source.name}` with `{Path(source).name}`, {int(parts[0].lengths.sum()):,} bases in windows of "
+        f"{length:,}; validated on {origin}, {int(parts[1].lengths.sum()):,} bases.{_origin(start)}",
+        tags=("genomics",),
+    )
+
+    def make_data() -> TrainingData:
+        return TrainingData(*item_loaders(items[0], items[1], training), card)
+
+    return run(_maker(lambda: DNAProfile(config), start), make_data, training, output, resume, progress)
+
+
+def _split(genome: Genome, validation_records: Sequence[str], guard: int) -> tuple[Split, str]:
+    """What is trained and validated on, and what the card says of the second."""
+    if validation_records:
+        return by_record(genome, validation_records, ()), "records that were not trained on"
+    of_each = f"the last {SHARE_OF_RECORDS:.0%} of each record, not trained on, nor {guard:,} bases before"
+    return by_fraction(whole(genome), SHARE_OF_RECORDS, 0.0, guard), of_each
 
 
 def _maker(make: Callable[[], Model], start: str | Path | None) -> Callable[[], Model]:

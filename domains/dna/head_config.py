@@ -10,6 +10,7 @@ from titans_seq.training.config import TrainingConfig
 
 Strands = Literal["forward", "both"]
 Pooling = Literal["mean", "max"]
+ProfileLoss = Literal["poisson", "mse"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -66,6 +67,25 @@ class LabellerConfig(Config):
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require("classes", 1 <= len(set(self.classes)) == len(self.classes) <= 255, "from 1 to 255 different names")
+
+
+@dataclass(frozen=True, kw_only=True)
+class ProfileConfig(Config):
+    """A value for each bin of bases, such as coverage; of an encoder of both strands it turns with the sequence.
+
+    Attributes:
+        encoder: how bases are read.
+        bin_width: bases of a bin.
+        loss: "poisson" for counts, whose values are positive; "mse" for any others.
+    """
+
+    encoder: EncoderConfig = field(default_factory=EncoderConfig)
+    bin_width: int = 32
+    loss: ProfileLoss = "poisson"
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("bin_width", self.bin_width >= 1, "at least 1")
 
 
 def finetuning() -> TrainingConfig:

@@ -1,4 +1,4 @@
-"""Models that read sequences for something else than the next base: a class for each sequence, a label for each base.
+"""Models that read sequences for something else than the next base: a class for each, a label for each base, a value for each bin.
 
 Shapes: B rows, T bases, S strands that are read (1 or 2), K classes.
 """
@@ -10,7 +10,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from domains.dna.data.alphabet import BASE_BITS, N
-from domains.dna.head_config import ClassifierConfig, EncoderConfig, LabellerConfig
+from domains.dna.head_config import ClassifierConfig, EncoderConfig, LabellerConfig, ProfileConfig
 from domains.dna.model import TitansForDNA
 from domains.dna.strands import BothStrands, OneStrand, StrandHead, StrandReader, pooled
 from titans_seq.checkpoint import Pretrained
@@ -122,7 +122,64 @@ class DNALabeller(Pretrained):
         return LossOutput(nats / units.clamp(min=1), units, None)
 
 
-def take_over(model: DNAClassifier | DNALabeller, pretrained: TitansForDNA, name: str) -> None:
+class DNAProfile(Pretrained):
+    """A value for each bin of bases, such as coverage: of both strands together.
+
+    With an encoder of both strands the profile of a reverse complement is that of the sequence reversed, exactly, where bins are whole.
+    """
+
+    model_type = "titans_dna_profile"
+    config_class = ProfileConfig
+    metric = Metric("loss per bin")
+
+    def __init__(self, config: ProfileConfig) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = make_encoder(config.encoder)
+        self.head = StrandHead(config.encoder.titans.dim, 1, self.encoder.strands)
+        nn.init.normal_(self.head.linear.weight, std=0.02)
+        nn.init.zeros_(self.head.linear.bias)
+
+    def initial_state(self, batch_size: int) -> None:
+        """None: windows are trained on by themselves."""
+
+    def forward(self, codes: Tensor, mask: Tensor | None = None) -> Tensor:
+        """Values of the bins.
+
+        Args:
+            codes: (B, T) int64, codes of bases.
+            mask: (B, T) bool; a base that is False is padding, and changes nothing.
+
+        Returns:
+            (B, T / bin_width rounded up): of each `bin_width` bases from the begin, of the last as many as there are.
+
+        Raises:
+            ValueError: codes is not (B, T) int64 codes, or mask not (B, T) bool.
+        """
+        values = self.head(self.encoder(codes, mask)).mean(2).squeeze(-1)  # (B, T)
+        return self.binned(values, torch.ones_like(codes, dtype=torch.bool) if mask is None else mask)
+
+    def binned(self, values: Tensor, mask: Tensor) -> Tensor:
+        """What is said of bins from what the head says of bases (B, T): (B, T / bin_width rounded up)."""
+        width = self.config.bin_width
+        behind = (0, -values.shape[1] % width)
+        sums = F.pad(values * mask, behind).unflatten(1, (-1, width)).sum(2)
+        means = sums / F.pad(mask.to(values.dtype), behind).unflatten(1, (-1, width)).sum(2).clamp(min=1)
+        return F.softplus(means) if self.config.loss == "poisson" else means
+
+    def loss(self, batch: dict[str, Any], state: None = None) -> LossOutput:
+        """Mean loss of the bins of a batch of `labelled_batches`: Poisson (but for a constant) or squared error; NaN does not count."""
+        said, labels = self(batch["codes"], batch["mask"]).float(), batch["labels"]
+        known = ~labels.isnan()
+        labels = labels.nan_to_num()
+        of_bins = (
+            F.poisson_nll_loss(said, labels, log_input=False, reduction="none") if self.config.loss == "poisson" else (said - labels) ** 2
+        )
+        units = known.sum()
+        return LossOutput((of_bins * known).sum() / units.clamp(min=1), units, None)
+
+
+def take_over(model: DNAClassifier | DNALabeller | DNAProfile, pretrained: TitansForDNA, name: str) -> None:
     """Put the embedding and the backbone of a model of the next base into `model`; its stem and head stay as they are.
 
     name: what errors call the pretrained model.

@@ -15,7 +15,10 @@ from titans_seq.training.loaders import Batch, TrainingLoader, WindowStream
 
 
 class Labelled(NamedTuple):
-    """Codes of a sequence, (T,) uint8; and its label (), or those of its bases (T, 2), on the strand that is given and on the other."""
+    """Codes of a sequence, (T,) uint8, and what is to be said of it.
+
+    label: its class, (); or labels of its bases, on the strand that is given and the other, (T, 2); or values of bins, (bins,) float32.
+    """
 
     codes: np.ndarray
     label: np.ndarray
@@ -55,21 +58,49 @@ class LabelledWindows(Sequence[Labelled]):
         return Labelled(self._genome.window(record, start, stop, strand), labels if strand > 0 else labels[::-1, ::-1])
 
 
+class ProfileWindows(Sequence[Labelled]):
+    """Windows of a genome with the values of their bins as items.
+
+    genome: what is read. values: of each record (bins,) float32. windows: of strand 1, that begin with a bin. bin_width: bases of a bin.
+    """
+
+    def __init__(self, genome: Genome, values: Sequence[np.ndarray], windows: Intervals, bin_width: int) -> None:
+        self._genome, self._values, self._windows, self._width = genome, values, windows, bin_width
+
+    def __len__(self) -> int:
+        return len(self._windows)
+
+    def __getitem__(self, i: int) -> Labelled:  # type: ignore[override]  # one at a time
+        w = self._windows
+        record, start, stop = (int(x[i]) for x in (w.record, w.start, w.stop))
+        values = self._values[record][start // self._width : -(-stop // self._width)]
+        return Labelled(self._genome.window(record, start, stop), values)
+
+
 def collate(items: Sequence[Labelled]) -> Batch:
-    """A batch: codes (B, T) int64, N where a row is padded; mask (B, T) bool, False there, or None; labels (B,) or (B, T, 2) int64."""
+    """A batch: codes (B, T) int64, N where a row is padded; mask (B, T) bool, False there, or None; labels (B,) or (B, T, 2) int64, or
+    (B, bins) float32, 0 or NaN where a row is padded.
+    """
     lengths = np.array([len(item.codes) for item in items])
-    rows, longest, of_bases = len(items), int(lengths.max()), items[0].label.ndim > 0
-    codes = np.full((rows, longest), N, dtype=np.int64)
-    labels = np.zeros((rows, longest, 2) if of_bases else rows, dtype=np.int64)
-    for row, (item, length) in enumerate(zip(items, lengths, strict=True)):
-        codes[row, :length] = item.codes
-        labels[(row, slice(length)) if of_bases else row] = item.label
-    mask = np.arange(longest) < lengths[:, None]
+    codes = np.full((len(items), lengths.max()), N, dtype=np.int64)
+    for row, item in zip(codes, items, strict=True):
+        row[: len(item.codes)] = item.codes
+    mask = np.arange(lengths.max()) < lengths[:, None]
     return {
         "codes": torch.from_numpy(codes),
         "mask": None if mask.all() else torch.from_numpy(mask),
-        "labels": torch.from_numpy(labels),
+        "labels": torch.from_numpy(_labels([item.label for item in items])),
     }
+
+
+def _labels(labels: Sequence[np.ndarray]) -> np.ndarray:
+    if labels[0].ndim == 0:
+        return np.array(labels, dtype=np.int64)
+    dtype, nothing = (np.float32, np.nan) if labels[0].dtype.kind == "f" else (np.int64, 0)
+    made = np.full((len(labels), max(map(len, labels)), *labels[0].shape[1:]), nothing, dtype=dtype)
+    for row, label in zip(made, labels, strict=True):
+        row[: len(label)] = label
+    return made
 
 
 class EveryItem:

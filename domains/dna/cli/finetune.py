@@ -7,7 +7,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from domains.dna.cli.options import Cache, Columns, Quiet, Reference
-from domains.dna.head_config import EncoderConfig, Pooling, encoder_of, finetuning
+from domains.dna.head_config import EncoderConfig, Pooling, ProfileLoss, encoder_of, finetuning
 from titans_seq.errors import UserError
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
 from titans_seq.presets import Preset
@@ -17,7 +17,7 @@ Data = Annotated[
     Path,
     Parameter(
         help="Labelled sequences: a table (CSV, TSV, Parquet), or a folder or archive laid out as GUE or Genomic Benchmarks; "
-        "with --classes a genome (FASTA, .2bit, GenBank; phix174 ships)."
+        "with --classes or --profile a genome (FASTA, .2bit, GenBank; phix174 ships)."
     ),
 ]
 
@@ -50,12 +50,17 @@ def finetune(
     annotation: Annotated[
         Path | None, Parameter(help="With --classes: where these lie, GFF3, GTF, BED or GenBank. Default: DATA itself, a GenBank.")
     ] = None,
+    profile: Annotated[
+        Path | None, Parameter(help="Regress a value for each bin of a genome on those of this bedGraph: chrom, start, end, value.")
+    ] = None,
+    bin_width: Annotated[int, Parameter(help="With --profile: bases of a bin.", validator=Number(gte=1))] = 32,
+    profile_loss: Annotated[ProfileLoss, Parameter(help="With --profile: poisson for counts, mse for any other values.")] = "poisson",
     validation_records: Annotated[
         list[str] | None,
-        Parameter(help="With --classes: names of records to validate on, not trained on. Default: the last 5 % of every record."),
+        Parameter(help="Of genomes: names of records to validate on, not trained on. Default: the last 5 % of every record."),
     ] = None,
     guard: Annotated[
-        int, Parameter(help="With --classes: bases before the last 5 % that are not trained on either.", validator=Number(gte=0))
+        int, Parameter(help="Of genomes: bases before the last 5 % that are not trained on either.", validator=Number(gte=0))
     ] = 1024,
     cache: Cache = None,
     preset: Annotated[Preset, Parameter(help="Without --start: size that the flags of --model then change.")] = "tiny",
@@ -64,16 +69,21 @@ def finetune(
     training: Annotated[TrainingConfig, TOP_LEVEL],
     config: ConfigFile = None,
 ) -> None:
-    """Train a classifier of sequences, after an audit of them; or, with --classes, a model that labels each base of a genome."""
+    """Train a classifier of sequences, after an audit of them; with --classes a model that labels each base of a genome, with --profile one
+    that tells a value for each bin of it.
+    """
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from domains.dna.data.features import read_annotation
     from domains.dna.data.genome import open_genome
     from domains.dna.data.labelled_files import read_task
-    from domains.dna.finetune import finetune_classifier, finetune_labeller
+    from domains.dna.data.values import read_values
+    from domains.dna.finetune import finetune_classifier, finetune_labeller, finetune_profile
 
     if classes is None and annotation is not None:
         raise UserError(f"--annotation {annotation}: say with --classes which of its kinds of regions are to be told, such as CDS tRNA.")
+    if classes is not None and profile is not None:
+        raise UserError("--classes and --profile are two models. Train one after the other.")
     if not 0 < validation_share < 1:
         raise UserError(f"--validation-share must be between 0 and 1, got {validation_share}.")
     if classes is not None:
@@ -85,6 +95,22 @@ def finetune(
             model,
             training,
             source=annotation or data,
+            start=start,
+            validation_records=validation_records or (),
+            guard=guard,
+            resume=resume,
+            progress=not quiet,
+        )
+    elif profile is not None:
+        folder = finetune_profile(
+            open_genome(data, cache, not quiet),
+            read_values(profile),
+            output,
+            model,
+            training,
+            bin_width=bin_width,
+            loss=profile_loss,
+            source=profile,
             start=start,
             validation_records=validation_records or (),
             guard=guard,
