@@ -12,6 +12,7 @@ from domains.dna.data.labelled import LabelledSequences, Task, hold_out
 from domains.dna.data.splits import Split, by_fraction, by_record
 from domains.dna.data.windows import both_strands, consecutive_windows, overlapping_windows, whole, whole_units
 from domains.dna.head_config import (
+    VALIDATION_SHARE,
     ClassifierConfig,
     EncoderConfig,
     LabellerConfig,
@@ -30,7 +31,6 @@ if TYPE_CHECKING:
 
     from domains.dna.heads import DNAClassifier, DNALabeller, DNAProfile
 
-VALIDATION_SHARE = 0.1
 AUDIT_NAME = "audit.json"
 Model = TypeVar("Model", "DNAClassifier", "DNALabeller", "DNAProfile")
 

@@ -1,4 +1,4 @@
-"""Labelled sequences, and windows with a label for each base, as the training loaders read them. Shapes: B rows, T bases of the longest."""
+"""Item sequences, and windows with a label for each base, as the training loaders read them. Shapes: B rows, T bases of the longest."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -14,7 +14,7 @@ from titans_seq.training.config import TrainingConfig
 from titans_seq.training.loaders import Batch, TrainingLoader, WindowStream
 
 
-class Labelled(NamedTuple):
+class Item(NamedTuple):
     """Codes of a sequence, (T,) uint8, and what is to be said of it.
 
     label: its class, (); or labels of its bases, on the strand that is given and the other, (T, 2); or values of bins, (bins,) float32.
@@ -24,8 +24,8 @@ class Labelled(NamedTuple):
     label: np.ndarray
 
 
-class SequenceItems(Sequence[Labelled]):
-    """Labelled sequences as items. both_strands: each comes twice, as it is and as its reverse complement."""
+class SequenceItems(Sequence[Item]):
+    """Item sequences as items. both_strands: each comes twice, as it is and as its reverse complement."""
 
     def __init__(self, sequences: LabelledSequences, both_strands: bool = False) -> None:
         self._sequences, self._strands = sequences, 1 + both_strands
@@ -33,13 +33,13 @@ class SequenceItems(Sequence[Labelled]):
     def __len__(self) -> int:
         return len(self._sequences) * self._strands
 
-    def __getitem__(self, i: int) -> Labelled:  # type: ignore[override]  # one at a time
+    def __getitem__(self, i: int) -> Item:  # type: ignore[override]  # one at a time
         row, reverse = divmod(i, self._strands)
         codes = self._sequences.sequence(row)
-        return Labelled(reverse_complement(codes) if reverse else codes, self._sequences.labels[row])
+        return Item(reverse_complement(codes) if reverse else codes, self._sequences.labels[row])
 
 
-class LabelledWindows(Sequence[Labelled]):
+class LabelledWindows(Sequence[Item]):
     """Windows of a genome with a label for each base and strand as items; a window of strand -1 is read along the other strand.
 
     genome: what is read. labels: of each record (length, 2) uint8, of the strand of the file and the other. windows: inside their records.
@@ -51,14 +51,14 @@ class LabelledWindows(Sequence[Labelled]):
     def __len__(self) -> int:
         return len(self._windows)
 
-    def __getitem__(self, i: int) -> Labelled:  # type: ignore[override]  # one at a time
+    def __getitem__(self, i: int) -> Item:  # type: ignore[override]  # one at a time
         w = self._windows
         record, start, stop, strand = (int(x[i]) for x in (w.record, w.start, w.stop, w.strand))
         labels = self._labels[record][start:stop]
-        return Labelled(self._genome.window(record, start, stop, strand), labels if strand > 0 else labels[::-1, ::-1])
+        return Item(self._genome.window(record, start, stop, strand), labels if strand > 0 else labels[::-1, ::-1])
 
 
-class ProfileWindows(Sequence[Labelled]):
+class ProfileWindows(Sequence[Item]):
     """Windows of a genome with the values of their bins as items.
 
     genome: what is read. values: of each record (bins,) float32. windows: of strand 1, that begin with a bin. bin_width: bases of a bin.
@@ -70,14 +70,14 @@ class ProfileWindows(Sequence[Labelled]):
     def __len__(self) -> int:
         return len(self._windows)
 
-    def __getitem__(self, i: int) -> Labelled:  # type: ignore[override]  # one at a time
+    def __getitem__(self, i: int) -> Item:  # type: ignore[override]  # one at a time
         w = self._windows
         record, start, stop = (int(x[i]) for x in (w.record, w.start, w.stop))
         values = self._values[record][start // self._width : -(-stop // self._width)]
-        return Labelled(self._genome.window(record, start, stop), values)
+        return Item(self._genome.window(record, start, stop), values)
 
 
-def collate(items: Sequence[Labelled]) -> Batch:
+def collate(items: Sequence[Item]) -> Batch:
     """A batch: codes (B, T) int64, N where a row is padded; mask (B, T) bool, False there, or None; labels (B,) or (B, T, 2) int64, or
     (B, bins) float32, 0 or NaN where a row is padded.
     """
@@ -106,7 +106,7 @@ def _labels(labels: Sequence[np.ndarray]) -> np.ndarray:
 class EveryItem:
     """All items once, in their order, in batches of at most `batch_size`: from the first at every pass."""
 
-    def __init__(self, items: Sequence[Labelled], batch_size: int, rank: int = 0, world_size: int = 1) -> None:
+    def __init__(self, items: Sequence[Item], batch_size: int, rank: int = 0, world_size: int = 1) -> None:
         self._items, self._rows, self._batch_size = items, range(rank, len(items), world_size), batch_size
 
     def __iter__(self) -> Iterator[Batch]:
@@ -115,7 +115,7 @@ class EveryItem:
 
 
 def item_loaders(
-    training: Sequence[Labelled], validation: Sequence[Labelled], config: TrainingConfig
+    training: Sequence[Item], validation: Sequence[Item], config: TrainingConfig
 ) -> tuple[Callable[[int, int], TrainingLoader], Callable[[int, int], Any]]:
     """How loaders of items are made on a device, from its rank and the number of devices: for training, and for validation."""
 

@@ -7,7 +7,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from domains.dna.cli.options import Cache, Columns, Quiet, Reference
-from domains.dna.head_config import EncoderConfig, Pooling, ProfileLoss, encoder_of, finetuning
+from domains.dna.head_config import VALIDATION_SHARE, EncoderConfig, Pooling, ProfileLoss, encoder_of, finetuning
 from titans_seq.errors import UserError
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
 from titans_seq.presets import Preset
@@ -39,7 +39,7 @@ def finetune(
     ] = True,
     validation_share: Annotated[
         float, Parameter(help="Of sequences: share of the training part that is validated on, if there is no part for that.")
-    ] = 0.1,
+    ] = VALIDATION_SHARE,
     sequence_column: Columns = None,
     label_column: Columns = None,
     genome: Reference = None,
