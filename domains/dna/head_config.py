@@ -10,9 +10,9 @@ from titans_seq.training.config import TrainingConfig
 
 Strands = Literal["forward", "both"]
 Pooling = Literal["mean", "max"]
+ProfileLoss = Literal["poisson", "mse"]
 VALIDATION_SHARE = 0.1
 """Of the training part, held out where a task has no validation part."""
-ProfileLoss = Literal["poisson", "mse"]
 
 
 @dataclass(frozen=True, kw_only=True)

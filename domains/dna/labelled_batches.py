@@ -1,4 +1,4 @@
-"""Item sequences, and windows with a label for each base, as the training loaders read them. Shapes: B rows, T bases of the longest."""
+"""Labelled sequences, and windows with labels or values, as the training loaders read them. Shapes: B rows, T bases of the longest."""
 
 from collections.abc import Callable, Iterator, Sequence
 from typing import Any, NamedTuple
@@ -25,7 +25,7 @@ class Item(NamedTuple):
 
 
 class SequenceItems(Sequence[Item]):
-    """Item sequences as items. both_strands: each comes twice, as it is and as its reverse complement."""
+    """Labelled sequences as items. both_strands: each comes twice, as it is and as its reverse complement."""
 
     def __init__(self, sequences: LabelledSequences, both_strands: bool = False) -> None:
         self._sequences, self._strands = sequences, 1 + both_strands
