@@ -64,10 +64,18 @@ class CNN(Peer):
         super().__init__(config)
         left, layers = config.length, []
         for before, after in ((100, 16), (16, 8), (8, 4)):
-            layers += [nn.Conv1d(before, after, 8), nn.BatchNorm1d(after), nn.ReLU(), nn.MaxPool1d(2)]
+            layers += [nn.Conv1d(before, after, 8), _BatchNorm(after), nn.ReLU(), nn.MaxPool1d(2)]
             left = (left - 7) // 2
         dense = [nn.Linear(4 * left, 512), nn.Linear(512, len(config.classes))]
         self.network = nn.Sequential(nn.Embedding(5, 100), _Transposed(), *layers, nn.Flatten(), *dense)
+
+
+class _BatchNorm(nn.BatchNorm1d):
+    """Without the count of its batches, an integer that nothing needs: a saved model has one dtype."""
+
+    def __init__(self, features: int) -> None:
+        super().__init__(features)
+        self.num_batches_tracked = None
 
 
 class _Transposed(nn.Module):

@@ -146,8 +146,8 @@ def finetune_labeller(
     from titans_seq.training.run import train as run
 
     encoder, training = encoder or encoder_of(start), training or finetuning()
-    config = LabellerConfig(encoder=encoder, classes=tuple(classes))
     labels = label_strands(genome, regions, classes, source, column)
+    config = LabellerConfig(encoder=encoder, classes=tuple(classes))
     split, origin = _split(genome, validation_records, guard)
     training_windows = overlapping_windows(split.train, training.segment_length)
     windows = training_windows, consecutive_windows(split.validation, training.segment_length)

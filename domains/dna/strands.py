@@ -62,6 +62,7 @@ class StrandReader(nn.Module):
         Raises:
             ValueError: codes is not (B, T) int64 codes, or mask not (B, T) bool.
         """
+        _check(codes, mask)
         if mask is None:
             return self.read(codes)[0]
         check_tokens(codes, look=not self.training)
@@ -97,6 +98,12 @@ class StrandReader(nn.Module):
 
     def _no_tail(self, x: Tensor) -> Tensor:
         return x.new_zeros(len(x), self._before, x.shape[2])
+
+
+def _check(codes: Tensor, mask: Tensor | None) -> None:
+    check_tokens(codes, look=False)
+    if mask is not None and (mask.shape != codes.shape or mask.dtype != torch.bool):
+        raise ValueError(f"mask must be {tuple(codes.shape)} torch.bool, as codes is (B, T), got {tuple(mask.shape)} {mask.dtype}")
 
 
 def _after_begin(codes: Tensor) -> Tensor:
@@ -137,6 +144,7 @@ class BothStrands(nn.Module):
             (B, T, 2, D): read along the strand that is given, and along the other one. Of the reverse complement (and mask reversed) they
             are these with T reversed and the two exchanged: `turned`.
         """
+        _check(codes, mask)
         marks = None if mask is None else torch.cat([mask, mask.flip(1)])
         given, other = self.reader(torch.cat([codes, reverse_complement(codes)]), marks).chunk(2)
         return torch.stack([given, other.flip(1)], dim=2)

@@ -11,7 +11,7 @@ from titans_seq.training.metrics import read_metrics
 
 
 class KeepBest(Callback):
-    """Keeps a checkpoint of the validation with the lowest loss so far, without the optimizer.
+    """Keeps a checkpoint of the validation with the lowest loss so far.
 
     It goes by the rows of metrics.csv, so that a resumed run knows the validations before it. It comes after the callback that writes them.
 
@@ -33,7 +33,7 @@ class KeepBest(Callback):
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Save, if no validation before was as good."""
         if trainer.strategy.broadcast(trainer.is_global_zero and self._is_lowest(trainer.global_step)):
-            trainer.save_checkpoint(self._path, weights_only=True)
+            trainer.save_checkpoint(self._path, weights_only=False)  # with what an average of the weights puts in its place
 
     def _is_lowest(self, step: int) -> bool:
         """Whether the loss of this step's validation is below all before."""

@@ -20,7 +20,7 @@ def data(tmp_path: Path) -> Path:
     folder = tmp_path / "data" / "dna" / "gue" / "tf" / "0"
     folder.mkdir(parents=True)
     for part, count in (("train", 70), ("dev", 12), ("test", 12)):
-        rows = "".join(f"{''.join(draw.choices('ACGT', k=40))},{i % 2}\n" for i in range(count))
+        rows = "".join(f"{''.join(draw.choices('ACGT', k=60))},{i % 2}\n" for i in range(count))
         (folder / f"{part}.csv.gz").write_bytes(gzip.compress(b"sequence,label\n" + rows.encode()))
     return tmp_path / "data"
 

@@ -154,7 +154,7 @@ def test_a_planted_profile_is_learned_and_written(genome_of: GenomeOf, tmp_path:
     counts = [sum(base in "GC" for base in text[start : start + 8]) for start in range(0, len(text), 8)]
     bedgraph = tmp_path / "gc.bedgraph"
     bedgraph.write_text("".join(f"a\t{8 * i}\t{8 * i + 8}\t{count}\n" for i, count in enumerate(counts)))
-    training = TrainingConfig(learning_rate=1e-2, max_steps=60, batch_size=8, segment_length=64, warmup_steps=5)
+    training = TrainingConfig(learning_rate=1e-2, max_steps=60, batch_size=4, segment_length=256, warmup_steps=5)
     encoder = EncoderConfig(titans=presets.debug("lmm"))
     folder = finetune_profile(genome, read_values(bedgraph), tmp_path / "run", encoder, training, bin_width=8, guard=64, progress=False)
     run("annotate", folder, genome.source, "-o", tmp_path / "out", "--segment-length", 100, "--quiet")
@@ -162,7 +162,7 @@ def test_a_planted_profile_is_learned_and_written(genome_of: GenomeOf, tmp_path:
     assert written["start"].to_list() == list(range(0, len(text), 8))
     held_out = slice(int(len(counts) * 0.95), None)
     assert np.corrcoef(written["value"].to_numpy()[held_out], np.array(counts)[held_out])[0, 1] > 0.9
-    assert "bases in windows of 64; validated on the last 5% of each record" in (folder / "README.md").read_text()
+    assert "bases in windows of 256; validated on the last 5% of each record" in (folder / "README.md").read_text()
 
 
 @pytest.mark.parametrize(

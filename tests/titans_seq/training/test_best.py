@@ -16,7 +16,7 @@ from titans_seq.training.loaders import TrainingLoader
 from titans_seq.training.module import TrainingData
 from titans_seq.training.run import train as run
 
-CONFIG = replace(TINY, choose="best", learning_rate=0.3, max_steps=8, validate_every=1, keep_checkpoints=9)
+CONFIG = replace(TINY, choose="best", learning_rate=1.0, minimum_share=0.9, max_steps=8, validate_every=1, keep_checkpoints=9)
 """With a rate so high that the last step is not the best."""
 
 
