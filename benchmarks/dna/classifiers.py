@@ -135,7 +135,7 @@ class Subject:
 
 BACKBONE = TitansConfig(
     dim=64,
-    num_layers=2,
+    num_layers=1,
     variant="lmm",
     dropout=0.1,
     memory=MemoryConfig(num_heads=2, depth=1, expansion=1, chunk_size=32),

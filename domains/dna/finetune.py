@@ -266,7 +266,7 @@ def _maker(make: Callable[[], Model], start: str | Path | None) -> Callable[[], 
 
 def _shares(labels: "Sequence[np.ndarray]", classes: int) -> list[float]:
     """Of bases and strands the share that each class has."""
-    counts = sum(np.bincount(x.ravel(), minlength=classes + 1) for x in labels)
+    counts = np.sum([np.bincount(x.ravel(), minlength=classes + 1) for x in labels], axis=0)
     return (counts[1:] / counts.sum()).tolist()
 
 

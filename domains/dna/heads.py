@@ -17,12 +17,11 @@ from titans_seq.checkpoint import Pretrained
 from titans_seq.errors import UserError
 from titans_seq.training.trainable import LossOutput, Metric
 
-_ENCODERS = {"forward": OneStrand, "both": BothStrands}
-
 
 def make_encoder(config: EncoderConfig) -> OneStrand | BothStrands:
     """An encoder with new weights."""
-    return _ENCODERS[config.strands](StrandReader(config.titans, config.stem_width))
+    reader = StrandReader(config.titans, config.stem_width)
+    return BothStrands(reader) if config.strands == "both" else OneStrand(reader)
 
 
 class DNAClassifier(Pretrained):
