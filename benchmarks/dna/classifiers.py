@@ -122,6 +122,7 @@ class Subject:
         mirrored: it is trained on reverse complements as well, and tested by the mean over both strands.
         pretrained: it begins as a model of the next base.
         ablation: it is measured only when it is named.
+        longer: it is trained for so many times the steps of the others, where a step costs so much less.
     """
 
     label: str
@@ -131,6 +132,7 @@ class Subject:
     mirrored: bool = False
     pretrained: bool = False
     ablation: bool = False
+    longer: int = 1
 
 
 BACKBONE = TitansConfig(
@@ -171,7 +173,7 @@ def _titans(label: str, rate: float = RATE, pooling: Pooling = "max", traits: di
 
 _ABLATION = {"ablation": True}
 SUBJECTS = {
-    "cnn": _peer("CNN of Genomic Benchmarks", CNN, 1e-3),
+    "cnn": _peer("CNN of Genomic Benchmarks", CNN, 1e-3, longer=5),
     "transformer": _peer("transformer", Transformer, 1e-3, mirrored=True),
     "titans": _titans("Titans, both strands"),
     "titans-pretrained": _titans("Titans, both strands, after E. coli", traits={"pretrained": True}),
