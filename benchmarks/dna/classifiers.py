@@ -71,11 +71,11 @@ class CNN(Peer):
 
 
 class _BatchNorm(nn.BatchNorm1d):
-    """Without the count of its batches, an integer that nothing needs: a saved model has one dtype."""
+    """Counts its batches in a float, for a saved model has one dtype; nothing depends on the count."""
 
     def __init__(self, features: int) -> None:
         super().__init__(features)
-        self.num_batches_tracked = None
+        self.num_batches_tracked = torch.zeros(())
 
 
 class _Transposed(nn.Module):
@@ -86,12 +86,12 @@ class _Transposed(nn.Module):
 class Transformer(Peer):
     """Attention from every base to every other, before it the stem of ours, seeing both sides, and learned positions.
 
-    Three pre-norm layers of width 64, and the largest of each feature over the bases. Padding is read as N.
+    A pre-norm layer of width 64, and the largest of each feature over the bases. Padding is read as N.
     """
 
     model_type = "benchmark_dna_transformer"
 
-    def __init__(self, config: PeerConfig, dim: int = 64, layers: int = 3) -> None:
+    def __init__(self, config: PeerConfig, dim: int = 64, layers: int = 1) -> None:
         super().__init__(config)
         self.embedding = nn.Embedding(5, dim)
         self.stem = nn.Conv1d(dim, dim, STEM, padding="same")
