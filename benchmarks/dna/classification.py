@@ -52,7 +52,7 @@ TASKS = {
 GOALS = {"prom_core_tata": 0.810, "prom_core_notata": 0.896, "prom_core_all": 0.875, "tf/0": 0.880, "tf/1": 0.869, "tf/2": 0.825}
 """AUROC of a classifier on mean-pooled embeddings of Caduceus-Ph, not trained further (Nature Communications 2025, s41467-025-65823-8)."""
 GENOME = Path("dna") / "ecoli_k12" / "GCF_000005845.2_ASM584v2_genomic.fna.gz"
-TRAINING = TrainingConfig(batch_size=64, max_steps=250, choose="best", log_every=100, keep_checkpoints=1, weight_decay=0.1)
+TRAINING = TrainingConfig(batch_size=64, max_steps=200, choose="best", log_every=100, keep_checkpoints=1, weight_decay=0.1)
 PRETRAINING = TrainingConfig(learning_rate=2e-3, batch_size=16, segment_length=256, max_steps=500, validate_every=500)
 SHOWN = ("auroc", "mcc", "accuracy", "auprc", "f1")
 
@@ -71,7 +71,7 @@ def measure(subject: Subject, task: Task, seed: int, steps: int, start: Path | N
         TRAINING,
         learning_rate=subject.rate,
         max_steps=steps,
-        validate_every=max(1, steps // 8),
+        validate_every=max(1, steps // 4),
         checkpoint_every=steps,
         segment_length=longest(task),
         seed=seed,
