@@ -17,10 +17,9 @@ from domains.dna.data.genome import Genome
 from domains.dna.data.regions import Intervals
 from domains.dna.data.windows import whole
 from domains.dna.documents import NucleotideDocuments
-from domains.dna.model import TitansForDNA
-from domains.dna.reading import BOTH, features, reading
+from domains.dna.model import DNAState, TitansForDNA
+from domains.dna.reading import BOTH, read, reading
 from domains.dna.settings import ReadingConfig
-from titans_seq import TitansState
 
 
 class Rows:
@@ -166,11 +165,11 @@ def _segments(
         for row in range(alive):
             stop = min(start + segment_length, int(lengths[row]))
             tokens[row, : stop - start] = documents.read(int(batch[row]), start, stop)
-        y, state = features(model, tokens, _first_rows(state, alive))
+        y, _, state = read(model, tokens, _first_rows(state, alive))
         yield start, tokens, y
 
 
-def _first_rows(state: TitansState | None, count: int) -> TitansState | None:
+def _first_rows(state: DNAState | None, count: int) -> DNAState | None:
     if state is None or state.batch_size == count:
         return state
     return state.index_select(torch.arange(count, device=state.tensors()[0].device))

@@ -75,23 +75,25 @@ class TitansForDNA(Pretrained):
         Raises:
             ValueError: tokens is not (B, T) int64 codes, or as `Titans.forward`.
         """
-        if tokens.dim() != 2 or tokens.dtype != torch.int64:
-            raise ValueError(f"tokens must be (B, T) torch.int64, got {tuple(tokens.shape)} {tokens.dtype}")
+        _, logits, after = self.read(tokens, state, mask=mask, reset=reset)
+        return logits, after
+
+    def read(
+        self, tokens: Tensor, state: DNAState | None = None, *, mask: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, Tensor, DNAState]:
+        """As `forward`, with what the backbone makes of each token, (B, T, D), before the logits."""
+        check_tokens(tokens, look=not self.training)
         bases = tokens & BASE_BITS
-        if not self.training and tokens.numel():  # looking costs a wait for the device
-            lowest, highest, base = (int(bound) for bound in (*tokens.aminmax(), bases.max()))
-            if lowest < 0 or highest >= CODES or base >= VOCABULARY:
-                raise ValueError(f"tokens must be codes of bases, or BEGIN={BEGIN}; got {lowest} to {highest}")
         x = self.embedding(bases)
         if self.contexts is None:
             y, titans = self.titans(x, None if state is None else state.titans, mask=mask, reset=reset)
-            return self.head(y), DNAState(titans, None)
+            return y, self.head(y), DNAState(titans, None)
         state = self.initial_state(len(tokens)) if state is None else state
         if state.contexts is None:
             raise ValueError("state is of a model without a context memory, this one has one (DNAConfig.contexts)")
         f, record, told, contexts = self.contexts.ask(bases, state.contexts, mask, reset)
         y, titans = self.titans(x + told, state.titans, mask=mask, reset=reset)
-        return self.head(y) + self.contexts.logits(f, record, y), DNAState(titans, contexts)
+        return y, self.head(y) + self.contexts.logits(f, record, y), DNAState(titans, contexts)
 
     def loss(self, batch: dict[str, Any], state: DNAState | None = None) -> LossOutput:
         """Cross entropy in nats a base, of a batch of `DocumentStream`; the units are the weights of the targets (`base_weights`)."""
@@ -101,6 +103,16 @@ class TitansForDNA(Pretrained):
             weights = weights * batch["mask"]
         units = weights.sum()
         return LossOutput((base_nats(logits, batch["targets"]) * weights).sum() / units.clamp(min=1e-6), units, state)
+
+
+def check_tokens(tokens: Tensor, look: bool) -> None:
+    """Raise ValueError unless tokens are (B, T) int64 and, if `look` says to look at them, codes of bases or `BEGIN`."""
+    if tokens.dim() != 2 or tokens.dtype != torch.int64:
+        raise ValueError(f"tokens must be (B, T) torch.int64, got {tuple(tokens.shape)} {tokens.dtype}")
+    if look and tokens.numel():  # looking costs a wait for the device
+        lowest, highest, base = (int(bound) for bound in (*tokens.aminmax(), (tokens & BASE_BITS).max()))
+        if lowest < 0 or highest >= CODES or base >= VOCABULARY:
+            raise ValueError(f"tokens must be codes of bases, or BEGIN={BEGIN}; got {lowest} to {highest}")
 
 
 def base_weights(codes: Tensor, soft_mask_weight: float = 1.0) -> Tensor:

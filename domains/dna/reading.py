@@ -11,8 +11,7 @@ import torch
 from torch import Tensor
 
 from domains.dna.data.alphabet import BASE_BITS
-from domains.dna.model import TitansForDNA, base_nats
-from titans_seq import TitansState
+from domains.dna.model import DNAState, TitansForDNA, base_nats
 from titans_seq.memory import frozen_memory
 
 BOTH = (1, -1)
@@ -27,27 +26,26 @@ def reading(model: TitansForDNA, learn: bool = True) -> Iterator[None]:
         yield
 
 
-def features(model: TitansForDNA, tokens: np.ndarray, state: TitansState | None) -> tuple[Tensor, TitansState]:
-    """The backbone's output at each of tokens (B, T) uint8, on the model's device: (B, T, D), and the state after the last."""
-    on_device = torch.from_numpy(tokens & BASE_BITS).to(model.head.weight.device).long()
-    return model.titans(model.embedding(on_device), state)
+def read(model: TitansForDNA, tokens: np.ndarray, state: DNAState | None) -> tuple[Tensor, Tensor, DNAState]:
+    """`TitansForDNA.read` of tokens (B, T) uint8, on the model's device."""
+    return model.read(torch.from_numpy(tokens & BASE_BITS).to(model.head.weight.device).long(), state)
 
 
-def read_on(model: TitansForDNA, tokens: np.ndarray, state: TitansState | None, segment_length: int) -> TitansState | None:
+def read_on(model: TitansForDNA, tokens: np.ndarray, state: DNAState | None, segment_length: int) -> DNAState | None:
     """The state after tokens (B, T) uint8, T >= 0."""
     for start in range(0, tokens.shape[1], segment_length):
-        _, state = features(model, tokens[:, start : start + segment_length], state)
+        _, _, state = read(model, tokens[:, start : start + segment_length], state)
     return state
 
 
 def log_likelihoods(
-    model: TitansForDNA, tokens: np.ndarray, targets: np.ndarray, state: TitansState | None, segment_length: int
+    model: TitansForDNA, tokens: np.ndarray, targets: np.ndarray, state: DNAState | None, segment_length: int
 ) -> np.ndarray:
     """Logarithm of the chance of each of the bases `targets`, which follow `tokens`, (B, T) uint8 each: (B, T) float64; 0 for N."""
     found = np.empty(targets.shape)
     for start in range(0, tokens.shape[1], segment_length):
         part = slice(start, start + segment_length)
-        y, state = features(model, tokens[:, part], state)
-        codes = torch.from_numpy(targets[:, part]).to(y.device).long()
-        found[:, part] = -base_nats(model.head(y), codes).double().cpu().numpy()
+        _, logits, state = read(model, tokens[:, part], state)
+        codes = torch.from_numpy(targets[:, part]).to(logits.device).long()
+        found[:, part] = -base_nats(logits, codes).double().cpu().numpy()
     return found

@@ -8,6 +8,7 @@ from titans_seq.config import Config
 Schedule = Literal["cosine", "wsd"]
 Strategy = Literal["auto", "ddp", "fsdp"]
 Precision = Literal["32", "bf16", "16"]
+Choice = Literal["last", "best"]
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -34,6 +35,8 @@ class TrainingConfig(Config):
         document_length: longer documents are cut into pieces of this many tokens; None for pieces so long that each row has four of them.
         ema_decay: of an exponential moving average of the weights, which is then what is validated and saved as the model; None for none.
         compile: `torch.compile` each block.
+        choose: the weights that become the model: of the "last" step, or of the validation with the lowest loss ("best"). With "best" what
+            validation says of the model is what it was chosen by.
         seed: of weights, order of the data and dropout.
         validate_every: steps between validations; the last step has one in any case.
         checkpoint_every: steps between checkpoints; the last step has one in any case.
@@ -62,6 +65,7 @@ class TrainingConfig(Config):
     document_length: int | None = None
     ema_decay: float | None = None
     compile: bool = False
+    choose: Choice = "last"
     seed: int = 0
     validate_every: int = 500
     checkpoint_every: int = 100
@@ -90,6 +94,7 @@ class TrainingConfig(Config):
         self._require("document_length", self.document_length is None or self.document_length >= 1, "at least 1 or None")
         self._require("ema_decay", self.ema_decay is None or 0 < self.ema_decay < 1, "strictly between 0 and 1, or None")
         self._require("ema_decay", self.ema_decay is None or self.strategy != "fsdp", "None with strategy='fsdp'")
+        self._require("choose", self.choose == "last" or self.strategy != "fsdp", "'last' with strategy='fsdp'")
         self._require("seed", 0 <= self.seed < 2**32, "between 0 and 2**32 - 1")
 
     @property

@@ -2,7 +2,7 @@
 
 FOLDER/config.json        what was trained and how: command, model, training, versions
 FOLDER/metrics.csv        `WriteMetrics`; with tensorboard installed also FOLDER/tensorboard
-FOLDER/checkpoints/       step-N.ckpt
+FOLDER/checkpoints/       step-N.ckpt, and best.ckpt with choose="best"
 FOLDER/model/             the trained model, as save_pretrained writes it
 FOLDER/.lock              held by the process that trains; stays, unlocked
 """

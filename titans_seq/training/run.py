@@ -22,6 +22,7 @@ from titans_seq.card import Card, command_line, versions
 from titans_seq.distributed.checkpoint import read_model
 from titans_seq.distributed.strategy import make_strategy
 from titans_seq.errors import UserError
+from titans_seq.training.best import KeepBest
 from titans_seq.training.checkpoints import (
     CheckpointEvery,
     WholeFileCheckpointIO,
@@ -31,7 +32,7 @@ from titans_seq.training.checkpoints import (
     sigterm_waits,
     step_of,
 )
-from titans_seq.training.config import TrainingConfig
+from titans_seq.training.config import Choice, TrainingConfig
 from titans_seq.training.folder import check_same_run, own_folder, write_settings
 from titans_seq.training.metrics import MetricsFile, WriteMetrics, read_metrics
 from titans_seq.training.module import TrainingData, TrainingModule
@@ -40,6 +41,11 @@ from titans_seq.training.progress import TrainingProgress
 log = logging.getLogger("titans_seq")
 
 PRECISIONS = {"32": "32-true", "bf16": "bf16-mixed", "16": "16-mixed"}
+BEST = "best.ckpt"
+_EVALUATIONS: dict[Choice, str] = {
+    "last": "At the end of the run. Training: the mean over its last steps, while the weights changed.",
+    "best": "Of the step with the best validation, by which it was chosen. Training: the mean over steps before it.",
+}
 
 
 def train(
@@ -61,11 +67,12 @@ def train(
         progress: show it.
 
     Returns:
-        The folder of the trained model: the weights of the last checkpoint (their average with ema_decay).
+        The folder of the trained model: the weights of the last checkpoint, or of the best validation (their average with ema_decay).
 
     Raises:
         UserError: `folder` holds a run and resume is False, or another process trains in it; the run to resume has other settings, model,
-            data or kind of checkpoint; the processes that were started are not devices times nodes; the loss is not finite.
+            data or kind of checkpoint; choose="best" without data to validate on; the processes that were started are not devices times
+            nodes; the loss is not finite.
         KeyboardInterrupt, SystemExit: Ctrl-C; SIGTERM (status 143, after a checkpoint). Both can be resumed.
     """
     folder = Path(folder)
@@ -81,19 +88,23 @@ def train(
         elif resume and first:
             log.warning("%s: no whole checkpoint there; starting from the first step.", folder)
         data = make_data()
+        if config.choose == "best" and not data.has_validation:
+            raise UserError("choose='best' needs data to validate on, and there are none. Use 'last'.")
         if first:
             write_settings(folder, model, config)
         module = TrainingModule(model, config)
         with _quiet():
             trainer = make_trainer(config, folder, model.metric.column, data.has_validation, progress)
             _fit(trainer, module, data, checkpoint, folder)
-        return _export(trainer, model, folder, data.card)
+        return _export(trainer, model, folder, data.card, config.choose)
 
 
 def make_trainer(config: TrainingConfig, folder: Path, metric_column: str, has_validation: bool, progress: bool) -> pl.Trainer:
     """The one place where a Trainer is made."""
     metrics = WriteMetrics(config)
     callbacks: list[Callback] = [metrics, CheckpointEvery(folder / "checkpoints", config, has_validation)]
+    if config.choose == "best":
+        callbacks.insert(1, KeepBest(folder / "checkpoints" / BEST, folder / "metrics.csv", f"validation_{metric_column}"))
     if config.ema_decay is not None:
         callbacks.insert(0, EMAWeightAveraging(decay=config.ema_decay))
     if progress:
@@ -141,22 +152,23 @@ def _fit(trainer: pl.Trainer, module: TrainingModule, data: TrainingData, checkp
         raise
 
 
-def _export(trainer: pl.Trainer, model: Any, folder: Path, card: Card) -> Path:
-    """Save the weights of the last checkpoint as the model: one way for a run that ends now, and for one that ended before."""
+def _export(trainer: pl.Trainer, model: Any, folder: Path, card: Card, choose: Choice) -> Path:
+    """Save the weights of the checkpoint that is chosen as the model: one way for a run that ends now, and for one that ended before."""
     if trainer.is_global_zero:
-        last = newest_checkpoint(folder / "checkpoints")
-        assert last is not None
-        weights = read_model(last) if last.is_dir() else read_checkpoint(last)["state_dict"]
+        path = folder / "checkpoints" / BEST if choose == "best" else newest_checkpoint(folder / "checkpoints")
+        assert path is not None
+        checkpoint = read_checkpoint(path)
+        weights = read_model(path) if path.is_dir() else checkpoint["state_dict"]
         model = type(model)(model.config)  # whole: the one that was trained may be sharded
         model.load_state_dict({name.removeprefix("model."): x for name, x in weights.items()})
-        model.save_pretrained(folder / "model", card=_filled(card, model, folder, step_of(last)))
+        model.save_pretrained(folder / "model", card=_filled(card, model, folder, checkpoint["global_step"], choose))
     trainer.strategy.barrier()
     return folder / "model"
 
 
-def _filled(card: Card, model: Any, folder: Path, step: int) -> Card:
+def _filled(card: Card, model: Any, folder: Path, step: int, choose: Choice) -> Card:
     """A domain's card with what the run knows; scores are those of metrics.csv, so that a resumed run has them all."""
-    rows, column = read_metrics(folder / "metrics.csv"), model.metric.column
+    rows, column = [row for row in read_metrics(folder / "metrics.csv") if int(row["step"]) <= step], model.metric.column
     metrics: dict[str, float | int] = {}
     for kind, name in (("validation", "validation"), ("train", "training")):
         scores = [row[f"{kind}_{column}"] for row in rows if row[f"{kind}_{column}"]]
@@ -165,7 +177,7 @@ def _filled(card: Card, model: Any, folder: Path, step: int) -> Card:
     return replace(
         card,
         metrics={**card.metrics, **metrics, "steps": step, "tokens read": tokens[-1] if tokens else 0},
-        evaluation=card.evaluation or "At the end of the run. Training: the mean over its last steps, while the weights changed.",
+        evaluation=card.evaluation or _EVALUATIONS[choose],
         command=card.command or command_line(),
         versions=card.versions or versions("torch", "lightning"),
     )

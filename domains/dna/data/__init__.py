@@ -9,6 +9,7 @@ Whatever cannot be used raises a `UserError` that names the file, the line or re
     regions.py          tables of regions, names of chromosomes, places in a genome
     region_files.py     BED, GFF3, GTF, VCF
     features.py         features of GenBank; a label for each base
+    values.py           bedGraph; a value for each bin
     windows.py          which windows, and what N and soft-masked bases count for
     splits.py           what is held out
     sources.py          what the training loaders read

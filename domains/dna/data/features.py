@@ -8,7 +8,8 @@ import numpy as np
 import polars as pl
 from Bio.SeqFeature import SeqFeature
 
-from domains.dna.data.genome import Genome
+from domains.dna.data.genome import Genome, example_file, is_example
+from domains.dna.data.region_files import SUFFIXES, read_regions
 from domains.dna.data.regions import COLUMNS, locate
 from domains.dna.data.sequences import find_kind, read_genbank
 from titans_seq.errors import UserError
@@ -91,3 +92,34 @@ def label_bases(
         for record, start, stop in zip(places.record.tolist(), places.start.tolist(), places.stop.tolist(), strict=True):
             labels[record][start:stop] = number
     return labels
+
+
+def read_annotation(path: str | Path) -> pl.DataFrame:
+    """What is known to lie on a genome, as a table of regions whose column `feature` tells kinds.
+
+    Of GFF3, GTF or GenBank, or of an example (`EXAMPLES`); of BED the names are the kinds.
+
+    Raises:
+        UserError: the file cannot be used.
+    """
+    if is_example(path):
+        with example_file(str(path)) as shipped:
+            return read_features(shipped)
+    name = Path(path).name.lower().removesuffix(".gz").removesuffix(".bgz")
+    regions = read_regions(path) if name.endswith(tuple(SUFFIXES)) else read_features(path)
+    return regions if "feature" in regions.columns else regions.with_columns(feature=pl.col("name"))
+
+
+def label_strands(
+    genome: Genome, regions: pl.DataFrame, classes: Sequence[str], source: str | Path, column: str = "feature"
+) -> list[np.ndarray]:
+    """As `label_bases`, of each strand by itself: for each record (length, 2) uint8, on the strand of the file and on the other one.
+
+    A region without a strand counts on both.
+    """
+    strands: tuple[Literal["+", "-"], ...] = ("+", "-")
+    painted = []
+    for strand in strands:
+        of_strand = regions.with_columns(pl.col("strand").replace(".", strand))
+        painted.append(label_bases(genome, of_strand, classes, source, strand, column))
+    return [np.stack(record, axis=1) for record in zip(*painted, strict=True)]

@@ -1,6 +1,8 @@
 """Genomes: any part of any record as codes, read from a memory-mapped cache. Shapes: R records, W windows, L bases of a window."""
 
 import difflib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from functools import cached_property
 from importlib.resources import as_file, files
 from pathlib import Path
@@ -135,7 +137,7 @@ def open_genome(path: str | Path, cache: str | Path | None = None, progress: boo
     file has the same size and time, or else the same SHA-256.
 
     Args:
-        path: the file; what it is, is seen from its content.
+        path: the file; what it is, is seen from its content. Where there is no file of that name, also the name of an example (`EXAMPLES`).
         cache: folder for the cache, about a byte a base; None for `.titans_seq` beside the file, or the user's cache (~/.cache/titans_seq)
             where one cannot write beside the file, which is said.
         progress: show a progress bar on standard error while a large file is read.
@@ -143,8 +145,22 @@ def open_genome(path: str | Path, cache: str | Path | None = None, progress: boo
     Raises:
         UserError: the file or the folder cannot be used; the message names file, line or record, and what mends it.
     """
+    if is_example(path):
+        return open_example(str(path), cache)
     found, index = find_or_build(Path(path), None if cache is None else Path(cache), progress)
     return Genome(found, index)
+
+
+def is_example(path: str | Path) -> bool:
+    """Whether this names a genome that ships, and no file."""
+    return str(path) in EXAMPLES and not Path(path).exists()
+
+
+@contextmanager
+def example_file(name: str) -> Iterator[Path]:
+    """The file of a genome that ships."""
+    with as_file(files("domains.dna") / "datasets" / EXAMPLES[name]) as path:
+        yield path
 
 
 def open_example(name: str = "phix174", cache: str | Path | None = None) -> Genome:
@@ -155,5 +171,5 @@ def open_example(name: str = "phix174", cache: str | Path | None = None) -> Geno
     """
     if name not in EXAMPLES:
         raise UserError(f"no example genome is called '{name}'. Those that ship: {', '.join(EXAMPLES)}.")
-    with as_file(files("domains.dna") / "datasets" / EXAMPLES[name]) as path:
+    with example_file(name) as path:
         return open_genome(path, user_folder() if cache is None else cache, progress=False)

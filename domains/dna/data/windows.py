@@ -68,6 +68,27 @@ def tile(spans: Intervals, length: int, stride: int | None = None) -> Intervals:
     return Intervals(spans.record[span], start, start + length, spans.strand[span])
 
 
+def consecutive_windows(spans: Intervals, length: int) -> Intervals:
+    """Each span cut into windows of `length` bases, of which the last may be shorter: nothing is left out, nothing comes twice."""
+    counts = -(-spans.lengths // length)
+    span = np.repeat(np.arange(len(spans)), counts)
+    start = spans.start[span] + (np.arange(len(span)) - np.repeat(np.cumsum(counts) - counts, counts)) * length
+    return Intervals(spans.record[span], start, np.minimum(start + length, spans.stop[span]), spans.strand[span])
+
+
+def overlapping_windows(spans: Intervals, length: int, unit: int = 1) -> Intervals:
+    """`consecutive_windows`, and those that begin half a window later, in whole units, so that the end of one is the middle of another."""
+    later = Intervals(spans.record, np.minimum(spans.start + length // (2 * unit) * unit, spans.stop), spans.stop, spans.strand)
+    return join([consecutive_windows(spans, length), consecutive_windows(later, length)])
+
+
+def whole_units(spans: Intervals, genome: Genome, unit: int) -> Intervals:
+    """What of the spans is whole units of bases, counted from the begin of the record, or the rest of the record; empty ones left out."""
+    start = -(-spans.start // unit) * unit
+    stop = np.where(spans.stop == genome.lengths[spans.record], spans.stop, spans.stop // unit * unit)
+    return Intervals(spans.record, start, stop, spans.strand)[stop > start]
+
+
 def sample(genome: Genome, spans: Intervals, length: int, count: int, random: np.random.Generator, without_n: bool = False) -> Intervals:
     """`count` windows of L = `length` bases at random places in the spans, each place as likely as any other.
 

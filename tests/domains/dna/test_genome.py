@@ -110,6 +110,7 @@ def test_the_genome_that_ships(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) 
     assert genome.cache_path.is_relative_to(tmp_path)
     with pytest.raises(UserError, match=r"no example genome is called 'x'\. Those that ship: phix174"):
         open_example("x")
+    assert open_genome("phix174").names == genome.names  # wherever a file may be named
 
 
 def test_a_part_outside_a_record_is_refused(genome_of: Callable[..., Genome]) -> None:

@@ -1,0 +1,287 @@
+"""Train models with heads, of classes of sequences, labels of bases, values of bins: from scratch, or from a model of the next base."""
+
+from collections.abc import Callable, Sequence
+from dataclasses import replace
+from pathlib import Path
+from typing import TYPE_CHECKING, TypeVar
+
+import numpy as np
+
+from domains.dna.data.genome import Genome
+from domains.dna.data.labelled import LabelledSequences, Task, hold_out
+from domains.dna.data.splits import Split, by_fraction, by_record
+from domains.dna.data.windows import both_strands, consecutive_windows, overlapping_windows, whole, whole_units
+from domains.dna.head_config import (
+    VALIDATION_SHARE,
+    ClassifierConfig,
+    EncoderConfig,
+    LabellerConfig,
+    Pooling,
+    ProfileConfig,
+    ProfileLoss,
+    encoder_of,
+    finetuning,
+)
+from domains.dna.train import VALIDATION_SHARE as SHARE_OF_RECORDS
+from titans_seq.errors import UserError
+from titans_seq.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    import polars as pl
+
+    from domains.dna.heads import DNAClassifier, DNALabeller, DNAProfile
+
+AUDIT_NAME = "audit.json"
+Model = TypeVar("Model", "DNAClassifier", "DNALabeller", "DNAProfile")
+
+
+def finetune_classifier(
+    task: Task,
+    output: str | Path,
+    encoder: EncoderConfig | None = None,
+    training: TrainingConfig | None = None,
+    *,
+    pooling: Pooling = "mean",
+    start: str | Path | None = None,
+    validation_share: float = VALIDATION_SHARE,
+    augment: bool = True,
+    resume: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Train a classifier on a task (`read_task`) in the folder `output`, after an audit of the task, which is stored as audit.json in it.
+
+    Args:
+        task: what is learned. Its test part is in the audit alone.
+        output: the run's folder.
+        encoder, training: settings, None for the defaults; `segment_length` becomes the length of the longest sequence.
+        pooling: of `ClassifierConfig`.
+        start: folder or name of a `TitansForDNA` whose embedding and backbone are taken over; None to begin from scratch.
+        validation_share: of the training part, held out by `hold_out` if the task has no validation part.
+        augment: an encoder that reads one strand is trained on the reverse complements as well. One that reads both needs it not.
+        resume, progress: as `titans_seq.training.run.train`; with progress the audit is printed.
+
+    Returns:
+        The folder of the trained model, for `DNAClassifier.from_pretrained`.
+
+    Raises:
+        UserError: the task or `start` cannot be used, or as `titans_seq.training.run.train`.
+    """
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    from domains.dna.audit import audit_task, print_audit, write_audit
+    from domains.dna.heads import DNAClassifier
+    from domains.dna.labelled_batches import SequenceItems, item_loaders
+    from titans_seq.card import Card
+    from titans_seq.training.module import TrainingData
+    from titans_seq.training.run import train as run
+
+    encoder, training = encoder or encoder_of(start), training or finetuning()
+    if task.validation is None:
+        task = hold_out(task, validation_share, training.seed)
+    assert task.validation is not None
+    training = replace(training, segment_length=max(int(part.lengths.max()) for part in (task.train, task.validation)))
+    config = ClassifierConfig(encoder=encoder, classes=task.classes, pooling=pooling)
+    mirrored = augment and encoder.strands == "forward"
+    items = SequenceItems(task.train, mirrored), SequenceItems(task.validation)
+    card = Card(
+        title="Titans classifier of DNA",
+        description=f"Tells {_listed(task.classes)} apart. `titans-seq dna evaluate MODEL DATA` scores it on labelled sequences.",
+        data=f"Task `{task.name}`. {_describe(task, mirrored)}{_origin(start)} What leaks between the parts is in {AUDIT_NAME} of the run.",
+        tags=("genomics",),
+    )
+
+    def make_data() -> TrainingData:
+        if rank_zero_only.rank == 0:
+            audit = audit_task(task)
+            write_audit(audit, Path(output) / AUDIT_NAME)
+            if progress:
+                print_audit(audit)
+        return TrainingData(*item_loaders(*items, training), card)
+
+    return run(_maker(lambda: DNAClassifier(config), start), make_data, training, output, resume, progress)
+
+
+def finetune_labeller(
+    genome: Genome,
+    regions: "pl.DataFrame",
+    classes: Sequence[str],
+    output: str | Path,
+    encoder: EncoderConfig | None = None,
+    training: TrainingConfig | None = None,
+    *,
+    source: str | Path = "the table",
+    column: str = "feature",
+    start: str | Path | None = None,
+    validation_records: Sequence[str] = (),
+    guard: int = 1024,
+    resume: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Train a labeller of bases on a genome and what is known to lie on it, in windows of `segment_length` bases, in the folder `output`.
+
+    Args:
+        genome: what is read.
+        regions: a table of regions (`read_annotation`); one without a strand counts on both.
+        classes: kinds of regions to learn, the first counting where several overlap.
+        output: the run's folder.
+        encoder, training: settings, None for the defaults. An encoder that reads one strand is trained on either.
+        source: what errors and the model card call the table.
+        column: which column of it tells kinds.
+        start: as of `finetune_classifier`.
+        validation_records: names of records to validate on, not trained on; none for the last 5 % of every record.
+        guard: bases before the last 5 % that are not trained on either.
+        resume, progress: as `titans_seq.training.run.train`.
+
+    Returns:
+        The folder of the trained model, for `DNALabeller.from_pretrained`.
+
+    Raises:
+        UserError: genome, regions or `start` cannot be used, or as `titans_seq.training.run.train`.
+    """
+    from domains.dna.data.features import label_strands
+    from domains.dna.heads import DNALabeller
+    from domains.dna.labelled_batches import LabelledWindows, item_loaders
+    from titans_seq.card import Card
+    from titans_seq.training.module import TrainingData
+    from titans_seq.training.run import train as run
+
+    encoder, training = encoder or encoder_of(start), training or finetuning()
+    labels = label_strands(genome, regions, classes, source, column)
+    config = LabellerConfig(encoder=encoder, classes=tuple(classes))
+    split, origin = _split(genome, validation_records, guard)
+    training_windows = overlapping_windows(split.train, training.segment_length)
+    windows = training_windows, consecutive_windows(split.validation, training.segment_length)
+    if encoder.strands == "forward":
+        windows = both_strands(windows[0]), both_strands(windows[1])
+    items = [LabelledWindows(genome, labels, part) for part in windows]
+    shares = ", ".join(f"{name} on {share:.1%}" for name, share in zip(classes, _shares(labels, len(classes)), strict=True))
+    card = Card(
+        title="Titans labeller of DNA",
+        description=f"Tells for each base and strand what lies there: {_listed(classes)} or none. `titans-seq dna annotate MODEL FASTA` "
+        "writes intervals.",
+        data=f"Trained on `{genome.source.name}` with `{Path(source).name}`, {int(split.train.lengths.sum()):,} bases in windows of "
+        f"{training.segment_length:,}; validated on {origin}, {int(split.validation.lengths.sum()):,} bases. Of the bases and strands "
+        f"of the genome there is {shares}.{_origin(start)}",
+        tags=("genomics",),
+    )
+
+    def make_data() -> TrainingData:
+        return TrainingData(*item_loaders(items[0], items[1], training), card)
+
+    return run(_maker(lambda: DNALabeller(config), start), make_data, training, output, resume, progress)
+
+
+def finetune_profile(
+    genome: Genome,
+    table: "pl.DataFrame",
+    output: str | Path,
+    encoder: EncoderConfig | None = None,
+    training: TrainingConfig | None = None,
+    *,
+    bin_width: int = 32,
+    loss: ProfileLoss = "poisson",
+    source: str | Path = "the table",
+    start: str | Path | None = None,
+    validation_records: Sequence[str] = (),
+    guard: int = 1024,
+    resume: bool = False,
+    progress: bool = True,
+) -> Path:
+    """Train a model of values along a genome, in windows of `segment_length` bases, in the folder `output`.
+
+    Args:
+        genome: what is read.
+        table: a value for each region (`read_values`); a bin has the mean of its bases, and does not count where none has a value.
+        output: the run's folder.
+        encoder, training: settings, None for the defaults; `segment_length` must be a multiple of `bin_width`.
+        bin_width, loss: of `ProfileConfig`.
+        source, start, validation_records, guard, resume, progress: as of `finetune_labeller`.
+
+    Returns:
+        The folder of the trained model, for `DNAProfile.from_pretrained`.
+
+    Raises:
+        UserError: genome, table or `start` cannot be used, or as `titans_seq.training.run.train`.
+    """
+    from domains.dna.data.values import bin_values
+    from domains.dna.heads import DNAProfile
+    from domains.dna.labelled_batches import ProfileWindows, item_loaders
+    from titans_seq.card import Card
+    from titans_seq.training.module import TrainingData
+    from titans_seq.training.run import train as run
+
+    encoder, training = encoder or encoder_of(start), training or finetuning()
+    config = ProfileConfig(encoder=encoder, bin_width=bin_width, loss=loss)
+    length = training.segment_length
+    if length % bin_width:
+        raise UserError(f"windows must be of whole bins: --segment-length {length} is no multiple of --bin-width {bin_width}.")
+    if loss == "poisson" and (table["value"] < 0).any():
+        raise UserError(f"{source}: has negative values, which are no counts. Take the loss 'mse'.")
+    values = bin_values(genome, table, bin_width, source)
+    split, origin = _split(genome, validation_records, guard)
+    parts = [whole_units(spans, genome, bin_width) for spans in (split.train, split.validation)]
+    windows = overlapping_windows(parts[0], length, bin_width), consecutive_windows(parts[1], length)
+    for part, does in zip(windows, ("train on", "validate on"), strict=True):
+        if not len(part):
+            raise UserError(f"{genome.source}: no bin of {bin_width} bases is left to {does}. Take longer records, or smaller bins.")
+    items = [ProfileWindows(genome, values, part, bin_width) for part in windows]
+    card = Card(
+        title="Titans profile of DNA",
+        description=f"Tells a value for each {bin_width:,} bases. `titans-seq dna annotate MODEL FASTA` writes a bedGraph.",
+        data=f"Trained on `{genome.source.name}` with `{Path(source).name}`, {int(parts[0].lengths.sum()):,} bases in windows of "
+        f"{length:,}; validated on {origin}, {int(parts[1].lengths.sum()):,} bases.{_origin(start)}",
+        tags=("genomics",),
+    )
+
+    def make_data() -> TrainingData:
+        return TrainingData(*item_loaders(items[0], items[1], training), card)
+
+    return run(_maker(lambda: DNAProfile(config), start), make_data, training, output, resume, progress)
+
+
+def _split(genome: Genome, validation_records: Sequence[str], guard: int) -> tuple[Split, str]:
+    """What is trained and validated on, and what the card says of the second."""
+    if validation_records:
+        return by_record(genome, validation_records, ()), "records that were not trained on"
+    of_each = f"the last {SHARE_OF_RECORDS:.0%} of each record, not trained on, nor {guard:,} bases before"
+    return by_fraction(whole(genome), SHARE_OF_RECORDS, 0.0, guard), of_each
+
+
+def _maker(make: Callable[[], Model], start: str | Path | None) -> Callable[[], Model]:
+    """Makes the model, with what it takes over."""
+
+    def made() -> Model:
+        from domains.dna.heads import take_over
+        from domains.dna.model import TitansForDNA
+
+        model = make()
+        if start is not None:
+            take_over(model, TitansForDNA.from_pretrained(start), str(start))
+        return model
+
+    if start is not None:
+        made()  # what does not fit is said before anything slow
+    return made
+
+
+def _shares(labels: "Sequence[np.ndarray]", classes: int) -> list[float]:
+    """Of bases and strands the share that each class has."""
+    counts = np.sum([np.bincount(x.ravel(), minlength=classes + 1) for x in labels], axis=0)
+    return (counts[1:] / counts.sum()).tolist()
+
+
+def _describe(task: Task, mirrored: bool) -> str:
+    def count(part: LabelledSequences) -> str:
+        return f"{len(part):,} sequences, {int(part.lengths.sum()):,} bases"
+
+    assert task.validation is not None
+    strands = ", and their reverse complements" if mirrored else ""
+    return f"Trained on {count(task.train)}{strands}; validated on {count(task.validation)}."
+
+
+def _origin(start: str | Path | None) -> str:
+    return "" if start is None else f" Embedding and backbone began as those of `{Path(start).name}`."
+
+
+def _listed(names: Sequence[str], most: int = 20) -> str:
+    return ", ".join(f"`{name}`" for name in names[:most]) + (f" and {len(names) - most} others" if len(names) > most else "")

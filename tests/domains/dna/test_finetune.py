@@ -1,0 +1,198 @@
+"""`titans-seq dna finetune` and `evaluate`: a planted motif is learned and scored, killed runs go on, what cannot be used is refused."""
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import polars as pl
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from domains.dna.config import DNAConfig
+from domains.dna.data.labelled_files import read_task
+from domains.dna.evaluate import evaluate, predict
+from domains.dna.finetune import finetune_classifier
+from domains.dna.head_config import ClassifierConfig, EncoderConfig
+from domains.dna.heads import DNAClassifier
+from domains.dna.metrics import classification_scores
+from domains.dna.model import TitansForDNA
+from domains.dna.strands import reverse_complement
+from titans_seq import MemoryConfig, TitansConfig, UserError, presets
+from titans_seq.training import TrainingConfig
+from titans_seq.training.metrics import read_metrics
+
+Run = Callable[..., None]
+QUICK = ("--preset", "debug", "--batch-size", 4, "--validate-every", 2, "--checkpoint-every", 2, "--quiet")
+BACKBONE = TitansConfig(dim=32, num_layers=1, variant="lmm", memory=MemoryConfig(num_heads=2, depth=1, expansion=1, chunk_size=16))
+
+
+def planted(count: int, seed: int, length: tuple[int, int] = (30, 50)) -> list[tuple[str, str]]:
+    """Random sequences; every other one holds TGACTCA or its reverse complement somewhere, also those of length[0]."""
+    random = np.random.default_rng(seed)
+    rows = []
+    for i in range(count):
+        text = "".join(random.choice(list("ACGT"), random.integers(*length)))
+        if i % 2:
+            place = random.integers(0, len(text) - 7)
+            text = text[:place] + str(random.choice(["TGACTCA", "TGAGTCA"])) + text[place + 7 :]
+        rows.append((text, "motif" if i % 2 else "none"))
+    return rows
+
+
+def write_task(folder: Path, **parts: list[tuple[str, str]]) -> Path:
+    folder.mkdir(exist_ok=True)
+    for name, rows in parts.items():
+        pl.DataFrame(rows, schema=["sequence", "label"], orient="row").write_csv(folder / f"{name}.csv")
+    return folder
+
+
+@pytest.fixture(scope="module")
+def learned(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """A task with a planted motif, and the run that learned it."""
+    folder = tmp_path_factory.mktemp("planted")
+    task = write_task(folder / "task", train=planted(1200, 0), dev=planted(100, 1), test=planted(300, 2))
+    training = TrainingConfig(learning_rate=5e-3, batch_size=32, max_steps=150, warmup_steps=20, validate_every=50, choose="best")
+    encoder = EncoderConfig(titans=BACKBONE, stem_width=7)
+    finetune_classifier(read_task(task), folder / "run", encoder, training, pooling="max", progress=False)
+    return task, folder / "run"
+
+
+def test_a_planted_motif_is_learned_beyond_the_baselines(learned: tuple[Path, Path]) -> None:
+    task, run = learned
+    found = evaluate(DNAClassifier.from_pretrained(run / "model"), read_task(task))
+    scores = found.scores
+    assert scores["model"]["auroc"] > 0.95
+    assert scores["model"]["auroc"] > scores["4-mers, logistic regression"]["auroc"]
+    assert abs(scores["length alone"]["auroc"] - 0.5) < 0.1
+    assert list(scores) == ["majority", "length alone", "4-mers, logistic regression", "6-mers, logistic regression", "model"]
+
+
+def test_the_run_keeps_audit_metrics_and_card(learned: tuple[Path, Path]) -> None:
+    task, run = learned
+    audit = json.loads((run / "audit.json").read_text())
+    assert audit["parts"]["test"]["sequences"] == 300
+    assert {leak["part"] for leak in audit["leaks"]} == {"validation", "test"}
+    losses = {
+        int(row["step"]): float(row["validation_nats_per_sequence"])
+        for row in read_metrics(run / "metrics.csv")
+        if row["validation_nats_per_sequence"]
+    }
+    assert list(losses) == [50, 100, 150]
+    card = (run / "model" / "README.md").read_text()
+    best = min(losses, key=losses.__getitem__)
+    assert f"| steps | {best} |" in card
+    assert f"| nats per sequence, validation | {losses[best]:.6g} |" in card
+    assert "Tells `motif`, `none` apart." in card
+    assert "Trained on 1,200 sequences" in card
+    model = DNAClassifier.from_pretrained(run / "model")
+    part = read_task(task).validation
+    loss = -np.log(predict(model, part)[np.arange(len(part)), part.labels]).mean()
+    assert loss == pytest.approx(losses[best], rel=1e-4)  # the weights of that step, and of no other
+
+
+def test_a_batch_is_every_sequence_alone_and_both_strands_are_their_mean(learned: tuple[Path, Path]) -> None:
+    task = read_task(learned[0])
+    torch.manual_seed(0)
+    config = ClassifierConfig(encoder=EncoderConfig(titans=presets.debug("mag"), strands="forward"), classes=task.classes)
+    model = DNAClassifier(config).double()
+    part = task.test.take(np.arange(7))
+    alone = [predict(model, part.take(np.array([i])))[0] for i in range(7)]
+    np.testing.assert_allclose(predict(model, part), alone, rtol=1e-9)
+    codes = [torch.from_numpy(part.sequence(i).astype(np.int64))[None] for i in range(7)]
+    with torch.inference_mode():
+        expected = [(model(x).softmax(-1) + model(reverse_complement(x)).softmax(-1))[0] / 2 for x in codes]
+    np.testing.assert_allclose(predict(model, part, both_strands=True), torch.stack(expected).numpy(), rtol=1e-9)
+
+
+def test_evaluate_prints_and_writes(learned: tuple[Path, Path], run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    task, folder = learned
+    run("evaluate", folder / "model", task, "--json", "-o", tmp_path / "p.csv", "--both-strands")
+    said = json.loads(capsys.readouterr().out)
+    rows = pl.read_csv(tmp_path / "p.csv")
+    part = read_task(task).test
+    assert rows.columns == ["row", "label", "predicted", "p_motif", "p_none"]
+    assert rows["label"].to_list() == [("motif", "none")[i] for i in part.labels]
+    probabilities = rows.select("p_motif", "p_none").to_numpy()
+    assert said["scores"]["model"] == pytest.approx(classification_scores(part.labels, probabilities))
+    assert (said["part"], said["sequences"], said["repeats"]["exact"]) == ("test", 300, 0)
+    run("evaluate", folder / "model", task)
+    shown = capsys.readouterr().out
+    assert "test part: 300 sequences" in shown
+    assert "6-mers, logistic regression" in shown
+    assert "Of the train part 0 equal a sequence" in shown
+
+
+def test_a_table_by_itself_is_scored_without_baselines(learned: tuple[Path, Path], run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    task, folder = learned
+    run("evaluate", folder / "model", task / "dev.csv")
+    shown = capsys.readouterr().out
+    assert "train part: 100 sequences" in shown
+    assert "Baselines need a part to train on" in shown
+    assert "majority" not in shown
+
+
+def test_a_run_that_ended_goes_on_to_the_same_weights(run: Run, tmp_path: Path) -> None:
+    pretrained = tmp_path / "pretrained"
+    TitansForDNA(DNAConfig(titans=presets.debug("mag"))).save_pretrained(pretrained)
+    table = write_task(tmp_path / "task", train=planted(40, 3)) / "train.csv"
+    steps = ("finetune", table, *QUICK, "--start", pretrained, "--max-steps", 8, "--keep-checkpoints", 9, "--model.strands", "forward")
+    run(*steps, "-o", tmp_path / "whole")
+    run(*steps, "-o", tmp_path / "stopped")
+    for step in (6, 8):
+        (tmp_path / "stopped" / "checkpoints" / f"step-{step:08d}.ckpt").unlink()
+    run(*steps, "-o", tmp_path / "stopped", "--resume")
+    first, second = (load_file(tmp_path / name / "model" / "model.safetensors") for name in ("stopped", "whole"))
+    assert all(torch.equal(x, second[name]) for name, x in first.items())
+    card = (tmp_path / "whole" / "model" / "README.md").read_text()
+    assert "Trained on 36 sequences" in card
+    assert "and their reverse complements; validated on 4 sequences" in card
+    assert "Embedding and backbone began as those of `pretrained`." in card
+    audit = json.loads((tmp_path / "whole" / "audit.json").read_text())
+    assert audit["baselines"]["evaluated_on"] == "validation"
+
+
+def test_the_audit_is_printed_first(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    table = write_task(tmp_path / "task", train=planted(40, 3), test=planted(10, 4))
+    run("finetune", table, *QUICK[:-1], "-o", tmp_path / "run", "--max-steps", 2)
+    shown = capsys.readouterr().out
+    assert shown.index("Sequences of a part that are in another") < shown.index("step 2")
+    assert shown.index("Baselines on the test part") < shown.index("step 2")
+    assert f"The model is in {tmp_path / 'run' / 'model'}." in shown
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("finetune", "none.csv"), "none.csv: no such file or folder"),
+        (("finetune", "one.csv"), "all sequences are of class 'a'; at least two classes are needed"),
+        (("finetune", "two.csv", "--validation-share", 1), "--validation-share must be between 0 and 1, got 1.0"),
+        (("finetune", "two.csv", "--model.stem-width", 1), "--model.stem-width must be 0, or from 2 to 1024, got 1"),
+        (("finetune", "two.csv", "--start", "nothing"), "nothing"),
+        (("finetune", "two.csv", "--start", "pretrained", "--model.titans.dim", 24), "dim is 16 there, 24 here"),
+        (("finetune", "two.csv", "--annotation", "a.gff3"), "say with --classes which of its kinds"),
+        (("finetune", "two.csv", "--classes", "CDS"), "two.csv"),
+        (("evaluate", "pretrained", "two.csv"), "DNAClassifier needs 'titans_dna_classifier'"),
+        (("evaluate", "classifier", "two.csv"), "has labels that the model does not know: 'a', 'b'. It knows: 0, 1."),
+        (("evaluate", "classifier", "numbers.csv", "--part", "test"), "has no test part. Those it has: train."),
+        (("evaluate", "classifier", "numbers.csv", "-o", "p.txt"), "--output p.txt: name a file that ends in .csv or .parquet"),
+        (("evaluate", "classifier", "damaged.parquet"), "damaged.parquet: cannot be read"),
+    ],
+)
+def test_what_cannot_be_used_is_refused(
+    arguments: tuple[Any, ...], message: str, run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("one.csv").write_text("sequence,label\nACGT,a\n")
+    Path("two.csv").write_text("sequence,label\n" + "".join(f"{'ACGT' * n},{'ab'[n % 2]}\n" for n in range(1, 30)))
+    Path("numbers.csv").write_text("sequence,label\nACGT,0\nAAAA,1\n")
+    Path("damaged.parquet").write_bytes(b"PAR1 nothing")
+    TitansForDNA(DNAConfig(titans=presets.debug("mag"))).save_pretrained("pretrained")
+    DNAClassifier(ClassifierConfig(encoder=EncoderConfig(titans=presets.debug("mag")))).save_pretrained("classifier")
+    output = ("-o", "run", *QUICK) if arguments[0] == "finetune" else ()
+    with pytest.raises(UserError) as error:
+        run(*arguments, *output)
+    assert message in str(error.value)
+    assert not Path("run").exists()
