@@ -9,6 +9,7 @@ A cell that would take longer than --budget-seconds, by what a shorter one took,
 """
 
 import argparse
+import json
 import multiprocessing
 from collections.abc import Callable, Sequence
 from functools import partial
@@ -20,7 +21,8 @@ from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.reporting import RESULTS, Report, environment, integers, progress_bar, write_json
+from benchmarks.machine import ROOT
+from benchmarks.reporting import RESULTS, Report, Section, environment, integers, progress_bar, write_json
 from benchmarks.speed.baselines import AttentionModel
 from benchmarks.speed.measure import forget_peak, peak_mib
 from domains.dna.config import of_preset
@@ -28,6 +30,7 @@ from domains.dna.model import VOCABULARY, TitansForDNA, base_nats
 from titans_seq import presets
 
 OUTPUT = RESULTS / "dna_cost.json"
+SECTION = Section("dna-cost")
 LENGTHS = [1_024, 16_384, 131_072, 1_048_576, 10_485_760]
 SUBJECTS = ("Titans, memory alone", "Titans, memory and window", "attention")
 MODES = ("read", "train")
@@ -122,6 +125,19 @@ def table(found: Report) -> Table:
     return shown
 
 
+def markdown(found: Report) -> str:
+    """The same as `table`, and how it came about, for a page."""
+    columns = [(mode, subject) for mode in found["cells"] for subject in found["cells"][mode]]
+    where = f"`{found['command']}`, revision {(found['revision'] or '')[:10]}, {found['cpu']}"
+    head = f"Thousand bases a CPU second (MiB by which the process grew). {where}."
+    lines = [head, "", f"| bases | {' | '.join(f'{mode}: {subject}' for mode, subject in columns)} |", f"|{' --- |' * (1 + len(columns))}"]
+    for i, length in enumerate(found["lengths"]):
+        rows = [found["cells"][mode][subject][i] for mode, subject in columns]
+        texts = [row.get("left_out") or f"{length / row['cpu_seconds'] / 1000:,.1f} ({row['memory_mib']:,.0f})" for row in rows]
+        lines.append(f"| {length:,} | {' | '.join(texts)} |")
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dna.cost", description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
@@ -129,7 +145,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--modes", nargs="+", choices=MODES, default=list(MODES))
     add("--budget-seconds", type=float, default=300.0, help="of a cell (default: 300)")
     add("--output", type=Path, default=OUTPUT)
+    add("--table", action="store_true", help="measure nothing: print the results, and write them into docs/dna.md")
     options = parser.parse_args(arguments)
+    if options.table:
+        written: Report = json.loads(options.output.read_text())
+        SECTION.write(ROOT / "docs" / "dna.md", markdown(written))
+        Console(highlight=False, width=200).print(table(written))
+        return
     found: Report = {**environment("benchmarks.dna.cost"), "segment": SEGMENT, "lengths": options.lengths, "cells": {}}
     with progress_bar() as progress:
         task = progress.add_task("", total=len(options.modes) * len(SUBJECTS) * len(options.lengths))

@@ -9,6 +9,7 @@ genome that has nothing to do with them; each with memories that learn, and with
 """
 
 import argparse
+import json
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -21,7 +22,8 @@ from rich.console import Console
 from rich.table import Table
 
 from benchmarks.dna.online import BACKBONE, CONTEXTS, FOLDER, GENOMES, NETWORK, SEGMENT, TRAINING, joined, mixed_experts, read
-from benchmarks.reporting import RESULTS, Report, environment, integers, progress_bar, write_json
+from benchmarks.machine import ROOT
+from benchmarks.reporting import RESULTS, Report, Section, environment, integers, progress_bar, write_json
 from domains.dna.bits import OnlineTrainer, Reader
 from domains.dna.config import DNAConfig
 from domains.dna.data.alphabet import BASE_BITS, N
@@ -29,6 +31,7 @@ from domains.dna.metrics import BITS_PER_BASE
 from domains.dna.model import BEGIN, TitansForDNA, base_nats
 
 OUTPUT = RESULTS / "dna_strains.json"
+SECTION = Section("dna-strains")
 FIRST, SECOND, BETWEEN, TRAIN_ON = "S. aureus COL", "S. aureus N315", "H. pylori G27", "E. coli MG1655"
 
 
@@ -120,6 +123,22 @@ def table(found: Report) -> Table:
     return shown
 
 
+def markdown(found: Report) -> str:
+    """The same as `table`, and how it came about, for a page."""
+    sizes = ", ".join(f"{size:,} of {name}" for name, size in found["bases"].items())
+    seeds = ", ".join(str(trial["seed"]) for trial in found["trials"])
+    head = (
+        f"Bases read: {sizes}. Mean (lowest to highest) of seeds {seeds}. `{found['command']}`, revision {(found['revision'] or '')[:10]}."
+    )
+    lines = [head, "", f"| bits per base of {SECOND} | |", "| --- | --- |"]
+    lines += [f"| {name} | {row['bits_per_base']:.3f} |" for name, row in found["experts"].items()]
+    names = dict.fromkeys(name for trial in found["trials"] for name in trial["rows"] if "as it was read" not in name)
+    for name in names:
+        values = [trial["rows"][name]["bits_per_base"] for trial in found["trials"] if name in trial["rows"]]
+        lines.append(f"| {name} | {np.mean(values):.3f} ({min(values):.3f} to {max(values):.3f}) |")
+    return "\n".join(lines)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dna.strains", description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
@@ -128,7 +147,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--gaps", type=integers, default=[0, 100_000, 300_000, 1_000_000], help=f"bases of {BETWEEN} between the two, rising")
     add("--seeds", type=integers, default=[0, 1, 2])
     add("--output", type=Path, default=OUTPUT)
+    add("--table", action="store_true", help="measure nothing: print the results, and write them into docs/dna.md")
     options = parser.parse_args(arguments)
+    if options.table:
+        written: Report = json.loads(options.output.read_text())
+        SECTION.write(ROOT / "docs" / "dna.md", markdown(written))
+        Console(highlight=False, width=160).print(table(written))
+        return
     if not options.folder.is_dir():
         parser.error(f"{options.folder} is not there: apt-get install ragout-examples, or name its folder with --folder")
     torch.set_num_threads(1)
