@@ -12,7 +12,7 @@ import cyclopts
 from cyclopts.config import Dict
 from docstring_parser import parse
 
-from titans_seq.config import Config, ConfigError, config_part
+from titans_seq.config import NO_FLAG, Config, ConfigError, config_part
 from titans_seq.config_file import read_values
 from titans_seq.errors import UserError
 
@@ -138,6 +138,8 @@ def _flags_class(base: Config, path: str, name: str, optional: bool = False) -> 
     if optional:
         fields.append((IS_NONE, Annotated[Literal["none"] | None, cyclopts.Parameter(show=False)], dataclasses.field(default=None)))
     for f in dataclasses.fields(config_class):
+        if f.metadata.get(NO_FLAG):
+            continue
         value, part = getattr(base, f.name), config_part(hints[f.name])
         if part is not None:
             default = value if value is not None else part()  # an optional part begins from its defaults

@@ -7,13 +7,13 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from domains.dna.config import DNAConfig
 from domains.dna.data.alphabet import BASE_BITS, CODES, SOFT, N
 from domains.dna.metrics import BITS_PER_BASE
-from titans_seq import Titans, TitansState
-from titans_seq.checkpoint import Pretrained
+from titans_seq import TitansState
+from titans_seq.language_model import LanguageModel
 from titans_seq.training.trainable import LossOutput
 
 BEGIN = 5
@@ -21,11 +21,11 @@ BEGIN = 5
 VOCABULARY = 6
 
 
-class TitansForDNA(Pretrained):
+class TitansForDNA(LanguageModel):
     """Embedding of bases, Titans backbone, logits of the next base: A, C, G or T. N is read, and never predicted.
 
     >>> model = TitansForDNA(DNAConfig())
-    >>> logits, state = model(torch.from_numpy(encode("ACGTTGCA")).long()[None])
+    >>> logits, state = model(torch.from_numpy(encode("ACGTTGCA")).long()[None])  # (B, T, 4), of A C G T
     """
 
     model_type = "titans_dna"
@@ -33,43 +33,20 @@ class TitansForDNA(Pretrained):
     metric = BITS_PER_BASE
 
     def __init__(self, config: DNAConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embedding = nn.Embedding(VOCABULARY, config.titans.dim)
-        self.titans = Titans(config.titans)
-        self.head = nn.Linear(config.titans.dim, N)
-        for table in (self.embedding, self.head):
-            nn.init.normal_(table.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
+        super().__init__(config, VOCABULARY, N, bias=True)
 
-    def initial_state(self, batch_size: int) -> TitansState:
-        """The state before the first base of `batch_size` sequences."""
-        return self.titans.initial_state(batch_size)
-
-    def forward(
-        self, tokens: Tensor, state: TitansState | None = None, *, mask: Tensor | None = None, reset: Tensor | None = None
-    ) -> tuple[Tensor, TitansState]:
-        """Logits of the base after each token.
-
-        Args:
-            tokens: (B, T) int64, codes and `BEGIN`; the soft mask of a code changes nothing.
-            state, mask, reset: as `Titans.forward`.
-
-        Returns:
-            (B, T, 4), of A C G T, and the state after the last token.
+    def rows_of(self, tokens: Tensor) -> Tensor:
+        """Codes (B, T) without their soft mask, which changes nothing that is read.
 
         Raises:
-            ValueError: tokens is not (B, T) int64 codes, or as `Titans.forward`.
+            ValueError: they are no codes of bases, nor `BEGIN`; not looked for in training and while compiling.
         """
-        if tokens.dim() != 2 or tokens.dtype != torch.int64:
-            raise ValueError(f"tokens must be (B, T) torch.int64, got {tuple(tokens.shape)} {tokens.dtype}")
         bases = tokens & BASE_BITS
-        if not self.training and tokens.numel():  # looking costs a wait for the device
+        if self.looks(tokens):
             lowest, highest, base = (int(bound) for bound in (*tokens.aminmax(), bases.max()))
             if lowest < 0 or highest >= CODES or base >= VOCABULARY:
                 raise ValueError(f"tokens must be codes of bases, or BEGIN={BEGIN}; got {lowest} to {highest}")
-        y, state = self.titans(self.embedding(bases), state, mask=mask, reset=reset)
-        return self.head(y), state
+        return bases
 
     def loss(self, batch: dict[str, Any], state: TitansState | None = None) -> LossOutput:
         """Cross entropy in nats a base, of a batch of `DocumentStream`; the units are the weights of the targets (`base_weights`)."""

@@ -9,7 +9,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from domains.dna.data.alphabet import BASE_BITS, N, decode, reverse_complement
-from domains.dna.data.cache import N_BLOCK, Cache, Index, find_or_build, user_folder
+from domains.dna.data.cache import KIND, N_BLOCK, Index, bases_path, find_or_build
+from titans_seq.cache import Place, user_folder
 from titans_seq.errors import UserError
 
 EXAMPLES = {"phix174": "phix174.gbk"}
@@ -29,8 +30,8 @@ class Genome:
         lengths: (R,) int64, in bases.
     """
 
-    def __init__(self, cache: Cache, index: Index) -> None:
-        self._cache, self._index = cache, index
+    def __init__(self, place: Place, index: Index) -> None:
+        self._place, self._index = place, index
         self.names = index.names
         self._offsets = index.offsets
         self.lengths = np.diff(self._offsets)
@@ -54,7 +55,7 @@ class Genome:
     @property
     def cache_path(self) -> Path:
         """The file of codes."""
-        return self._cache.bases_path(self._index)
+        return bases_path(self._place, self._index)
 
     def record(self, name: str) -> int:
         """The number of a record.
@@ -156,4 +157,4 @@ def open_example(name: str = "phix174", cache: str | Path | None = None) -> Geno
     if name not in EXAMPLES:
         raise UserError(f"no example genome is called '{name}'. Those that ship: {', '.join(EXAMPLES)}.")
     with as_file(files("domains.dna") / "datasets" / EXAMPLES[name]) as path:
-        return open_genome(path, user_folder() if cache is None else cache, progress=False)
+        return open_genome(path, user_folder(KIND) if cache is None else cache, progress=False)
