@@ -29,6 +29,7 @@ def generate(
             name=("--prompt", "-p"),
             help="Text to go on with; several are made side by side. Default: standard input.",
             allow_leading_hyphen=True,
+            consume_multiple=False,
         ),
     ] = None,
     state: Annotated[Path | None, Parameter(help="What was read before, of `text read`; every prompt goes on from it.")] = None,

@@ -5,7 +5,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domains.text.data import END, TextDocuments, read_texts
@@ -30,6 +30,7 @@ def test_a_file_is_a_document(tmp_path: Path) -> None:
     assert documents.file(0) == tmp_path / "a.txt"
 
 
+@settings(max_examples=30)
 @given(text=st.text("abc", min_size=1, max_size=20), data=st.data())
 def test_any_part_can_be_read(text: str, data: st.DataObject, tmp_path_factory: pytest.TempPathFactory) -> None:
     path = tmp_path_factory.mktemp("part") / "a.txt"
@@ -56,6 +57,7 @@ def test_documents_of_a_file_can_be_one(tmp_path: Path) -> None:
     assert [whole(both, n) for n in range(2)] == [whole(joined, n) for n in range(2)]
 
 
+@settings(max_examples=30)
 @given(texts=st.lists(st.text("ab", min_size=1, max_size=12), min_size=1, max_size=8), share=st.floats(0, 1))
 def test_ends_are_predicted_once_on_one_side(texts: list[str], share: float, tmp_path_factory: pytest.TempPathFactory) -> None:
     documents = read_texts([lines(tmp_path_factory.mktemp("ends") / "a.jsonl", texts)])
@@ -67,6 +69,7 @@ def test_ends_are_predicted_once_on_one_side(texts: list[str], share: float, tmp
     assert sides[0].sizes.sum() == sum(map(len, texts)) - held
 
 
+@settings(max_examples=30)
 @given(texts=st.lists(st.text("ab", min_size=1, max_size=4), min_size=1, max_size=30), share=st.floats(0, 1))
 def test_whole_documents_are_on_one_side_and_equal_ones_together(
     texts: list[str], share: float, tmp_path_factory: pytest.TempPathFactory

@@ -17,7 +17,7 @@ from tests.domains.text.conftest import small
 from titans_seq.sampling import chances, draw, make_generators, penalise_repetition
 
 PROMPTS = ["It was the", "", "a much longer prompt than the other one, é"]
-GREEDY = GenerationConfig(temperature=0, max_tokens=20)
+GREEDY = GenerationConfig(temperature=0, max_tokens=10)
 
 
 def plain(model: TitansForCausalLM, prompt: str, config: GenerationConfig, row: int = 0) -> list[int]:
@@ -40,8 +40,8 @@ def plain(model: TitansForCausalLM, prompt: str, config: GenerationConfig, row: 
     "config",
     [
         GREEDY,
-        GenerationConfig(max_tokens=20, seed=3),
-        GenerationConfig(max_tokens=20, temperature=0.5, top_k=40, top_p=0.9, min_p=0.01, repetition_penalty=1.3),
+        GenerationConfig(max_tokens=10, seed=3),
+        GenerationConfig(max_tokens=10, temperature=0.5, top_k=40, top_p=0.9, min_p=0.01, repetition_penalty=1.3),
     ],
     ids=["greedy", "sampled", "filtered"],
 )
@@ -51,7 +51,7 @@ def test_a_batch_of_unequal_prompts_is_each_by_a_plain_loop(of_variant: TitansFo
         expected = plain(of_variant, prompt, config, row)
         assert one.tokens == expected
         assert one.text == ByteTokenizer().decode(expected)
-        assert one.reason == ("length" if len(expected) == 20 else "end")
+        assert one.reason == ("length" if len(expected) == 10 else "end")
 
 
 def test_seeds_say_what_is_drawn(model: TitansForCausalLM) -> None:
@@ -90,7 +90,7 @@ def test_the_end_ends_a_text_and_is_not_read() -> None:
     assert model.head is not None
     with torch.no_grad():  # the end is the likeliest after "." alone
         model.head.weight.copy_(model.embedding.weight)
-        config = GenerationConfig(temperature=0, max_tokens=200)
+        config = GenerationConfig(temperature=0, max_tokens=12)
         tokens = plain(model, "a", config)
         model.head.weight[END] = model.head.weight[tokens[3]] * 3
     (one,) = generate(model, ["a"], config)

@@ -7,7 +7,7 @@ from pathlib import Path
 import pytest
 import torch
 import torch.nn.functional as F
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domains.text.config import TextConfig
@@ -125,6 +125,7 @@ def states_equal(model: TitansForCausalLM, one: torch.Tensor, mask: torch.Tensor
         torch.testing.assert_close(x, y, rtol=1e-5, atol=1e-6)
 
 
+@settings(max_examples=20)
 @given(mask=st.lists(st.booleans(), min_size=13, max_size=13).filter(any))
 @torch.no_grad()
 def test_padding_anywhere_leaves_the_state_as_if_absent(of_variant: TitansForCausalLM, mask: list[bool]) -> None:

@@ -12,7 +12,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given
+from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from domains.text.data import packed
@@ -49,6 +49,7 @@ def write_lines(path: Path, documents: Sequence[str]) -> Path:
     return path
 
 
+@settings(max_examples=30)
 @given(documents=st.lists(st.text(st.characters(exclude_categories=["Cs"]), max_size=9), max_size=9), block=st.integers(1, 40))
 def test_the_cache_holds_the_documents(documents: list[str], block: int, tmp_path_factory: pytest.TempPathFactory) -> None:
     """Also where documents, blocks and what is written at a time end anywhere; empty ones are left out."""
@@ -165,22 +166,23 @@ packed.open_packed(Path(sys.argv[1]), Slow(), "text", None, progress=False)
 def test_after_a_kill_it_goes_on_where_it_was(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the same bytes as without, and what was done is not done again; also from an unfinished document."""
     monkeypatch.setattr(packed, "BLOCK", 1000)
-    words = [f"word {n * n} and the rest of a line\n" for n in range(30_000)]
+    words = [f"word {n * n} and the rest of a line\n" for n in range(6_000)]
     if kind == "one-document":
         path = tmp_path / "a.txt"
         path.write_text("".join(words))
     else:
         path = tmp_path / "a.jsonl.gz"
-        path.write_bytes(gzip.compress("".join(json.dumps({"text": word * 3}) + "\n" for word in words[:9000]).encode()))
+        path.write_bytes(gzip.compress("".join(json.dumps({"text": word * 3}) + "\n" for word in words[:2000]).encode()))
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stderr=subprocess.PIPE, text=True)
     folder, deadline = tmp_path / FOLDER, time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
         progress = next(iter(folder.glob(".*.partial/progress.json")), None) if folder.is_dir() else None
-        if progress is not None and json.loads(progress.read_text())["blocks"] > 20 * (30 if kind == "many-packed" else 0):
+        if progress is not None and json.loads(progress.read_text())["blocks"] > 0:
             break
         time.sleep(0.005)
     process.send_signal(signal.SIGKILL)
-    assert process.wait() == -signal.SIGKILL, process.communicate()[1]
+    errors = process.communicate()[1]
+    assert process.returncode == -signal.SIGKILL, errors
     assert not list(folder.glob("*.tokens"))
     (progress,) = folder.glob(".*.partial/progress.json")
     done = json.loads(progress.read_text())
