@@ -38,7 +38,7 @@ class TitansForCausalLM(LanguageModel):
     def __init__(self, config: TextConfig, tokenizer: Tokenizer | None = None) -> None:
         super().__init__(config, config.vocabulary, None if config.tie_embeddings else config.vocabulary)
         of_bytes = config.tokenizer == BYTES
-        self._tokenizer = ByteTokenizer() if tokenizer is None and of_bytes else tokenizer
+        self._tokenizer: Tokenizer | None = ByteTokenizer() if tokenizer is None and of_bytes else tokenizer
         self.metric = BITS_PER_BYTE if of_bytes else BITS_PER_TOKEN
         if self._tokenizer is not None and config.with_tokenizer(self._tokenizer) != config:
             raise ValueError(f"the tokeniser is {self._tokenizer.identity}, the configuration needs {config.tokenizer}; see with_tokenizer")

@@ -30,15 +30,22 @@ class TextDecoder(Protocol):
 
 
 class Tokenizer(Protocol):
-    """Text to tokens and back.
+    """Text to tokens and back."""
 
-    identity: says which tokeniser it is; two with the same one do the same. vocabulary: V, tokens are in [0, V). end: the token that begins
-    and ends a document; no text gives it.
-    """
+    @property
+    def identity(self) -> str:
+        """Says which tokeniser it is: two with the same one do the same."""
+        ...
 
-    identity: str
-    vocabulary: int
-    end: int
+    @property
+    def vocabulary(self) -> int:
+        """V: tokens are in [0, V)."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """The token that begins and ends a document; no text gives it."""
+        ...
 
     def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
         """Tokens of each text, (T,) integers."""

@@ -1,7 +1,7 @@
 """`titans-seq text score`: bits per byte that a model needs for files, and where in documents it needs them."""
 
 import json
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -79,7 +79,7 @@ def _range_row(one: "RangeScore") -> dict[str, int | float]:
     return {"start": one.start, "stop": one.stop, "tokens": one.tokens, "bits_per_token": one.bits_per_token}
 
 
-def _write(rows: list[dict[str, object]], path: Path) -> None:
+def _write(rows: Sequence[Mapping[str, object]], path: Path) -> None:
     import polars as pl
 
     pl.DataFrame(rows).write_csv(path)

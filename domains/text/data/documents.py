@@ -66,7 +66,7 @@ class TextDocuments:
         return how == "documents" or (how == "auto" and len(self) >= ENOUGH)
 
     def _split_documents(self, share: float) -> tuple["TextDocuments", "TextDocuments"]:
-        keys = [hashlib.blake2b(self.read(n, 0, int(length)), digest_size=8).digest() for n, length in enumerate(self.lengths)]
+        keys = [hashlib.blake2b(self.read(n, 0, int(length)).data, digest_size=8).digest() for n, length in enumerate(self.lengths)]
         held, wanted, different = set[bytes](), share * self.sizes.sum(), len(set(keys))
         for key, size in sorted(zip(keys, self.sizes.tolist(), strict=True)):
             if wanted <= 0 or (key not in held and len(held) + 1 == different):  # something is left to train on

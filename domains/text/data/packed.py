@@ -237,12 +237,22 @@ def _write(files: list[Path], tokenizer: Tokenizer, field: str, folder: Path, st
         for file, size in ((tokens, done.tokens * item), (documents, done.documents * 24)):
             file.truncate(size)
             file.seek(size)
-        for batch in _batches(islice(_shown(files, field, progress), done.blocks, None)):
+        for number, batch in enumerate(_batches(islice(_shown(files, field, progress), done.blocks, None))):
+            if number:  # there is more to come than what was written
+                _sync(tokens, documents)
+                done.save(folder / "progress.json")
             done = _append(batch, tokenizer, done, tokens, documents)
-            done.save(folder / "progress.json")
         if done.tokens:
             done = _put(done, np.array([tokenizer.end], _dtype(tokenizer)), np.zeros((0, 3), np.int64), tokens, documents)
+        _sync(tokens, documents)
     return done
+
+
+def _sync(*files: BinaryIO) -> None:
+    """Have on the disk what was written."""
+    for file in files:
+        file.flush()
+        os.fsync(file.fileno())
 
 
 def _shown(files: list[Path], field: str, progress: bool) -> Iterator[tuple[int, Block]]:
@@ -294,10 +304,8 @@ def _append(batch: list[tuple[int, Block]], tokenizer: Tokenizer, done: _Written
 
 
 def _put(done: _Written, ids: np.ndarray, rows: np.ndarray, tokens: BinaryIO, documents: BinaryIO) -> _Written:
-    """Append to both files, have it on the disk, and count it."""
-    for file, values in ((tokens, ids), (documents, rows)):
-        file.write(values.tobytes())
-        file.flush()
-        os.fsync(file.fileno())
+    """Append to both files, and count it."""
+    tokens.write(ids.tobytes())
+    documents.write(rows.tobytes())
     sums = tuple(zlib.crc32(x.tobytes(), value) for x, value in zip((ids, rows), done.checksums, strict=True))
     return replace(done, tokens=done.tokens + len(ids), documents=done.documents + len(rows), checksums=(sums[0], sums[1]))
