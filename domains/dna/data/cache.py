@@ -114,8 +114,9 @@ def _load(place: Place) -> Index | None:
 
 def _load_fresh(source: Path, place: Place) -> Index | None:
     index = _load(place)
-    fresh = index is not None and _is_unchanged(source, index) and place.is_newer("json", [index.mtime_ns])
-    return index if fresh else None
+    if index is None or not _is_unchanged(source, index):
+        return None
+    return index if place.is_newer("json", [index.mtime_ns]) or index.sha256 == digest(source) else None
 
 
 def _is_unchanged(source: Path, index: Index) -> bool:

@@ -145,8 +145,9 @@ def _checksum(path: Path, size: int) -> int:
 
 def _load_fresh(source: Path, files: list[Path], place: Place) -> Index | None:
     index = _load(place)
-    fresh = index is not None and index.files == _stamps(source, files) and place.is_newer("json", (time for _, _, time in index.files))
-    return index if fresh else None
+    if index is None or index.files != _stamps(source, files):
+        return None
+    return index if place.is_newer("json", (time for _, _, time in index.files)) or index.sha256 == _digest(files) else None
 
 
 def _build(source: Path, files: list[Path], tokenizer: Tokenizer, field: str, progress: bool, place: Place) -> Index:

@@ -15,7 +15,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from domains.text.data import packed
+from domains.text.data import packed, sources
 from domains.text.data.packed import Packed, open_packed
 from domains.text.tokenizers import END, ByteTokenizer, JsonTokenizer
 from titans_seq import UserError
@@ -149,7 +149,7 @@ def test_what_was_opened_stays_when_the_file_changes(tmp_path: Path) -> None:
 KILLED = """
 import sys, time
 from pathlib import Path
-from domains.text.data import packed
+from domains.text.data import packed, sources
 from domains.text.tokenizers import ByteTokenizer
 
 class Slow(ByteTokenizer):
@@ -157,7 +157,7 @@ class Slow(ByteTokenizer):
         time.sleep(0.02)
         return super().encode_batch(texts)
 
-packed.BLOCK = 1000
+packed.BLOCK = sources.BLOCK = 1000
 packed.open_packed(Path(sys.argv[1]), Slow(), "text", None, progress=False)
 """
 
@@ -166,13 +166,14 @@ packed.open_packed(Path(sys.argv[1]), Slow(), "text", None, progress=False)
 def test_after_a_kill_it_goes_on_where_it_was(kind: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """To the same bytes as without, and what was done is not done again; also from an unfinished document."""
     monkeypatch.setattr(packed, "BLOCK", 1000)
-    words = [f"word {n * n} and the rest of a line\n" for n in range(6_000)]
+    monkeypatch.setattr(sources, "BLOCK", 1000)
+    words = [f"word {n * n} and the rest of a line\n" for n in range(3_000)]
     if kind == "one-document":
         path = tmp_path / "a.txt"
         path.write_text("".join(words))
     else:
         path = tmp_path / "a.jsonl.gz"
-        path.write_bytes(gzip.compress("".join(json.dumps({"text": word * 3}) + "\n" for word in words[:2000]).encode()))
+        path.write_bytes(gzip.compress("".join(json.dumps({"text": word * 3}) + "\n" for word in words[:1000]).encode()))
     process = subprocess.Popen([sys.executable, "-c", KILLED, str(path)], stderr=subprocess.PIPE, text=True)
     folder, deadline = tmp_path / FOLDER, time.monotonic() + 60
     while process.poll() is None and time.monotonic() < deadline:
@@ -186,6 +187,7 @@ def test_after_a_kill_it_goes_on_where_it_was(kind: str, tmp_path: Path, monkeyp
     assert not list(folder.glob("*.tokens"))
     (progress,) = folder.glob(".*.partial/progress.json")
     done = json.loads(progress.read_text())
+    assert (done["open"] is not None) == (kind == "one-document")
     with (progress.parent / "tokens").open("ab") as file:
         file.write(b"torn")  # behind what can be trusted
     rest, whole = Counting(), Counting()
