@@ -75,7 +75,7 @@ def test_a_draft_that_is_sometimes_right_changes_nothing(seed: int) -> None:
 @pytest.mark.parametrize(
     "setting", [{}, {"temperature": 0.7, "top_p": 0.8}, {"repetition_penalty": 1.5}], ids=["plain", "filtered", "penalised"]
 )
-@pytest.mark.parametrize("rounds", [120, pytest.param(4000, marks=pytest.mark.slow)])
+@pytest.mark.parametrize("rounds", [120, pytest.param(1000, marks=pytest.mark.slow)])
 def test_sampled_texts_are_distributed_as_the_large_models(setting: dict[str, float], rounds: int) -> None:
     """All texts of two tokens, counted against their exact chances under the large model alone."""
     model, draft = letters(0), letters(1)
