@@ -34,8 +34,8 @@ class ConfigError(ValueError):
         return type(self), (self.owner, self.path, self.problem)  # another process gets it whole
 
 
-NO_FLAG = "no_flag"
-"""Key of a field's metadata: true for what no user sets, such as the size of a vocabulary that another option decides."""
+HIDDEN = "hidden"
+"""Key of a field's metadata: true for what no user sets, such as the size of a vocabulary that another option decides; no help shows it."""
 LARGEST = 2**63 - 1
 """Of all integers: what a tensor's size can be."""
 EXACT = 2**53

@@ -4,7 +4,7 @@ from dataclasses import dataclass, field, replace
 from typing import TYPE_CHECKING, Any, Literal
 
 from titans_seq import presets
-from titans_seq.config import LARGEST, NO_FLAG, Config, SamplingConfig, TitansConfig, Variant
+from titans_seq.config import HIDDEN, LARGEST, Config, SamplingConfig, TitansConfig, Variant
 
 if TYPE_CHECKING:
     from domains.text.tokenizers import Tokenizer
@@ -16,7 +16,7 @@ BYTES = "bytes"
 END = 256
 """Of bytes: the token that stands before a document and after it."""
 BYTE_VOCABULARY = 257
-_DECIDED: dict[str, Any] = {NO_FLAG: True}
+_DECIDED: dict[str, Any] = {HIDDEN: True}
 """By the tokeniser."""
 
 

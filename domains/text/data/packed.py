@@ -100,8 +100,11 @@ def open_packed(source: Path, tokenizer: Tokenizer, field: str, folder: Path | N
     places = places_of(source, folder, KIND, f".{key}")
     load, build = partial(_load_fresh, source, files), partial(_build, source, files, tokenizer, field, progress)
     place, index = cache.find_or_build(source, places, load, build, progress)
-    tokens = np.memmap(_path(place, index, "tokens"), index.dtype, "r").view(np.ndarray) if index.tokens else np.zeros(0, index.dtype)
-    starts, sizes, file = np.fromfile(_path(place, index, "documents"), np.int64).reshape(-1, 3).T
+    try:
+        tokens = np.memmap(_path(place, index, "tokens"), index.dtype, "r").view(np.ndarray) if index.tokens else np.zeros(0, index.dtype)
+        starts, sizes, file = np.fromfile(_path(place, index, "documents"), np.int64).reshape(-1, 3).T
+    except OSError as error:
+        raise UserError(f"{place.folder}: the cache of {source} is gone or being made anew ({error}). Open it again.") from error
     return Packed(source, tuple(files), tokens, np.append(starts, max(index.tokens - 1, 0)), sizes, file)
 
 
@@ -118,20 +121,21 @@ def _stamps(source: Path, files: list[Path]) -> Stamps:
 
 
 def _load(place: Place) -> Index | None:
-    """The index, or None where there is none that fits its files, checksums included."""
+    """The index, or None where there is none."""
     try:
-        index = Index.from_json(place.path("json").read_text())
-        for ending, size, checksum in zip(("tokens", "documents"), _file_sizes(index), index.checksums, strict=True):
-            path = _path(place, index, ending)
-            if path.stat().st_size != size or _checksum(path, size) != checksum:
-                return None
+        return Index.from_json(place.path("json").read_text())
     except (OSError, ValueError):  # not there, of another format, or damaged: it is written anew
         return None
-    return index
 
 
-def _file_sizes(index: Index) -> tuple[int, int]:
-    return index.tokens * np.dtype(index.dtype).itemsize, index.documents * 24
+def _is_whole(place: Place, index: Index) -> bool:
+    """Whether the files are those that the index is of, by sizes and checksums."""
+    sizes = (index.tokens * np.dtype(index.dtype).itemsize, index.documents * 24)
+    for ending, size, checksum in zip(("tokens", "documents"), sizes, index.checksums, strict=True):
+        path = _path(place, index, ending)
+        if not path.is_file() or path.stat().st_size != size or _checksum(path, size) != checksum:
+            return False
+    return True
 
 
 def _checksum(path: Path, size: int) -> int:
@@ -145,14 +149,15 @@ def _checksum(path: Path, size: int) -> int:
 
 def _load_fresh(source: Path, files: list[Path], place: Place) -> Index | None:
     index = _load(place)
-    if index is None or index.files != _stamps(source, files):
+    if index is None or index.files != _stamps(source, files) or not _is_whole(place, index):
         return None
     return index if place.is_newer("json", (time for _, _, time in index.files)) or index.sha256 == _digest(files) else None
 
 
 def _build(source: Path, files: list[Path], tokenizer: Tokenizer, field: str, progress: bool, place: Place) -> Index:
     stamps, old = _stamps(source, files), _load(place)
-    if old is not None and [stamp[:2] for stamp in old.files] == [stamp[:2] for stamp in stamps] and old.sha256 == _digest(files):
+    alike = old is not None and [stamp[:2] for stamp in old.files] == [stamp[:2] for stamp in stamps]
+    if old is not None and alike and old.sha256 == _digest(files) and _is_whole(place, old):
         index = replace(old, files=stamps)  # touched or copied, not changed
         place.write("json", json.dumps(asdict(index)))
         return index

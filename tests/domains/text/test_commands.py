@@ -1,5 +1,6 @@
 """`titans-seq text` tokenizer, score, read and generate, on small files."""
 
+import contextlib
 import io
 import json
 import math
@@ -133,3 +134,13 @@ def test_what_cannot_be_done_is_refused(arguments: tuple[Any, ...], message: str
     with pytest.raises(UserError) as error:
         command(*arguments)
     assert message in str(error.value)
+
+
+def test_the_help_shows_what_a_user_sets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    for command_name, shown in (("train", "--tokenizer"), ("generate", "--min-p"), ("read", "--state"), ("score", "--output")):
+        with contextlib.suppress(SystemExit):
+            command(command_name, "--help")
+        text = capsys.readouterr().out
+        assert shown in text
+        assert "--model.vocabulary" not in text

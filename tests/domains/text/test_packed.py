@@ -97,6 +97,18 @@ def test_it_is_made_once_and_again_when_the_source_changes(tmp_path: Path) -> No
     assert len(tokenizer.texts) == 3
 
 
+def test_a_change_within_a_tick_of_the_clock_is_seen(tmp_path: Path) -> None:
+    path = tmp_path / "a.txt"
+    path.write_text("some text")
+    opened(path)
+    time_ns = path.stat().st_mtime_ns
+    path.write_text("some more")
+    os.utime(path, ns=(time_ns, time_ns))
+    (index,) = (tmp_path / FOLDER).glob("*.json")
+    os.utime(index, ns=(time_ns + 10**6, time_ns + 10**6))
+    assert texts(opened(path)) == [b"some more"]
+
+
 def test_tokenizers_and_named_folders_have_caches_of_their_own(tmp_path: Path, bpe: JsonTokenizer) -> None:
     path = tmp_path / "a.txt"
     path.write_text("the ship, the sea")
