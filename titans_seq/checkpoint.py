@@ -1,5 +1,6 @@
 """Models on disk and on the hub: config.json, model.safetensors and README.md. Nothing is ever unpickled."""
 
+import hashlib
 import json
 import os
 import tempfile
@@ -17,12 +18,14 @@ from titans_seq.config import Config
 from titans_seq.domain import find_plugins, import_object
 from titans_seq.errors import UserError
 from titans_seq.files import REAL, read_safetensors, write_safetensors
-from titans_seq.hub import HubOptions, locate, upload
+from titans_seq.hub import TOKENIZER_NAME, HubOptions, locate, upload
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"
 CARD_NAME = "README.md"
 FILES = (WEIGHTS_NAME, CONFIG_NAME, CARD_NAME)
+ALL_FILES = (*FILES, TOKENIZER_NAME)
+"""And what some models have besides."""
 
 FORMAT = 1
 """Version of the files' layout. A change that older code would misread raises it."""
@@ -78,8 +81,24 @@ class Pretrained(nn.Module):
             write_safetensors(Path(temporary) / WEIGHTS_NAME, tensors, metadata)
             (Path(temporary) / CONFIG_NAME).write_text(json.dumps(header, indent=2) + "\n", encoding="utf-8")
             (Path(temporary) / CARD_NAME).write_text(text, encoding="utf-8")
-            for name in FILES:
-                os.replace(Path(temporary) / name, folder / name)
+            self._save_more(Path(temporary))
+            for name in ALL_FILES:
+                if (Path(temporary) / name).is_file():
+                    os.replace(Path(temporary) / name, folder / name)
+
+    def _save_more(self, folder: Path) -> None:
+        """Write what the model has besides, into a new folder: files of `ALL_FILES`."""
+
+    def _load_more(self, folder: Path) -> None:
+        """Read what `_save_more` wrote; UserError where it does not fit the model."""
+
+    def identity(self) -> str:
+        """A hash of type, configuration and weights: two models that have the same one do the same."""
+        found = hashlib.blake2b(json.dumps([self.model_type, self.config.to_dict()], sort_keys=True).encode(), digest_size=16)
+        for name, x in sorted(self.state_dict().items()):
+            found.update(f"{name} {tuple(x.shape)} {x.dtype}".encode())
+            found.update(x.detach().cpu().contiguous().flatten().view(torch.uint8).numpy())
+        return found.hexdigest()
 
     def push_to_hub(
         self,
@@ -98,21 +117,21 @@ class Pretrained(nn.Module):
         """
         with tempfile.TemporaryDirectory(prefix="titans-seq-") as folder:
             self.save_pretrained(folder, card=card)
-            return upload(Path(folder), name, FILES, private=private, message=message, token=token, endpoint=endpoint)
+            return upload(Path(folder), name, ALL_FILES, private=private, message=message, token=token, endpoint=endpoint)
 
     @classmethod
     def from_pretrained(cls, name_or_folder: str | Path, device: str | torch.device = "cpu", **hub: Unpack[HubOptions]) -> Self:
         """Read what `save_pretrained` wrote, in the dtype that it was saved in; the model is in evaluation mode.
 
         Args:
-            name_or_folder: a folder, or "owner/name" of a model on the Hugging Face hub, of which the three files are downloaded and kept.
+            name_or_folder: a folder, or "owner/name" of a model on the Hugging Face hub, whose files are downloaded and kept.
             device: to put the tensors on; "meta" gives a model of shapes and dtypes, without values.
             hub: revision, token, cache_dir, endpoint, local_files_only, see `titans_seq.hub.HubOptions`.
 
         Raises:
             UserError: no such model, a file is missing, damaged, of another kind of model, or does not fit the configuration.
         """
-        folder = locate(name_or_folder, FILES, **hub)
+        folder = locate(name_or_folder, ALL_FILES, **hub)
         header = read_header(folder)
         if header.model_type != cls.model_type:
             raise UserError(f"{header.path}: model_type is {header.model_type!r}, {cls.__name__} needs {cls.model_type!r}.")
@@ -125,6 +144,7 @@ class Pretrained(nn.Module):
         model = cls._fill(header, tensors | {name: tensors[kept] for name, kept in shared.items()}, folder / WEIGHTS_NAME)
         for name, kept in shared.items():
             _share(model, name, kept)
+        model._load_more(folder)
         return model.eval()
 
     @classmethod
@@ -154,7 +174,7 @@ def load_model(name_or_folder: str | Path, device: str | torch.device = "cpu", *
 
     Arguments and errors are those of `Pretrained.from_pretrained`; an unknown type is a UserError as well.
     """
-    folder = locate(name_or_folder, FILES, **hub)
+    folder = locate(name_or_folder, ALL_FILES, **hub)
     return model_class(read_header(folder)).from_pretrained(folder, device)
 
 

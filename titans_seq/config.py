@@ -34,6 +34,8 @@ class ConfigError(ValueError):
         return type(self), (self.owner, self.path, self.problem)  # another process gets it whole
 
 
+HIDDEN = "hidden"
+"""Key of a field's metadata: true for what no user sets, such as the size of a vocabulary that another option decides; no help shows it."""
 LARGEST = 2**63 - 1
 """Of all integers: what a tensor's size can be."""
 EXACT = 2**53
@@ -341,3 +343,27 @@ class TitansConfig(Config):
         self.memory.head_width(self.dim)
         if self.variant != "lmm":
             self.attention.head_width(self.dim)
+
+
+@dataclass(frozen=True, kw_only=True)
+class SamplingConfig(Config):
+    """How a token is drawn. Every filter looks at the chances after the temperature; a token stays that all of them keep.
+
+    Attributes:
+        temperature: logits are divided by it; 0 takes the likeliest token, the first of equal ones.
+        top_k: keep so many of the likeliest tokens; None for all.
+        top_p: keep the fewest of the likeliest tokens whose chances reach this sum (nucleus sampling, arXiv 1904.09751); None for all.
+        min_p: keep tokens of at least this share of the likeliest one's chance (arXiv 2407.01082); None for all.
+    """
+
+    temperature: float = 1.0
+    top_k: int | None = None
+    top_p: float | None = None
+    min_p: float | None = None
+
+    def __post_init__(self) -> None:
+        super().__post_init__()
+        self._require("temperature", self.temperature >= 0, "at least 0")
+        self._require("top_k", self.top_k is None or self.top_k >= 1, "at least 1 or None")
+        self._require("top_p", self.top_p is None or 0 < self.top_p <= 1, "in (0, 1] or None")
+        self._require("min_p", self.min_p is None or 0 <= self.min_p <= 1, "in [0, 1] or None")

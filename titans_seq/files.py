@@ -1,5 +1,6 @@
 """Safetensors files, written whole or not at all."""
 
+import hashlib
 import os
 import tempfile
 from pathlib import Path
@@ -58,6 +59,12 @@ def _outline(file: Any, name: str) -> Tensor:
     part = file.get_slice(name)
     shape = part.get_shape()
     return torch.empty(shape, dtype=(part[:0] if shape else file.get_tensor(name)).dtype, device="meta")
+
+
+def digest(path: Path) -> str:
+    """SHA-256 of a file."""
+    with path.open("rb") as file:
+        return hashlib.file_digest(file, "sha256").hexdigest()
 
 
 def sync_folder(folder: Path) -> None:

@@ -7,6 +7,8 @@ from typing import TypedDict
 
 from titans_seq.errors import UserError
 
+TOKENIZER_NAME = "tokenizer.json"
+"""Of a tokeniser's file beside a model."""
 NAME = re.compile(r"[A-Za-z0-9][\w.-]*/[A-Za-z0-9][\w.-]*")
 
 

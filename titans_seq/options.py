@@ -12,7 +12,7 @@ import cyclopts
 from cyclopts.config import Dict
 from docstring_parser import parse
 
-from titans_seq.config import Config, ConfigError, config_part
+from titans_seq.config import HIDDEN, Config, ConfigError, config_part
 from titans_seq.config_file import read_values
 from titans_seq.errors import UserError
 
@@ -146,7 +146,8 @@ def _flags_class(base: Config, path: str, name: str, optional: bool = False) -> 
             kind = nested | Literal["none"] | None if may_be_none else nested | None
         else:
             kind = _flag_type(hints[f.name]) | None
-        shown = cyclopts.Parameter(help=_one_line(help_texts.get(f.name)), show_default=_text(value), group=group)
+        help_text, seen = _one_line(help_texts.get(f.name)), not f.metadata.get(HIDDEN)
+        shown = cyclopts.Parameter(help=help_text, show_default=_text(value), group=group, show=seen)
         fields.append((f.name, Annotated[kind, shown], dataclasses.field(default=None)))
     return dataclasses.make_dataclass(name.capitalize(), fields, kw_only=True, frozen=True, namespace={"__module__": __name__})
 

@@ -7,7 +7,7 @@ first dimension is the batch, other states, tuples of these, plain integers or N
 import json
 import types
 import typing
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import fields, replace
 from pathlib import Path
 from typing import Any, ClassVar, Self
@@ -21,6 +21,7 @@ from titans_seq.errors import UserError
 from titans_seq.files import REAL, read_safetensors, write_safetensors
 
 _METADATA_KEY = "titans_seq_state"
+_OWNER_KEY = "titans_seq_owner"
 
 
 class State:
@@ -53,6 +54,22 @@ class State:
         """Rows `index` (N,) int64 of the batch, in that order; a row may be taken more than once (beam search)."""
         return self.map(lambda x: x.index_select(0, index))
 
+    @classmethod
+    def cat(cls, states: Sequence[Self]) -> Self:
+        """The rows of all states in one batch, in order.
+
+        Raises:
+            ValueError: there is none, or they are of different models.
+        """
+        if not states:
+            raise ValueError("states must hold at least one state")
+        outlines = [state.map(lambda x: (x.shape[1:], x.dtype)) for state in states]  # type: ignore[arg-type, return-value]
+        for number, outline in enumerate(outlines):
+            if outline != outlines[0]:
+                raise ValueError(f"states are of different models: number {number} is not of the form of the first")
+        parts = zip(*(state.tensors() for state in states), strict=True)
+        return states[0].map(lambda x: torch.cat(next(parts)))
+
     def where(self, rows: Tensor, other: Self) -> Self:
         """Row by row of the batch: this state where `rows` (B,) bool is True, `other` (of the same structure) elsewhere."""
         others = iter(other.tensors())
@@ -79,22 +96,28 @@ class State:
         """Rows of the batch."""
         return self.tensors()[0].shape[0]
 
-    def save(self, path: str | Path) -> None:
-        """Write to a safetensors file, whole or not at all; the structure goes into the file's metadata as JSON."""
+    def save(self, path: str | Path, owner: str | None = None) -> None:
+        """Write to a safetensors file, whole or not at all; the structure goes into the file's metadata as JSON.
+
+        owner: what model the state is of (`Pretrained.identity`), for `load` to compare.
+        """
         tensors: dict[str, Tensor] = {}
         structure = flatten(self, "state", tensors)
-        write_safetensors(path, tensors, {_METADATA_KEY: json.dumps(structure)})
+        metadata = {_METADATA_KEY: json.dumps(structure)} | ({} if owner is None else {_OWNER_KEY: owner})
+        write_safetensors(path, tensors, metadata)
 
     @classmethod
-    def load(cls, path: str | Path, device: str | torch.device = "cpu") -> Self:
+    def load(cls, path: str | Path, device: str | torch.device = "cpu", owner: str | None = None) -> Self:
         """Read what `save` wrote.
 
         Raises:
-            UserError: the file is missing, damaged, no state file, or holds another kind of state.
+            UserError: the file is missing, damaged, no state file, holds another kind of state, or was not saved with this `owner`.
         """
         tensors, metadata = read_safetensors(path, device)
         if _METADATA_KEY not in metadata:
             raise UserError(f"{path}: a safetensors file, but not of a state; expected one that {cls.__name__}.save wrote.")
+        if owner is not None and metadata.get(_OWNER_KEY) != owner:
+            raise UserError(f"{path}: is a state of another model. Only the model that read, with the same weights, can go on from it.")
         try:
             state = unflatten(strict_json.loads(metadata[_METADATA_KEY]), tensors)
         except (KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:

@@ -62,7 +62,7 @@ def generate(
     if min(length, num_sequences) < 1:
         raise ValueError(f"length and num_sequences must be at least 1, got {length} and {num_sequences}")
     config, decoder = config or SamplingConfig(), Decoder(model.eval())
-    device = model.head.weight.device
+    device = model.output_weight.device
     tokens = np.concatenate([np.array([BEGIN], np.uint8), np.zeros(0, np.uint8) if prompt is None else prompt])
     with torch.no_grad():
         state = read_on(model, tokens[None, :-1], None, _SEGMENT)

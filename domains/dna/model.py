@@ -8,14 +8,14 @@ from typing import Any
 
 import torch
 import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
 from domains.dna.config import DNAConfig
 from domains.dna.context_layer import ContextLayer, ContextLayerState
 from domains.dna.data.alphabet import BASE_BITS, CODES, SOFT, N
 from domains.dna.metrics import BITS_PER_BASE
-from titans_seq import Titans, TitansState
-from titans_seq.checkpoint import Pretrained
+from titans_seq import TitansState
+from titans_seq.language_model import LanguageModel
 from titans_seq.state import State
 from titans_seq.training.trainable import LossOutput
 
@@ -32,11 +32,11 @@ class DNAState(State):
     contexts: ContextLayerState | None
 
 
-class TitansForDNA(Pretrained):
+class TitansForDNA(LanguageModel):
     """Embedding of bases, Titans backbone, logits of the next base: A, C, G or T. N is read, and never predicted.
 
     >>> model = TitansForDNA(DNAConfig())
-    >>> logits, state = model(torch.from_numpy(encode("ACGTTGCA")).long()[None])
+    >>> logits, state = model(torch.from_numpy(encode("ACGTTGCA")).long()[None])  # (B, T, 4), of A C G T
     """
 
     model_type = "titans_dna"
@@ -44,56 +44,55 @@ class TitansForDNA(Pretrained):
     metric = BITS_PER_BASE
 
     def __init__(self, config: DNAConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embedding = nn.Embedding(VOCABULARY, config.titans.dim)
-        self.titans = Titans(config.titans)
-        self.head = nn.Linear(config.titans.dim, N)
+        super().__init__(config, VOCABULARY, N, bias=True)
         self.contexts = None if config.contexts is None else ContextLayer(config.titans.dim, config.contexts)
-        for table in (self.embedding, self.head):
-            nn.init.normal_(table.weight, std=0.02)
-        nn.init.zeros_(self.head.bias)
 
-    def initial_state(self, batch_size: int) -> DNAState:
+    def initial_state(self, batch_size: int) -> DNAState:  # type: ignore[override]
         """The state before the first base of `batch_size` sequences."""
         contexts = None if self.contexts is None else self.contexts.initial_state(batch_size)
         return DNAState(self.titans.initial_state(batch_size), contexts)
 
-    def forward(
-        self, tokens: Tensor, state: DNAState | None = None, *, mask: Tensor | None = None, reset: Tensor | None = None
-    ) -> tuple[Tensor, DNAState]:
-        """Logits of the base after each token.
-
-        Args:
-            tokens: (B, T) int64, codes and `BEGIN`; the soft mask of a code changes nothing.
-            state, mask, reset: as `Titans.forward`.
-
-        Returns:
-            (B, T, 4), of A C G T, and the state after the last token. The tables of a context memory change in place: the state that was
-            given is used up (`state.clone()` keeps it).
+    def rows_of(self, tokens: Tensor) -> Tensor:
+        """Codes (B, T) without their soft mask, which changes nothing that is read.
 
         Raises:
-            ValueError: tokens is not (B, T) int64 codes, or as `Titans.forward`.
+            ValueError: they are no codes of bases, nor `BEGIN`; not looked for in training and while compiling.
+        """
+        check_tokens(tokens, look=self.looks(tokens))
+        return tokens & BASE_BITS
+
+    def forward(  # type: ignore[override]
+        self, tokens: Tensor, state: DNAState | None = None, *, mask: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, DNAState]:
+        """As `LanguageModel.forward`: (B, T, 4), logits of A C G T.
+
+        The tables of a context memory change in place: the state that was given is used up (`state.clone()` keeps it).
         """
         _, logits, after = self.read(tokens, state, mask=mask, reset=reset)
         return logits, after
 
+    def hidden(  # type: ignore[override]
+        self, tokens: Tensor, state: DNAState | None = None, *, mask: Tensor | None = None, reset: Tensor | None = None
+    ) -> tuple[Tensor, DNAState]:
+        """As `forward`, but what the backbone makes of each token, (B, T, dim)."""
+        y, _, after = self.read(tokens, state, mask=mask, reset=reset)
+        return y, after
+
     def read(
         self, tokens: Tensor, state: DNAState | None = None, *, mask: Tensor | None = None, reset: Tensor | None = None
     ) -> tuple[Tensor, Tensor, DNAState]:
-        """As `forward`, with what the backbone makes of each token, (B, T, D), before the logits."""
-        check_tokens(tokens, look=not self.training)
-        bases = tokens & BASE_BITS
+        """As `forward`, with what the backbone makes of each token, (B, T, dim), before the logits."""
+        bases = self.rows_of(tokens)
         x = self.embedding(bases)
         if self.contexts is None:
             y, titans = self.titans(x, None if state is None else state.titans, mask=mask, reset=reset)
-            return y, self.head(y), DNAState(titans, None)
+            return y, self.logits_of(y), DNAState(titans, None)
         state = self.initial_state(len(tokens)) if state is None else state
         if state.contexts is None:
             raise ValueError("state is of a model without a context memory, this one has one (DNAConfig.contexts)")
         f, record, told, contexts = self.contexts.ask(bases, state.contexts, mask, reset)
         y, titans = self.titans(x + told, state.titans, mask=mask, reset=reset)
-        return y, self.head(y) + self.contexts.logits(f, record, y), DNAState(titans, contexts)
+        return y, self.logits_of(y) + self.contexts.logits(f, record, y), DNAState(titans, contexts)
 
     def loss(self, batch: dict[str, Any], state: DNAState | None = None) -> LossOutput:
         """Cross entropy in nats a base, of a batch of `DocumentStream`; the units are the weights of the targets (`base_weights`)."""

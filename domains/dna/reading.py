@@ -28,7 +28,7 @@ def reading(model: TitansForDNA, learn: bool = True) -> Iterator[None]:
 
 def read(model: TitansForDNA, tokens: np.ndarray, state: DNAState | None) -> tuple[Tensor, Tensor, DNAState]:
     """`TitansForDNA.read` of tokens (B, T) uint8, on the model's device."""
-    return model.read(torch.from_numpy(tokens & BASE_BITS).to(model.head.weight.device).long(), state)
+    return model.read(torch.from_numpy(tokens & BASE_BITS).to(model.output_weight.device).long(), state)
 
 
 def read_on(model: TitansForDNA, tokens: np.ndarray, state: DNAState | None, segment_length: int) -> DNAState | None:

@@ -1,76 +1,78 @@
-"""`TitansForCausalLM`: the next byte of a text.
+"""`TitansForCausalLM`: the next token of a text. Shapes: B rows, T tokens, V tokens of the vocabulary."""
 
-Shapes: B rows, T tokens, V = 257 tokens of the vocabulary.
-"""
-
+from pathlib import Path
 from typing import Any
 
 import torch
-import torch.nn.functional as F
-from torch import Tensor, nn
+from torch import Tensor
 
-from domains.text.config import TextConfig
-from domains.text.data import END, VOCABULARY
-from domains.text.metrics import BITS_PER_BYTE
-from titans_seq import Titans, TitansState
-from titans_seq.checkpoint import Pretrained
+from domains.text.config import BYTES, TextConfig
+from domains.text.metrics import BITS_PER_BYTE, BITS_PER_TOKEN
+from domains.text.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
+from titans_seq import TitansState
+from titans_seq.errors import UserError
+from titans_seq.hub import TOKENIZER_NAME
+from titans_seq.language_model import LanguageModel
+from titans_seq.losses import IGNORED, total_nats
 from titans_seq.training.trainable import LossOutput
 
 
-class TitansForCausalLM(Pretrained):
-    """Embedding of bytes, Titans backbone, logits of the next token: a byte, or the document's end.
+class TitansForCausalLM(LanguageModel):
+    """Embedding of tokens, Titans backbone, logits of the next token: of the text, or the document's end.
 
-    >>> model = TitansForCausalLM(TextConfig())
+    >>> model = TitansForCausalLM(TextConfig())  # of bytes
     >>> logits, state = model(torch.tensor([[END, *b"It was"]]))
+
+    Args:
+        config: of the model.
+        tokenizer: that `config.tokenizer` names; None for that of bytes, and for a model that is given tokens alone. It is saved with the
+            model, and `from_pretrained` reads it.
+
+    Raises:
+        ValueError: the tokeniser is another one.
     """
 
     model_type = "titans_text"
     config_class = TextConfig
-    metric = BITS_PER_BYTE
 
-    def __init__(self, config: TextConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.embedding = nn.Embedding(VOCABULARY, config.titans.dim)
-        self.titans = Titans(config.titans)
-        self.head = None if config.tie_embeddings else nn.Linear(config.titans.dim, VOCABULARY, bias=False)
-        for table in (self.embedding, self.head):
-            if table is not None:
-                nn.init.normal_(table.weight, std=0.02)
+    def __init__(self, config: TextConfig, tokenizer: Tokenizer | None = None) -> None:
+        super().__init__(config, config.vocabulary, None if config.tie_embeddings else config.vocabulary)
+        of_bytes = config.tokenizer == BYTES
+        self._tokenizer: Tokenizer | None = ByteTokenizer() if tokenizer is None and of_bytes else tokenizer
+        self.metric = BITS_PER_BYTE if of_bytes else BITS_PER_TOKEN
+        if self._tokenizer is not None and config.with_tokenizer(self._tokenizer) != config:
+            raise ValueError(f"the tokeniser is {self._tokenizer.identity}, the configuration needs {config.tokenizer}; see with_tokenizer")
 
-    def initial_state(self, batch_size: int) -> TitansState:
-        """The state before the first token of `batch_size` texts."""
-        return self.titans.initial_state(batch_size)
-
-    def forward(
-        self, tokens: Tensor, state: TitansState | None = None, *, mask: Tensor | None = None, reset: Tensor | None = None
-    ) -> tuple[Tensor, TitansState]:
-        """Logits of the token after each.
-
-        Args:
-            tokens: (B, T) int64, bytes and `END`, which begins every document.
-            state, mask, reset: as `Titans.forward`.
-
-        Returns:
-            (B, T, V) and the state after the last token.
+    @property
+    def tokenizer(self) -> Tokenizer:
+        """What turns texts into the model's tokens.
 
         Raises:
-            ValueError: tokens is not (B, T) int64 in [0, V), or as `Titans.forward`.
+            UserError: the model was made without one.
         """
-        if tokens.dim() != 2 or tokens.dtype != torch.int64:
-            raise ValueError(f"tokens must be (B, T) torch.int64, got {tuple(tokens.shape)} {tokens.dtype}")
-        if not self.training and tokens.numel():  # looking costs a wait for the device
-            lowest, highest = (int(bound) for bound in tokens.aminmax())
-            if lowest < 0 or highest >= VOCABULARY:
-                raise ValueError(f"tokens must be in [0, {VOCABULARY}), got {lowest} to {highest}")
-        y, state = self.titans(self.embedding(tokens), state, mask=mask, reset=reset)
-        return F.linear(y, self.embedding.weight if self.head is None else self.head.weight), state
+        if self._tokenizer is None:
+            raise UserError(f"the model's tokeniser, {self.config.tokenizer}, is not there: it was made without one.")
+        return self._tokenizer
+
+    def _save_more(self, folder: Path) -> None:
+        if isinstance(self._tokenizer, JsonTokenizer):
+            (folder / TOKENIZER_NAME).write_text(self._tokenizer.text, encoding="utf-8")
+
+    def _load_more(self, folder: Path) -> None:
+        path = folder / TOKENIZER_NAME
+        if self.config.tokenizer == BYTES or not path.is_file():
+            return
+        try:
+            self._tokenizer = JsonTokenizer.restore(path.read_text(encoding="utf-8"), self.config.end)
+        except (UserError, UnicodeError, OSError) as error:
+            raise UserError(f"{path}: {error}") from error
+        if self.config.with_tokenizer(self._tokenizer) != self.config:
+            raise UserError(f"{path}: is not the tokeniser that the model was trained with. Take the one that was saved with it.")
 
     def loss(self, batch: dict[str, Any], state: TitansState | None = None) -> LossOutput:
-        """Cross entropy in nats a byte, of a batch of `DocumentStream`; the units are the bytes among its targets."""
-        logits, state = self(batch["tokens"], state, mask=batch["mask"], reset=batch["reset"])
-        targets, mask = batch["targets"], batch["mask"]
-        counted = targets if mask is None else torch.where(mask, targets, -100)
-        total = F.cross_entropy(logits.flatten(0, 1).float(), counted.flatten(), ignore_index=-100, reduction="sum")
-        units = ((counted >= 0) & (counted != END)).sum()
+        """Cross entropy in nats a token, of a batch of `DocumentStream`; the units are its targets but for the ends of documents."""
+        y, state = self.hidden(batch["tokens"], state, mask=batch["mask"], reset=batch["reset"])
+        counted: Tensor = batch["targets"] if batch["mask"] is None else torch.where(batch["mask"], batch["targets"], IGNORED)
+        total = total_nats(y.flatten(0, 1), self.output_weight, counted.flatten(), self.config.z_loss)
+        units = ((counted != IGNORED) & (counted != self.config.end)).sum()
         return LossOutput(total / units.clamp(min=1), units, state)

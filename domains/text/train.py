@@ -2,11 +2,15 @@
 
 from collections.abc import Sequence
 from pathlib import Path
+from typing import TYPE_CHECKING
 
-from domains.text.config import TextConfig
-from domains.text.data import TextDocuments, read_texts
+from domains.text.config import Split, TextConfig
 from titans_seq.card import Card
 from titans_seq.training.config import TrainingConfig
+
+if TYPE_CHECKING:
+    from domains.text.data import TextDocuments
+    from domains.text.tokenizers import Tokenizer
 
 VALIDATION_SHARE = 0.05
 
@@ -17,14 +21,26 @@ def train(
     model: TextConfig | None = None,
     training: TrainingConfig | None = None,
     *,
+    tokenizer: "Tokenizer | None" = None,
     validation: Sequence[str | Path] | None = None,
+    split: Split = "auto",
+    field: str = "text",
+    joined: bool = False,
+    cache: str | Path | None = None,
     resume: bool = False,
     progress: bool = True,
 ) -> Path:
     """Train on text files and folders (`read_texts`) in the folder `output`.
 
-    model, training: settings, None for the defaults. validation: texts to validate on; None for the last 5 % of every training document,
-    which are then not trained on. resume, progress: as `titans_seq.training.run.train`.
+    Args:
+        paths: files and folders.
+        output: the run's folder.
+        model, training: settings, None for the defaults. The vocabulary is the tokeniser's.
+        tokenizer: None for bytes. It is saved with the model.
+        validation: texts to validate on; None for 5 % of the training texts, which are then not trained on.
+        split: which: "documents", "ends" (of every document the last 5 %), or "auto" (`TextDocuments.split`).
+        field, joined, cache: as `read_texts`.
+        resume, progress: as `titans_seq.training.run.train`.
 
     Returns:
         The folder of the trained model, for `TitansForCausalLM.from_pretrained`.
@@ -32,32 +48,42 @@ def train(
     Raises:
         UserError: files that cannot be used, or as `titans_seq.training.run.train`.
     """
+    from domains.text.data import read_texts
     from domains.text.model import TitansForCausalLM
+    from domains.text.tokenizers import ByteTokenizer
     from titans_seq.training.loaders import document_loaders
     from titans_seq.training.module import TrainingData
     from titans_seq.training.run import train as run
 
-    model, training = model or TextConfig(), training or TrainingConfig()
-    documents = read_texts(paths)
+    tokenizer, training = tokenizer or ByteTokenizer(), training or TrainingConfig()
+    settings = (model or TextConfig()).with_tokenizer(tokenizer)
+
+    def read(some: Sequence[str | Path]) -> "TextDocuments":
+        return read_texts(some, tokenizer, field=field, joined=joined, cache=cache, progress=progress)
+
+    documents = read(paths)
     if validation is None:
-        documents, held_out = documents.split(VALIDATION_SHARE)
-        origin = f"Validated on the last {VALIDATION_SHARE:.0%} of each file, not trained on:"
+        whole = documents.splits_whole(split)
+        documents, held_out = documents.split(VALIDATION_SHARE, split)
+        which = "documents with" if whole else "the last"
+        origin = f"Validated on {which} {VALIDATION_SHARE:.0%} of {'the text' if whole else 'each document'}, not trained on:"
     else:
-        held_out, origin = read_texts(validation), "Validated on"
+        held_out, origin = read(validation), "Validated on"
     card = _card(documents, held_out, origin)
 
     def make_data() -> TrainingData:
-        return TrainingData(*document_loaders(documents, held_out if held_out.spans else None, training), card)
+        return TrainingData(*document_loaders(documents, held_out if len(held_out) else None, training), card)
 
-    return run(lambda: TitansForCausalLM(model), make_data, training, output, resume, progress)
+    return run(lambda: TitansForCausalLM(settings, tokenizer), make_data, training, output, resume, progress)
 
 
-def _card(documents: TextDocuments, held_out: TextDocuments, origin: str) -> Card:
+def _card(documents: "TextDocuments", held_out: "TextDocuments", origin: str) -> Card:
     """What the model's README.md says of the texts."""
-    validated = f"\n\n{origin} {held_out.describe()}" if held_out.spans else ""
+    validated = f"\n\n{origin} {held_out.describe()}" if len(held_out) else ""
     return Card(
-        title="Titans language model on bytes",
-        description="Predicts the next byte of a text in UTF-8. `titans-seq text score MODEL FILES` says how well it predicts other files.",
+        title=f"Titans language model on {documents.unit}s",
+        description=f"Predicts the next {documents.unit} of a text. `titans-seq text generate MODEL` goes on with a prompt, and "
+        "`titans-seq text score MODEL FILES` says how well it predicts files.",
         data=f"Trained on {documents.describe()}{validated}",
         tags=("text-generation",),
     )

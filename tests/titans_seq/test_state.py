@@ -119,3 +119,41 @@ def test_a_clone_that_is_written_to_leaves_the_state(name: str) -> None:
             x.fill_(7)
         assert all(map(torch.equal, state.tensors(), before))
         assert all((x == 7).all() for x in fork.tensors())
+
+
+def test_states_are_put_together_and_taken_apart() -> None:
+    model = Titans(presets.debug("mac")).eval()
+    with torch.no_grad():
+        one, other = (model(torch.randn(rows, length, 16))[1] for rows, length in ((1, 9), (2, 5)))
+    both = TitansState.cat([one, other])
+    assert both.batch_size == 3
+    for index, state in (([0], one), ([1, 2], other)):
+        taken = both.index_select(torch.tensor(index))
+        assert all(torch.equal(x, y) for x, y in zip(taken.tensors(), state.tensors(), strict=True))
+    with pytest.raises(ValueError, match="states are of different models: number 1"):
+        TitansState.cat([one, Titans(presets.debug("mag")).initial_state(1)])
+    with pytest.raises(ValueError, match="at least one state"):
+        TitansState.cat([])
+
+
+def test_a_state_knows_whose_it_is(tmp_path: Path) -> None:
+    model, other = Titans(presets.debug("lmm")), Titans(presets.debug("lmm"))
+    path = tmp_path / "state.safetensors"
+    model.initial_state(1).save(path, model.identity())
+    TitansState.load(path)
+    TitansState.load(path, owner=model.identity())
+    with pytest.raises(UserError, match="is a state of another model"):
+        TitansState.load(path, owner=other.identity())
+    model.initial_state(1).save(path)
+    with pytest.raises(UserError, match="is a state of another model"):
+        TitansState.load(path, owner=model.identity())
+
+
+def test_the_identity_of_a_model_is_that_of_its_numbers(tmp_path: Path) -> None:
+    model = Titans(presets.debug("lmm"))
+    model.save_pretrained(tmp_path)
+    loaded = Titans.from_pretrained(tmp_path)
+    assert loaded.identity() == model.identity()
+    with torch.no_grad():
+        loaded.norm.weight[3] += 1e-6
+    assert loaded.identity() != model.identity()

@@ -19,12 +19,12 @@ def info(
     as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON object; sizes are in bytes.", negative="")] = False,
 ) -> None:
     """Say what a saved model is: type, version, parameters by part, dtype, sizes of files and state, configuration."""
-    from titans_seq.checkpoint import FILES, load_model, locate, read_header
+    from titans_seq.checkpoint import ALL_FILES, load_model, locate, read_header
 
-    folder = locate(model, FILES, revision=revision)
+    folder = locate(model, ALL_FILES, revision=revision)
     header = read_header(folder)
     outline = load_model(folder, device="meta")
-    files = {name: (folder / name).stat().st_size for name in FILES if (folder / name).is_file()}
+    files = {name: (folder / name).stat().st_size for name in ALL_FILES if (folder / name).is_file()}
     state = _state_bytes(outline)
     found = {
         "folder": str(Path(folder).resolve()),

@@ -59,7 +59,7 @@ def train(
     """Train a model in a folder of its own.
 
     Args:
-        make_model: makes the domain's model (`Trainable`), called after seeding.
+        make_model: makes the domain's model (`Trainable`), called after seeding, and again for the one that is saved.
         make_data: makes what it is trained on.
         config: how.
         folder: the run's; made if it is not there.
@@ -96,7 +96,7 @@ def train(
         with _quiet():
             trainer = make_trainer(config, folder, model.metric.column, data.has_validation, progress)
             _fit(trainer, module, data, checkpoint, folder)
-        return _export(trainer, model, folder, data.card, config.choose)
+        return _export(trainer, make_model, folder, data.card, config.choose)
 
 
 def make_trainer(config: TrainingConfig, folder: Path, metric_column: str, has_validation: bool, progress: bool) -> pl.Trainer:
@@ -152,14 +152,14 @@ def _fit(trainer: pl.Trainer, module: TrainingModule, data: TrainingData, checkp
         raise
 
 
-def _export(trainer: pl.Trainer, model: Any, folder: Path, card: Card, choose: Choice) -> Path:
+def _export(trainer: pl.Trainer, make_model: Callable[[], Any], folder: Path, card: Card, choose: Choice) -> Path:
     """Save the weights of the checkpoint that is chosen as the model: one way for a run that ends now, and for one that ended before."""
     if trainer.is_global_zero:
         path = folder / "checkpoints" / BEST if choose == "best" else newest_checkpoint(folder / "checkpoints")
         assert path is not None
         checkpoint = read_checkpoint(path)
         weights = read_model(path) if path.is_dir() else checkpoint["state_dict"]
-        model = type(model)(model.config)  # whole: the one that was trained may be sharded
+        model = make_model()  # whole: the one that was trained may be sharded
         model.load_state_dict({name.removeprefix("model."): x for name, x in weights.items()})
         model.save_pretrained(folder / "model", card=_filled(card, model, folder, checkpoint["global_step"], choose))
     trainer.strategy.barrier()

@@ -1,16 +1,15 @@
 """`titans-seq dna pretrain`: from genomes to a model of the next base."""
 
-from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from domains.dna.cli.options import Cache, Genomes, Quiet
+from domains.dna.cli.options import Cache, Genomes
 from domains.dna.config import DNAConfig, of_preset
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
-from titans_seq.presets import Preset
 from titans_seq.training.config import TrainingConfig
+from titans_seq.training.options import QuietRun, Resume, RunFolder, Size, say_where
 
 
 @configured(model=of_preset, training=TrainingConfig)
@@ -18,8 +17,8 @@ def pretrain(
     genomes: Genomes,
     /,
     *,
-    output: Annotated[Path, Parameter(name=("--output", "-o"), help="Folder of the run: checkpoints, metrics.csv, and the model.")],
-    resume: Annotated[bool, Parameter(help="Go on from the newest checkpoint in the folder; without one, start.", negative="")] = False,
+    output: RunFolder,
+    resume: Resume = False,
     validation_records: Annotated[
         list[str] | None, Parameter(help="Names of records to validate on, not trained on. Default: the last 5 % of every record.")
     ] = None,
@@ -29,17 +28,13 @@ def pretrain(
     ] = 1024,
     both_strands: Annotated[bool, Parameter(help="Train on the reverse complement of each record as well.")] = True,
     cache: Cache = None,
-    preset: Annotated[
-        Preset, Parameter(help="Size that the flags of --model then change (their defaults here are tiny's). From 170m: the paper's.")
-    ] = "tiny",
-    quiet: Quiet = False,
+    preset: Size = "tiny",
+    quiet: QuietRun = False,
     model: DNAConfig,
     training: Annotated[TrainingConfig, TOP_LEVEL],
     config: ConfigFile = None,
 ) -> None:
     """Train a nucleotide model on genomes. A run that was stopped goes on with the same command and --resume."""
-    from lightning.pytorch.utilities.rank_zero import rank_zero_only
-
     from domains.dna.train import pretrain as run
 
     folder = run(
@@ -54,5 +49,4 @@ def pretrain(
         resume=resume,
         progress=not quiet,
     )
-    if rank_zero_only.rank == 0:
-        print(folder if quiet else f"The model is in {folder}.")
+    say_where(folder, quiet)

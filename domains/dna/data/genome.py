@@ -11,7 +11,8 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from domains.dna.data.alphabet import BASE_BITS, N, decode, reverse_complement
-from domains.dna.data.cache import N_BLOCK, Cache, Index, find_or_build, user_folder
+from domains.dna.data.cache import KIND, N_BLOCK, Index, bases_path, find_or_build
+from titans_seq.cache import Place, user_folder
 from titans_seq.errors import UserError
 
 EXAMPLES = {"phix174": "phix174.gbk"}
@@ -31,8 +32,8 @@ class Genome:
         lengths: (R,) int64, in bases.
     """
 
-    def __init__(self, cache: Cache, index: Index) -> None:
-        self._cache, self._index = cache, index
+    def __init__(self, place: Place, index: Index) -> None:
+        self._place, self._index = place, index
         self.names = index.names
         self._offsets = index.offsets
         self.lengths = np.diff(self._offsets)
@@ -56,7 +57,7 @@ class Genome:
     @property
     def cache_path(self) -> Path:
         """The file of codes."""
-        return self._cache.bases_path(self._index)
+        return bases_path(self._place, self._index)
 
     def record(self, name: str) -> int:
         """The number of a record.
@@ -172,4 +173,4 @@ def open_example(name: str = "phix174", cache: str | Path | None = None) -> Geno
     if name not in EXAMPLES:
         raise UserError(f"no example genome is called '{name}'. Those that ship: {', '.join(EXAMPLES)}.")
     with example_file(name) as path:
-        return open_genome(path, user_folder() if cache is None else cache, progress=False)
+        return open_genome(path, user_folder(KIND) if cache is None else cache, progress=False)

@@ -6,10 +6,10 @@ from pathlib import Path
 
 import polars as pl
 
-from domains.dna.data.cache import FOLDER
 from domains.dna.data.genome import Genome
 from domains.dna.data.labelled import RawPart, Task, make_task
 from domains.dna.data.regions import locate
+from titans_seq.cache import FOLDER
 from titans_seq.errors import UserError
 from titans_seq.isolated import end_of
 from titans_seq.unpack import UnpackLimits, unpack_archive

@@ -16,10 +16,11 @@ from hypothesis import strategies as st
 
 from domains.dna.data import cache as cache_module
 from domains.dna.data import sequences
-from domains.dna.data.cache import FOLDER, N_BLOCK
+from domains.dna.data.cache import N_BLOCK
 from domains.dna.data.genome import Genome, open_example, open_genome
 from tests.domains.dna.twobit import twobit
 from titans_seq import UserError
+from titans_seq.cache import FOLDER
 
 RECORDS = {"chr1": "ACGTNacgtnACGTT", "chr2": "nnnnNNNNacgt", "x": "G"}
 FASTA = "".join(f">{name} of a test\n{text[:7]}\n{text[7:]}\n" for name, text in RECORDS.items())

@@ -1,0 +1,79 @@
+"""Beam search: the states of the best texts so far are selected as rows of a batch. Shapes: B beams, V tokens of the vocabulary."""
+
+from typing import NamedTuple
+
+import torch
+
+from domains.text.context import Context, begin, extend
+from domains.text.generate import fork
+from domains.text.model import TitansForCausalLM
+from titans_seq.decoding import Decoder
+
+
+class Beam(NamedTuple):
+    """A text that was found. nats: -log of its chance. ended: whether the model ended the document, which is in `nats` then."""
+
+    text: str
+    tokens: list[int]
+    nats: float
+    ended: bool
+
+    def cost(self, length_penalty: float) -> float:
+        """Nats for each token to the power of the length penalty, by which beams are ranked."""
+        return self.nats / max(1, len(self.tokens) + self.ended) ** length_penalty
+
+
+def beam_search(
+    model: TitansForCausalLM,
+    prompt: str,
+    beams: int = 4,
+    max_tokens: int = 256,
+    length_penalty: float = 1.0,
+    context: Context | None = None,
+) -> list[Beam]:
+    """The `beams` best texts that go on with a prompt, of those that the search meets, the best first.
+
+    A step takes the `beams` likeliest texts that are one token longer; those that end are kept aside, and the search ends when there are as
+    many of them, or after `max_tokens`, when what is unfinished counts too. With all V ** T texts as beams it is exact.
+
+    Args:
+        model: in evaluation mode.
+        prompt: may be empty.
+        beams: B.
+        max_tokens: of a text.
+        length_penalty: texts are ranked by their nats over their tokens to this power: 0 for the chance of the whole.
+        context: what was read before, of one row; None for the begin of a document.
+
+    Raises:
+        ValueError: beams or max_tokens is below 1.
+    """
+    if beams < 1 or max_tokens < 1:
+        raise ValueError(f"beams and max_tokens must be at least 1, got {beams} and {max_tokens}")
+    now = extend(model, fork(begin(model) if context is None else context, 1), model.tokenizer.encode_batch([prompt]))
+    decoder, end = Decoder(model), model.config.end
+    tokens: list[list[int]] = [[]]
+    costs = torch.zeros(1, dtype=torch.float64)
+    done: list[Beam] = []
+    for _ in range(max_tokens):
+        logits, state = decoder(now.last[:, None], now.state)
+        nats = costs[:, None] - logits[:, -1].double().cpu().log_softmax(-1)  # (B, V)
+        best = nats.flatten().argsort(stable=True)[: 2 * beams]  # so many that `beams` go on, since one in V ends each
+        parents, following = (best // nats.shape[1]).tolist(), (best % nats.shape[1]).tolist()
+        ways = list(zip(parents, following, nats.flatten()[best].tolist(), strict=True))
+        done += [_beam(model, tokens[parent], cost, True) for parent, token, cost in ways[:beams] if token == end]
+        going = [way for way in ways if way[1] != end][:beams]
+        if len(done) >= beams or not going:
+            going = []
+            break
+        tokens = [[*tokens[parent], token] for parent, token, _ in going]
+        costs = torch.tensor([cost for *_, cost in going], dtype=torch.float64)
+        rows = torch.tensor([parent for parent, *_ in going], device=now.last.device)
+        last = torch.tensor([token for _, token, _ in going], device=now.last.device)
+        now = Context(state.index_select(rows), last, now.length.index_select(0, rows) + 1)
+    else:
+        done += [_beam(model, row, cost, False) for row, cost in zip(tokens, costs.tolist(), strict=True)]
+    return sorted(done, key=lambda beam: beam.cost(length_penalty))[:beams]
+
+
+def _beam(model: TitansForCausalLM, tokens: list[int], nats: float, ended: bool) -> Beam:
+    return Beam(model.tokenizer.decode(tokens), tokens, nats, ended)

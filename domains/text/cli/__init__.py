@@ -1,0 +1,13 @@
+"""`titans-seq text`: train, tokenizer, score, read, generate."""
+
+from cyclopts import App
+
+from domains.text.cli.generate import generate
+from domains.text.cli.read import read
+from domains.text.cli.score import score
+from domains.text.cli.tokenizer import tokenizer
+from domains.text.cli.train import train
+
+app = App(name="text", help="Language models: train one on files, score files with it, have it read and go on with texts.")
+for command in (train, tokenizer, score, read, generate):
+    app.command(command)

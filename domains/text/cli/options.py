@@ -1,0 +1,51 @@
+"""Options that several commands have, and what they share."""
+
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+
+if TYPE_CHECKING:
+    from domains.text.model import TitansForCausalLM
+
+Texts = Annotated[
+    list[Path],
+    Parameter(
+        help="Files in UTF-8: text, JSON lines (.jsonl, .ndjson) and Parquet, the first two also as .gz and .zst; and folders: all such "
+        "files below them."
+    ),
+]
+Model = Annotated[str, Parameter(help="Folder of a trained model, or its name on the Hugging Face hub, owner/name.")]
+Field = Annotated[str, Parameter(help="Field of JSON lines, and column of a Parquet, that holds the text.")]
+Joined = Annotated[bool, Parameter(help="Read the documents of a file as one, in order, with the memory carried on.", negative="")]
+Cache = Annotated[Path | None, Parameter(help="Folder for the tokens of the files. Default: .titans_seq beside each.")]
+Quiet = Annotated[bool, Parameter(help="Show no progress.", negative="")]
+TokenizerFile = Annotated[
+    Path | None,
+    Parameter(name="--tokenizer", help="JSON of the tokenizers library, as `titans-seq text tokenizer` writes it. Default: bytes."),
+]
+EndToken = Annotated[
+    str | None, Parameter(help="Token of --tokenizer that begins and ends documents. Default: a usual one that it has, or a new one.")
+]
+
+
+def load(model: str) -> "TitansForCausalLM":
+    """A trained model, on the GPU if there is one."""
+    import torch
+
+    from domains.text.model import TitansForCausalLM
+
+    return TitansForCausalLM.from_pretrained(model, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+@contextmanager
+def reading(total: int | None, quiet: bool, what: str = "reading") -> Iterator[Callable[[int], None]]:
+    """A progress bar on standard error; called with the tokens that were read."""
+    from rich.console import Console
+    from rich.progress import Progress
+
+    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as progress:
+        task = progress.add_task(what, total=total)
+        yield lambda tokens: progress.advance(task, tokens)

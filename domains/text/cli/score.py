@@ -1,0 +1,95 @@
+"""`titans-seq text score`: bits per byte that a model needs for files, and where in documents it needs them."""
+
+import json
+from collections.abc import Callable, Mapping, Sequence
+from functools import partial
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from domains.text.cli.options import Cache, Field, Joined, Model, Quiet, Texts, load, reading
+
+if TYPE_CHECKING:
+    from domains.text.score import FileScore, RangeScore
+
+
+def score(
+    model: Model,
+    files: Texts,
+    /,
+    *,
+    segment_length: Annotated[
+        int, Parameter(help="Tokens read at a time: speed and memory, not the score.", validator=Number(gte=1))
+    ] = 1024,
+    output: Annotated[
+        Path | None,
+        Parameter(name=("--output", "-o"), help="Folder for files.csv, positions.csv and positions.png. Default: nothing is written."),
+    ] = None,
+    field: Field = "text",
+    joined: Joined = False,
+    cache: Cache = None,
+    as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON object a file.", negative="")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Say how many bits a byte a model needs for each file; lower is better, 8 is what a file takes as it is.
+
+    Exact for any tokeniser: the bits of all its tokens, over the bytes of the file's text. With --output also by position in the document.
+    """
+    from domains.text.data import read_texts
+    from domains.text.plots import plot_positions
+    from domains.text.score import by_file, by_position
+    from domains.text.score import score as score_documents
+    from titans_seq.outputs import check_folder, write_all
+
+    if output is not None:
+        check_folder("--output", output)
+    language_model = load(model)
+    documents = read_texts(files, language_model.tokenizer, field=field, joined=joined, cache=cache, progress=not quiet)
+    with reading(int(documents.lengths.sum()) - len(documents), quiet) as on_read:
+        scores = list(score_documents(language_model, documents, segment_length, on_read))
+    found, ranges = by_file(scores), by_position(scores)
+    if as_json:
+        for one in found:
+            print(json.dumps(_row(one)))
+    else:
+        _print(found)
+    if output is not None:
+        writers: dict[str, Callable[[Path], object]] = {
+            "files.csv": partial(_write, [_row(one) for one in found]),
+            "positions.csv": partial(_write, [_range_row(one) for one in ranges]),
+            "positions.png": partial(plot_positions, ranges, documents.unit),
+        }
+        write_all(output, writers)
+
+
+def _row(one: "FileScore") -> dict[str, str | int | float]:
+    return {
+        "file": str(one.path),
+        "documents": one.documents,
+        "bytes": one.bytes,
+        "tokens": one.tokens,
+        "bits_per_byte": one.bits_per_byte,
+        "bits_per_token": one.bits_per_token,
+    }
+
+
+def _range_row(one: "RangeScore") -> dict[str, int | float]:
+    return {"start": one.start, "stop": one.stop, "tokens": one.tokens, "bits_per_token": one.bits_per_token}
+
+
+def _write(rows: Sequence[Mapping[str, object]], path: Path) -> None:
+    import polars as pl
+
+    pl.DataFrame(rows).write_csv(path)
+
+
+def _print(found: list["FileScore"]) -> None:
+    """The files as lines, and if they are several all of them together."""
+    rows = [(one.bits, one.bytes, str(one.path)) for one in found]
+    if len(rows) > 1:
+        rows.append((sum(one.bits for one in found), sum(one.bytes for one in found), "all"))
+    print("bits per byte          bytes  file")
+    for bits, size, name in rows:
+        print(f"{bits / size:13.4f}  {size:13,}  {name}")

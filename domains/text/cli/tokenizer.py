@@ -1,0 +1,34 @@
+"""`titans-seq text tokenizer`: byte-level BPE from files."""
+
+from pathlib import Path
+from typing import Annotated
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from domains.text.cli.options import Field, Quiet, Texts
+
+
+def tokenizer(
+    files: Texts,
+    /,
+    *,
+    output: Annotated[Path, Parameter(name=("--output", "-o"), help="The file that is written, tokenizer.json or another .json.")],
+    vocab_size: Annotated[int, Parameter(help="Tokens: 256 bytes, the end of a document, and merges.", validator=Number(gte=257))] = 4096,
+    field: Field = "text",
+    quiet: Quiet = False,
+) -> None:
+    """Learn a byte-level BPE from texts, for `text train --tokenizer`. Any text goes through it unchanged."""
+    from domains.text.data.sources import find_files, read_blocks
+    from domains.text.tokenizers import train_tokenizer
+    from titans_seq.errors import UserError
+    from titans_seq.outputs import check_folder, write_all
+
+    check_folder("--output", output.parent)
+    if output.is_dir():
+        raise UserError(f"--output {output}: is a folder. Name a file, such as {output / 'tokenizer.json'}.")
+    found = [file for path in files for file in find_files(path)]
+    learned = train_tokenizer((block.text for file in found for block in read_blocks(file, field)), vocab_size, progress=not quiet)
+    write_all(output.parent, {output.name: lambda path: path.write_text(learned.text, encoding="utf-8")})
+    if not quiet:
+        print(f"{output}: {learned.vocabulary:,} tokens.")

@@ -1,0 +1,104 @@
+"""What was read before: a state to go on from, kept, forked, saved. A long text is read once, and asked as often as one likes."""
+
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from domains.text.data.sources import Block
+from domains.text.model import TitansForCausalLM
+from titans_seq.backbone import TitansState
+from titans_seq.errors import UserError
+from titans_seq.state import State
+
+SEGMENT = 4096
+"""Tokens that are read at a time."""
+
+
+@dataclass(frozen=True)
+class Context(State):
+    """Texts that were read, one a row; its size does not grow with them.
+
+    state: before the last token of each row. last: (B,) int64, that token, of which the next one's logits are made. length: (B,) int64,
+    tokens of each row, `last` and the end that stands before the text among them.
+    """
+
+    state: TitansState
+    last: Tensor
+    length: Tensor
+
+    def save_for(self, model: TitansForCausalLM, path: str | Path) -> None:
+        """Write to a safetensors file that `load_context` reads, for this model alone."""
+        self.save(path, model.identity())
+
+
+def load_context(model: TitansForCausalLM, path: str | Path) -> Context:
+    """Read what `Context.save_for` wrote, onto the model's device.
+
+    Raises:
+        UserError: the file is missing, damaged, or of another model.
+    """
+    context = Context.load(path, model.output_weight.device, model.identity())
+    last, length = context.last, context.length
+    if not last.dtype == length.dtype == torch.int64 or last.dim() != 1 or last.shape != length.shape:
+        raise UserError(f"{path}: damaged, last {tuple(last.shape)} {last.dtype} and length {tuple(length.shape)} {length.dtype}.")
+    if bool(((last < 0) | (last >= model.config.vocabulary) | (length < 1)).any()):
+        raise UserError(f"{path}: damaged, the model has no such token.")
+    try:
+        with torch.no_grad():
+            model.hidden(context.last[:, None], context.state)
+    except ValueError as error:
+        raise UserError(f"{path}: damaged, {error}") from error
+    return context
+
+
+@torch.no_grad()
+def begin(model: TitansForCausalLM, rows: int = 1) -> Context:
+    """Before the first token of `rows` texts: the end of a document before them was read."""
+    device = model.output_weight.device
+    last = torch.full((rows,), model.config.end, device=device)
+    return Context(model.initial_state(rows).detach(), last, torch.ones_like(last))
+
+
+@torch.no_grad()
+def extend(
+    model: TitansForCausalLM, context: Context, tokens: Sequence[np.ndarray], on_read: Callable[[int], None] = lambda count: None
+) -> Context:
+    """Read on: `tokens` are (T,) integers for each row, of any lengths, none among them. on_read: called with tokens that were read.
+
+    Raises:
+        ValueError: not one for each row.
+    """
+    if len(tokens) != len(context.last):
+        raise ValueError(f"tokens must be given for each of {len(context.last)} rows, got {len(tokens)}")
+    device, counts = context.last.device, torch.tensor([len(row) for row in tokens])
+    state, last = context.state, context.last.tolist()
+    for start in range(0, int(counts.max()) if len(counts) else 0, SEGMENT):
+        size = min(SEGMENT, int(counts.max()) - start)
+        read, mask = torch.zeros(len(tokens), size, dtype=torch.int64), torch.arange(start, start + size) < counts[:, None]
+        for i, row in enumerate(tokens):
+            part = row[start : start + size].astype(np.int64)
+            if len(part):
+                read[i, : len(part)] = torch.from_numpy(np.concatenate([[last[i]], part[:-1]]))
+                last[i] = int(part[-1])
+        _, state = model.hidden(read.to(device), state, mask=None if mask.all() else mask.to(device))
+        on_read(int(mask.sum()))
+    return Context(state, torch.tensor(last, device=device), context.length + counts.to(device))
+
+
+def read_documents(
+    model: TitansForCausalLM, blocks: Iterable[Block], context: Context | None = None, on_read: Callable[[int], None] = lambda count: None
+) -> Context:
+    """Read documents, however long, as one, with the end of a document between two; from `context`, of one row, or from the begin.
+
+    Each block is tokenised by itself.
+    """
+    context, between = begin(model) if context is None else context, False
+    for block in blocks:
+        if block.text:
+            tokens = np.concatenate([[model.config.end][: int(between)], *model.tokenizer.encode_batch([block.text])])
+            context, between = extend(model, context, [tokens], on_read), block.last
+    return context

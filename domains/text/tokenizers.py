@@ -1,0 +1,235 @@
+"""Tokenisers: bytes, and whatever the `tokenizers` library reads from JSON. Both know one token more, the end of a document."""
+
+import hashlib
+from codecs import getincrementaldecoder
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Protocol
+
+import numpy as np
+
+from domains.text.config import BYTE_VOCABULARY, BYTES, END
+from titans_seq.errors import UserError
+from titans_seq.hub import TOKENIZER_NAME
+
+END_TOKENS = ("<|end|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[SEP]")
+"""Names that the end of a document goes by, the first being ours."""
+
+
+class TextDecoder(Protocol):
+    """Turns tokens into text as they come; what it gave is never taken back, and no character is given in part."""
+
+    def add(self, token: int) -> str:
+        """The text that is certain now and was not before."""
+        ...
+
+    def finish(self) -> str:
+        """What was held back: an unfinished character is U+FFFD."""
+        ...
+
+
+class Tokenizer(Protocol):
+    """Text to tokens and back."""
+
+    @property
+    def identity(self) -> str:
+        """Says which tokeniser it is: two with the same one do the same."""
+        ...
+
+    @property
+    def vocabulary(self) -> int:
+        """V: tokens are in [0, V)."""
+        ...
+
+    @property
+    def end(self) -> int:
+        """The token that begins and ends a document; no text gives it."""
+        ...
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """Tokens of each text, (T,) integers."""
+        ...
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """The text of tokens; `end` is left out, and what is no character is U+FFFD."""
+        ...
+
+    def decoder(self) -> TextDecoder:
+        """For tokens one after the other: what it gives, joined, is `decode` of all of them."""
+        ...
+
+
+class ByteTokenizer:
+    """UTF-8, a token a byte. Any text goes through unchanged."""
+
+    identity = BYTES
+    vocabulary = BYTE_VOCABULARY
+    end = END
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """As of `Tokenizer`, uint8."""
+        return [np.frombuffer(text.encode(), dtype=np.uint8) for text in texts]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """As of `Tokenizer`."""
+        return bytes(token for token in tokens if token != END).decode(errors="replace")
+
+    def decoder(self) -> TextDecoder:
+        """As of `Tokenizer`."""
+        return _ByteDecoder()
+
+
+class _ByteDecoder:
+    def __init__(self) -> None:
+        self._decoder = getincrementaldecoder("utf-8")("replace")
+
+    def add(self, token: int) -> str:
+        return self._decoder.decode(b"" if token == END else bytes([token]))
+
+    def finish(self) -> str:
+        return self._decoder.decode(b"", final=True)
+
+
+class JsonTokenizer:
+    """A tokeniser of the `tokenizers` library.
+
+    Args:
+        text: its JSON.
+        end: name of the token that begins and ends documents; None for the first of `END_TOKENS` that it has, or else `<|end|>`, which is
+            added to it.
+
+    Raises:
+        UserError: it is no such JSON, or has no token of that name.
+    """
+
+    def __init__(self, text: str, end: str | None = None) -> None:
+        self._inner = _parse(text)
+        known: dict[str, int] = self._inner.get_vocab(with_added_tokens=True)
+        if end is not None and end not in known:
+            raise UserError(f"the tokeniser has no token {end!r}. Name one that it has: --end-token.")
+        name = end or next((name for name in END_TOKENS if name in known), END_TOKENS[0])
+        if name not in known or not any(token.content == name and token.special for token in self._added().values()):
+            from tokenizers import AddedToken
+
+            self._inner.add_special_tokens([AddedToken(name, special=True, normalized=False)])
+            text = self._inner.to_str()
+            known = self._inner.get_vocab(with_added_tokens=True)
+        self._inner.encode_special_tokens = True  # the name of a special token, in a text, is text
+        self._inner.no_padding()
+        self._inner.no_truncation()
+        self.text = text
+        """The JSON."""
+        self.end = known[name]
+        self.vocabulary = max(known.values()) + 1
+
+    @classmethod
+    def restore(cls, text: str, end: int) -> "JsonTokenizer":
+        """One that was saved, its `text`, with the end that it had.
+
+        Raises:
+            UserError: it is no such JSON, or has no token of that number.
+        """
+        return cls(text, _parse(text).id_to_token(end) or f"number {end}")
+
+    def _added(self) -> dict[int, Any]:
+        added: dict[int, Any] = self._inner.get_added_tokens_decoder()
+        return added
+
+    @cached_property
+    def identity(self) -> str:
+        """SHA-256 of the JSON, and which token is the end."""
+        return f"{hashlib.sha256(self.text.encode()).hexdigest()[:32]}-{self.end}"
+
+    def encode_batch(self, texts: Sequence[str]) -> list[np.ndarray]:
+        """As of `Tokenizer`, uint32."""
+        return [np.array(one.ids, dtype=np.uint32) for one in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def decode(self, tokens: Iterable[int]) -> str:
+        """As of `Tokenizer`."""
+        return str(self._inner.decode([token for token in tokens if token != self.end], skip_special_tokens=False))
+
+    def decoder(self) -> TextDecoder:
+        """As of `Tokenizer`."""
+        return _PrefixDecoder(self)
+
+
+class _PrefixDecoder:
+    """Decodes the tokens since the last certain text again with each new one: what tokens mean may depend on those before them."""
+
+    def __init__(self, tokenizer: JsonTokenizer) -> None:
+        self._decode = tokenizer.decode
+        self._tokens: list[int] = []
+        self._start, self._certain = 0, 0  # of the tokens that are decoded again; of those whose text was given
+
+    def add(self, token: int) -> str:
+        self._tokens.append(token)
+        text = self._rest()
+        if not text or text.endswith("\ufffd"):  # perhaps the begin of a character
+            return ""
+        self._start, self._certain = self._certain, len(self._tokens)
+        return text
+
+    def finish(self) -> str:
+        text = self._rest()
+        self._certain = len(self._tokens)
+        return text
+
+    def _rest(self) -> str:
+        before = self._decode(self._tokens[self._start : self._certain])
+        return self._decode(self._tokens[self._start :])[len(before) :]
+
+
+def _parse(text: str) -> Any:
+    import tokenizers
+
+    try:
+        return tokenizers.Tokenizer.from_str(text)
+    except Exception as error:
+        if type(error) is not Exception:  # the library raises nothing more special
+            raise
+        raise UserError(f"no tokeniser of the `tokenizers` library ({error!s:.200}).") from error
+
+
+def load_tokenizer(path: str | Path, end: str | None = None) -> JsonTokenizer:
+    """A tokeniser from its JSON on disk, or from a folder that holds it as tokenizer.json; end: as `JsonTokenizer`.
+
+    Raises:
+        UserError: there is no such file, or as `JsonTokenizer`.
+    """
+    path = Path(path)
+    if path.is_dir():
+        path = path / TOKENIZER_NAME
+    try:
+        text = path.read_text(encoding="utf-8")
+    except (OSError, UnicodeError) as error:
+        raise UserError(f"{path}: cannot be read as a tokeniser ({getattr(error, 'strerror', None) or error}).") from error
+    try:
+        return JsonTokenizer(text, end)
+    except UserError as error:
+        raise UserError(f"{path}: {error}") from error
+
+
+def train_tokenizer(texts: Iterator[str], vocabulary: int, progress: bool = False) -> JsonTokenizer:
+    """Byte-level BPE (as of GPT-2) learned from texts: any text goes through unchanged.
+
+    Args:
+        texts: in parts of any size.
+        vocabulary: tokens in all, the 256 bytes and the end of a document among them; fewer come out where the texts give no more.
+        progress: show it.
+
+    Raises:
+        ValueError: vocabulary is smaller than 257.
+    """
+    from tokenizers import Tokenizer as Inner
+    from tokenizers import decoders, models, pre_tokenizers, trainers
+
+    if vocabulary < 257:
+        raise ValueError(f"vocabulary must be at least 257, the bytes and the end of a document, got {vocabulary}")
+    inner = Inner(models.BPE())
+    inner.pre_tokenizer = pre_tokenizers.ByteLevel(add_prefix_space=False)
+    inner.decoder = decoders.ByteLevel()
+    alphabet = sorted(pre_tokenizers.ByteLevel.alphabet())
+    trainer = trainers.BpeTrainer(vocab_size=vocabulary, special_tokens=[END_TOKENS[0]], initial_alphabet=alphabet, show_progress=progress)
+    inner.train_from_iterator(texts, trainer)
+    return JsonTokenizer(inner.to_str(), END_TOKENS[0])

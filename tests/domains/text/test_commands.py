@@ -1,0 +1,146 @@
+"""`titans-seq text` tokenizer, score, read and generate, on small files."""
+
+import contextlib
+import io
+import json
+import math
+import os
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from domains.text.model import TitansForCausalLM
+from domains.text.presets import debug
+from titans_seq import UserError, cli
+from titans_seq.training.metrics import read_metrics
+
+SIZES = ("--preset", "debug", "--batch-size", "2", "--segment-length", "16")
+
+
+def command(*arguments: object) -> None:
+    """`titans-seq text`, in this process."""
+    cli.build_app()(["text", *map(str, arguments)])
+
+
+@pytest.fixture
+def texts(tmp_path: Path) -> Path:
+    """A folder with a file to train on, one to score, and an untrained model whose texts differ."""
+    (tmp_path / "ships.txt").write_text("the ship went over the sea with the wind. " * 20)
+    (tmp_path / "land.txt").write_text("the land was dry, and the wind was from the sea. " * 3)
+    model = TitansForCausalLM(debug())
+    torch.nn.init.normal_(model.embedding.weight, std=0.5)
+    model.save_pretrained(tmp_path / "model")
+    return tmp_path
+
+
+def test_a_tokenizer_is_learned_trained_with_and_scores_bytes(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """From files to a model of BPE that carries its tokeniser; its bits per byte are those of its tokens, counted by hand."""
+    command("tokenizer", texts / "ships.txt", "-o", texts / "bpe" / "t.json", "--vocab-size", 280, "--quiet")
+    sizes = (*SIZES, "--max-steps", 3, "--tokenizer", texts / "bpe" / "t.json", "--model.titans.variant", "lmm")
+    command("train", texts / "ships.txt", "-o", texts / "run", "--validation", texts / "land.txt", *sizes, "--quiet")
+    model = TitansForCausalLM.from_pretrained(texts / "run" / "model")
+    assert 257 < model.config.vocabulary <= 280
+    assert "validation_bits_per_token" in read_metrics(texts / "run" / "metrics.csv")[-1]
+    capsys.readouterr()
+    command("score", texts / "run" / "model", texts / "land.txt", "--json", "--segment-length", 7, "-o", texts / "scores")
+    (found,) = map(json.loads, capsys.readouterr().out.splitlines())
+    (ids,) = model.tokenizer.encode_batch([(texts / "land.txt").read_text()])
+    tokens = torch.tensor([[model.config.end, *ids.tolist(), model.config.end]])
+    with torch.no_grad():
+        nats = torch.nn.functional.cross_entropy(model(tokens[:, :-1])[0][0], tokens[0, 1:], reduction="sum").item()
+    assert found["bytes"] == 147
+    assert found["tokens"] == len(ids) < 147
+    assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / 147, rel=1e-4)
+    assert sorted(path.name for path in (texts / "scores").iterdir()) == ["files.csv", "positions.csv", "positions.png"]
+    assert (texts / "scores" / "positions.csv").read_text().startswith("start,stop,tokens,bits_per_token\n0,64,64,")
+    assert "# Titans language model on tokens" in (texts / "run" / "model" / "README.md").read_text()
+
+
+def test_documents_from_lines_are_held_out_whole(texts: Path) -> None:
+    lines = [json.dumps({"body": f"the ship number {n:02} went over the sea"}) for n in range(40)]
+    (texts / "ships.jsonl").write_text("\n".join(lines))
+    sizes = (*SIZES, "--max-steps", 2, "--quiet")
+    command("train", texts / "ships.jsonl", "-o", texts / "run", *sizes, "--field", "body", "--cache", texts / "cache")
+    card = (texts / "run" / "model" / "README.md").read_text()
+    assert "Trained on 38 documents" in card
+    assert "Validated on documents with 5% of the text, not trained on: 2 documents" in card
+    assert list((texts / "cache").glob("*.tokens"))
+    assert not (texts / ".titans_seq").exists()
+
+
+def test_a_text_is_read_once_and_asked_twice(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """In another process; the same as with the text before the prompt, and a state that was kept goes on."""
+    state = texts / "kept" / "ships.safetensors"
+    arguments = ["text", "read", str(texts / "model"), str(texts / "ships.txt"), "--state", str(state)]
+    environment = os.environ | {"OMP_NUM_THREADS": "1"}
+    done = subprocess.run(
+        [sys.executable, "-m", "titans_seq.cli", *arguments], env=environment, capture_output=True, text=True, timeout=120
+    )
+    assert done.returncode == 0, done.stderr
+    assert "840 tokens read" in done.stdout
+    options = ("--max-tokens", 12, "--temperature", 0, "--json")
+    command("generate", texts / "model", "--state", state, "-p", "and ", "-p", "- or ", *options)
+    made = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert {one["prompt"] for one in made} == {"and ", "- or "}
+    text = (texts / "ships.txt").read_text()
+    command("generate", texts / "model", "-p", f"{text}and ", "-p", f"{text}- or ", *options)
+    whole = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    assert sorted(one["text"] for one in made) == sorted(one["text"] for one in whole)
+
+    command("generate", texts / "model", "--state", state, "-p", "and ", *options, "--keep", texts / "after.safetensors")
+    command("generate", texts / "model", "--state", texts / "after.safetensors", "-p", "", *options)
+    parts = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
+    command("generate", texts / "model", "--state", state, "-p", "and ", *options[2:], "--max-tokens", 24)
+    longer = json.loads(capsys.readouterr().out)
+    assert [one["tokens"] for one in (*parts, longer)] == [12, 12, 24]
+    assert longer["text"].startswith(parts[0]["text"].rstrip("\ufffd"))
+
+
+def test_ways_to_generate(texts: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a stream from standard input, with a draft the same text, with beams; and options from a file."""
+    TitansForCausalLM(debug("lmm")).save_pretrained(texts / "draft")
+    (texts / "run.toml").write_text("temperature = 0\nmax-tokens = 15\nstop = ['zzz']\n")
+    options = ("--config", texts / "run.toml")
+    monkeypatch.setattr(sys, "stdin", io.StringIO("It was"))
+    command("generate", texts / "model", *options)
+    alone = capsys.readouterr().out
+    assert alone.strip()
+    command("generate", texts / "model", "--prompt", "It was", *options, "--draft", texts / "draft")
+    assert capsys.readouterr().out == alone
+    command("generate", texts / "model", "-p", "It was", *options, "--beams", 2, "--json")
+    assert len(capsys.readouterr().out.splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("generate", "model", "-p", "a", "-p", "b", "--draft", "model"), "--draft goes with one prompt"),
+        (("generate", "model", "-p", "a", "--keep", "none/x.safetensors"), "there is no folder none"),
+        (("generate", "model", "-p", "a", "-p", "b", "--keep", "x"), "--keep goes with one prompt"),
+        (("generate", "model", "-p", "a", "--state", "none"), "none: no such file"),
+        (("generate", "model", "-p", "a", "--top-p", 2), "--top-p must be in (0, 1] or None, got 2"),
+        (("tokenizer", "none.txt", "-o", "t.json"), "none.txt: no such file or folder"),
+        (("tokenizer", "ships.txt", "-o", "."), ".: is a folder. Name a file"),
+        (("train", "ships.txt", "-o", "run", "--tokenizer", "none.json"), "none.json: cannot be read as a tokeniser"),
+        (("read", "none", "ships.txt", "--state", "x"), "none"),
+    ],
+)
+def test_what_cannot_be_done_is_refused(arguments: tuple[Any, ...], message: str, texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(texts)
+    with pytest.raises(UserError) as error:
+        command(*arguments)
+    assert message in str(error.value)
+
+
+def test_the_help_shows_what_a_user_sets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("COLUMNS", "160")
+    for command_name, shown in (("train", "--tokenizer"), ("generate", "--min-p"), ("read", "--state"), ("score", "--output")):
+        with contextlib.suppress(SystemExit):
+            command(command_name, "--help")
+        text = capsys.readouterr().out
+        assert shown in text
+        assert "--model.vocabulary" not in text
