@@ -193,12 +193,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "sets": {name: list(files) for name, files in SETS.items()},
         "resamples": RESAMPLES,
     }
+    made: Report = {**environment("benchmarks.dna.variants"), "settings": settings}
     with progress_bar() as progress, tempfile.TemporaryDirectory() as work:
         task = progress.add_task("", total=None)
-        found = measure(
+        made |= measure(
             options.data / "dna", Path(work), options.seeds, options.steps, lambda what: progress.update(task, description=what)
         )
-    made = {**environment("benchmarks.dna.variants"), "settings": settings, **found}
     write_json(options.output, made)
     Console(highlight=False, soft_wrap=True).print(table(made), markup=False)
 

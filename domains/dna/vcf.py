@@ -1,11 +1,11 @@
 """Scores written into the VCF that the variants are from: bytes stay as they were, but for what is added to INFO and the header."""
 
 import gzip
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from itertools import groupby
 from pathlib import Path
-from typing import IO, Any
+from typing import Any
 
 import polars as pl
 from Bio import bgzf
@@ -70,7 +70,7 @@ def write_scores(source: Path, scores: pl.DataFrame, path: Path, how: str) -> No
 
 
 @contextmanager
-def _reader(path: Path) -> Iterator[IO[bytes]]:
+def _reader(path: Path) -> Iterator[Iterable[bytes]]:
     with gzip.open(path) if is_packed(path) else path.open("rb") as file:
         yield file
 
