@@ -36,6 +36,8 @@ class Going(NamedTuple):
     """What a checkpoint is loaded into."""
 
     trainer: pl.Trainer
+    best: BestWeights
+    patience: Patience
     module: ForecasterModule
     start: dict[str, torch.Tensor]
     windows: RandomWindows
@@ -48,19 +50,19 @@ class Going(NamedTuple):
 @pytest.fixture(scope="module")
 def going(run: Run) -> Going:
     module = ESTIMATOR.create_lightning_module()
-    best = BestWeights(WriteMetrics(ESTIMATOR.training_config), validating=True)
+    best, patience = BestWeights(WriteMetrics(ESTIMATOR.training_config), validating=True), Patience("val_loss", patience=3)
     trainer = pl.Trainer(
         accelerator="cpu",
         logger=False,
         enable_progress_bar=False,
         enable_model_summary=False,
-        callbacks=[best, Patience("val_loss", patience=3)],
+        callbacks=[best, patience],
     )
     trainer.ckpt_path = str(run.path)
     module.trainer = trainer
     best.setup(trainer, module, "fit")
     windows = ESTIMATOR._windows([Series(entry, ESTIMATOR.config, univariate=True) for entry in entries()])
-    return Going(trainer, module, {name: x.clone() for name, x in module.state_dict().items()}, windows)
+    return Going(trainer, best, patience, module, {name: x.clone() for name, x in module.state_dict().items()}, windows)
 
 
 def go_on(going: Going, checkpoint: dict[str, Any]) -> None:
@@ -73,8 +75,7 @@ def go_on(going: Going, checkpoint: dict[str, Any]) -> None:
     optimizer.load_state_dict(copy.deepcopy(checkpoint["optimizer_states"][0]))  # it would write into what it is given
     schedule.load_state_dict(checkpoint["lr_schedulers"][0])
     going.trainer.fit_loop.load_state_dict(checkpoint["loops"]["fit_loop"])
-    callbacks = [callback for callback in going.trainer.callbacks if isinstance(callback, BestWeights | Patience)]
-    for callback in callbacks:
+    for callback in (going.best, going.patience):
         callback.load_state_dict(copy.deepcopy(checkpoint["callbacks"][callback.state_key]))
     set_random_state(checkpoint[CHECKPOINT_KEY]["random"][0])
     assert module.position is not None
@@ -87,7 +88,7 @@ def go_on(going: Going, checkpoint: dict[str, Any]) -> None:
     schedule.step()
     assert torch.isfinite(loss)
     assert all(torch.isfinite(x).all() for x in module.model.parameters())
-    module.load_state_dict(callbacks[0].state_dict()["weights"])
+    module.load_state_dict(going.best.weights)
     assert all(torch.isfinite(x).all() for x in module.model.state_dict().values())
 
 
