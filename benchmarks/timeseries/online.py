@@ -42,7 +42,7 @@ from benchmarks.timeseries.protocol import Windows, standardise
 from benchmarks.timeseries.report import markdown_table
 from benchmarks.timeseries.stream_training import StreamBudget, carried_mse, train_on_streams
 from benchmarks.timeseries.training import Budget, Learned
-from domains.timeseries.model import ForecasterState
+from domains.timeseries.reading import ForecasterState
 from titans_seq.errors import UserError
 from titans_seq.memory.layer import frozen_memory
 

@@ -10,10 +10,10 @@ from torch import Tensor, nn
 from benchmarks.timeseries.forecasters import Fitted
 from benchmarks.timeseries.protocol import BATCH, Windows
 from domains.timeseries.config import ForecasterConfig, OutputConfig
-from domains.timeseries.estimator import COUNTED
 from domains.timeseries.forecast_memory import start_forecast_memory
 from domains.timeseries.model import TitansForecaster
 from domains.timeseries.ridge import start_from_ridge
+from domains.timeseries.start import COUNTED
 from domains.timeseries.windows import STREAM_STEPS
 from titans_seq.config import AttentionConfig, MemoryConfig, TitansConfig
 

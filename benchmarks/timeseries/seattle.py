@@ -48,6 +48,7 @@ from domains.timeseries.estimator import TitansEstimator
 from domains.timeseries.metrics import QUANTILES, default_season_length, evaluate, seasonal_naive
 from domains.timeseries.model import fourier_features
 from domains.timeseries.presets import default_backbone
+from domains.timeseries.start import hold_out
 from domains.timeseries.windows import Series
 from titans_seq.errors import UserError
 
@@ -217,7 +218,7 @@ def train_peer(
     task: Task, build: Callable[..., Any], seed: int, lr: float, training: list[Entry], scales: dict[str, np.ndarray]
 ) -> tuple[Any, float]:
     like = task.estimator("mag", seed)
-    kept, validation = hold_out(like, training)
+    kept, validation = hold_out_entries(like, training)
     with tempfile.TemporaryDirectory() as folder:
         estimator = build(
             task,
@@ -243,10 +244,10 @@ def train_peer(
         return estimator.train_model(univariate(kept, scales, task.table.freq), held_out), lr
 
 
-def hold_out(like: TitansEstimator, entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
+def hold_out_entries(like: TitansEstimator, entries: list[Entry]) -> tuple[list[Entry], list[Entry]]:
     """The windows that the estimator holds out of its training series, as entries."""
     given = {entry["item_id"]: entry for entry in entries}
-    parts = like._hold_out([Series(entry, like.config, univariate=False) for entry in entries])
+    parts = hold_out([Series(entry, like.config, univariate=False) for entry in entries], like.config, like.validation_windows)
     kept, validation = ([{**given[one.item], "target": one.target} for one in part] for part in parts)
     return kept, validation
 
@@ -394,7 +395,7 @@ def report(task: Task, results: dict[str, list[Scored]], options: argparse.Names
     """Everything, ready for JSON. code: the revision at the start, as the checkout may move on during a long run."""
     frame, estimator = task.table.frame, task.estimator("mag", 0)
     training, test = task.split()
-    kept, validation = hold_out(estimator, list(training))
+    kept, validation = hold_out_entries(estimator, list(training))
     first = frame.filter(frame["item_id"] == frame["item_id"][0])["timestamp"]
     held_out = task.windows * task.prediction_length
     apart = against_best(results)

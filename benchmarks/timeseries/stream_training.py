@@ -12,8 +12,9 @@ import torch
 from torch import Tensor, nn
 
 from benchmarks.timeseries.protocol import NotFinite
-from domains.timeseries.model import Context, ForecasterState, Outlook, TitansForecaster
+from domains.timeseries.model import TitansForecaster
 from domains.timeseries.outputs import in_series_units
+from domains.timeseries.reading import Context, ForecasterState, Outlook
 
 
 @dataclass(frozen=True)

@@ -27,7 +27,7 @@ from titans_seq.errors import UserError
 from titans_seq.state import State
 
 if TYPE_CHECKING:
-    from domains.timeseries.estimator import TitansPredictor
+    from domains.timeseries.predictor import TitansPredictor
 
 RATE = 0.02
 """Of a gradient step, as a share of the largest score of late."""

@@ -53,6 +53,7 @@ def backtest(
     refit: Refit = "no",
     on_window: Callable[[int], None] | None = None,
     checkpoints: Path | None = None,
+    metrics: Path | None = None,
 ) -> Backtest:
     """Forecast the last `windows` windows of every series from what came before each of them, and score it.
 
@@ -66,21 +67,21 @@ def backtest(
         refit: "no" trains once, on what comes before the first window; "yes" trains anew before each; "warm" goes on training
             the last one before each.
         on_window: called with the number of the window, 1 ..., before it is trained for.
-        checkpoints: folder as of `TitansEstimator.train_model`, for refit "no".
+        checkpoints, metrics: folder and file as of `TitansEstimator.train_model`, for refit "no".
 
     Raises:
-        ValueError: checkpoints with another refit, which trains many times; as of the estimator.
+        ValueError: one of these with another refit, which trains many times; as of the estimator.
         UserError: as of the estimator.
     """
-    if checkpoints is not None and refit != "no":
-        raise ValueError(f"checkpoints are those of one training, refit={refit!r} has one for each window")
+    if refit != "no" and (checkpoints is not None or metrics is not None):
+        raise ValueError(f"checkpoints and metrics are those of one training, refit={refit!r} has one for each window")
     steps = estimator.prediction_length
     distance = distance or steps
     _, test = split(entries, steps, windows, distance)
     predictor: Any = None
     if refit == "no":
         training, _ = split(entries, steps, windows, distance)
-        predictor = estimator.train(training, checkpoints=checkpoints)
+        predictor = estimator.train(training, checkpoints=checkpoints, metrics=metrics)
         forecasts = list(predictor.predict(test.input))
     else:
         inputs = list(test.input)

@@ -27,10 +27,11 @@ from domains.timeseries.adaptive import AdaptiveForecaster
 from domains.timeseries.config import QUANTILES
 from domains.timeseries.coverage import actual_of
 from domains.timeseries.data import split
-from domains.timeseries.estimator import TitansEstimator, TitansPredictor, load_predictor
+from domains.timeseries.estimator import TitansEstimator
 from domains.timeseries.model import TitansForecaster
 from domains.timeseries.outputs import smallest_value
 from domains.timeseries.paths import with_paths
+from domains.timeseries.predictor import TitansPredictor, load_predictor
 from domains.timeseries.quantiles import Levels, forecast_of, quantiles_of, spread_of
 from titans_seq.card import Card
 from titans_seq.checkpoint import FILES
@@ -207,10 +208,14 @@ class CalibratingEstimator(Estimator):
         self.distance = calibration_distance(self.prediction_length, season_length)
 
     def train(
-        self, training_data: Dataset, validation_data: Dataset | None = None, checkpoints: str | Path | None = None
+        self,
+        training_data: Dataset,
+        validation_data: Dataset | None = None,
+        checkpoints: str | Path | None = None,
+        metrics: str | Path | None = None,
     ) -> CalibratedPredictor:
         """As of the estimator, calibrated. Raises ValueError as the estimator or `calibrate`, UserError as the estimator."""
-        return self._calibrated(partial(self.estimator.train, checkpoints=checkpoints), training_data, validation_data)
+        return self._calibrated(partial(self.estimator.train, checkpoints=checkpoints, metrics=metrics), training_data, validation_data)
 
     def train_from(
         self, predictor: CalibratedPredictor, training_data: Dataset, validation_data: Dataset | None = None

@@ -11,8 +11,8 @@ import torch
 from torch import Tensor, nn
 
 from domains.timeseries.data import SeriesTable, quiet_pandas
-from domains.timeseries.estimator import TitansPredictor
 from domains.timeseries.metrics import forecast_table
+from domains.timeseries.predictor import TitansPredictor
 from domains.timeseries.windows import Series
 from titans_seq.memory import NeuralMemory, frozen_memory
 

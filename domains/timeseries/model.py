@@ -5,83 +5,24 @@ F features of a step, K steps that the linear part sees.
 """
 
 import math
-from dataclasses import dataclass
-from typing import NamedTuple
 
 import torch
 from gluonts.torch.distributions import QuantileOutput
 from torch import Tensor, nn
 
 from domains.timeseries.config import ForecasterConfig
-from domains.timeseries.forecast_memory import ForecastMemory, ForecastMemoryState, Patches
-from domains.timeseries.linear import LinearForecast, LinearProblem
-from domains.timeseries.outputs import LOCATION, in_series_units, make_output, shifted, start_neutral
-from domains.timeseries.scaling import SMALLEST, Moments, count_units, real_units, scan
+from domains.timeseries.forecast_memory import ForecastMemory, ForecastMemoryState
+from domains.timeseries.linear import LinearForecast
+from domains.timeseries.linear_view import LinearView
+from domains.timeseries.outputs import in_series_units, make_output, shifted, start_neutral
+from domains.timeseries.reading import Context, ForecasterState, Outlook, Reading
+from domains.timeseries.scaling import SMALLEST, Moments, scan
 from titans_seq import Titans, TitansState
-from titans_seq.checkpoint import Pretrained
-from titans_seq.state import State
+from titans_seq.training.trainable import Metric
 
 HARMONICS = 2
 TOKEN_FACTS = 6
 """What a token says beside its values: change of level and spread, level and spread in the channel's units, history, share arrived."""
-
-
-@dataclass(frozen=True)
-class ForecasterState(State):
-    """Where streams stand: all that a forecast needs, of a size that does not grow. R = B * C rows.
-
-    titans:   the backbone after the last complete patch.
-    moments:  level and spread after the last complete patch.
-    hidden:   (R, E), what the backbone knew after it; zeros before the first.
-    values:   (R, max(K, P)) float64, the latest values, whatever where not observed.
-    seen:     the same shape, 1 where observed.
-    features: (R, P, F) of the latest steps.
-    pending:  steps after the last complete patch, fewer than P.
-    learned:  the memory of the linear part after the last complete patch, if it has one.
-    """
-
-    titans: TitansState
-    moments: Moments
-    hidden: Tensor
-    values: Tensor
-    seen: Tensor
-    features: Tensor
-    pending: int
-    learned: ForecastMemoryState | None = None
-
-
-class Context(NamedTuple):
-    """Steps to read: x, seen (R, T) float64; features (R, T, F); static, what is added to each token, (R, E) or (C, E)."""
-
-    x: Tensor
-    seen: Tensor
-    features: Tensor
-    static: Tensor
-
-
-class Outlook(NamedTuple):
-    """Where a forecast is made from: hidden (R, E); loc, scale and weight of history (R,) float64; correction (R, H) of the linear part."""
-
-    hidden: Tensor
-    loc: Tensor
-    scale: Tensor
-    weight: Tensor
-    correction: Tensor | None
-
-
-class Reading(NamedTuple):
-    """Of N patches: hidden (R, N, E); loc, scale and weight of history (R, N) float64; correction (R, N, H) of the linear part, if it goes
-    on learning; titans, moments and learned after the last.
-    """
-
-    hidden: Tensor
-    loc: Tensor
-    scale: Tensor
-    weight: Tensor
-    correction: Tensor | None
-    titans: TitansState
-    moments: Moments
-    learned: ForecastMemoryState | None
 
 
 def fourier_features(time_features: Tensor) -> Tensor:
@@ -106,7 +47,7 @@ class ChannelMixing(nn.Module):
         return tokens_BCNE + mixed.unflatten(0, (-1, tokens_BCNE.shape[2])).transpose(1, 2)
 
 
-class TitansForecaster(Pretrained):
+class TitansForecaster(LinearView):
     """Probabilistic forecasts of C channels, each read by the same backbone with an embedding that tells it apart.
 
     Values are cut into patches, each normalised by the level and spread of all before its end (`scaling`), and read in order with observed
@@ -122,7 +63,6 @@ class TitansForecaster(Pretrained):
     model_type = "titans_forecaster"
     config_class = ForecasterConfig
     channel_loc: Tensor
-    channel_scale: Tensor
     feature_loc: Tensor
     feature_scale: Tensor
 
@@ -182,7 +122,7 @@ class TitansForecaster(Pretrained):
         """
         context = self._context(past_target, past_observed_values, past_feat, feat_static_real, feat_static_cat)
         reading = self._read(context, self._padding(context.x.shape[1]))
-        last = _outlook(reading, -1)
+        last = reading.outlook(-1)
         distr_args = self._forecast(last, context.x, context.seen, self._features_ahead(future_feat, len(context.x)))
         return self._for_gluonts(distr_args, last, univariate=past_target.dim() == 2)
 
@@ -237,12 +177,21 @@ class TitansForecaster(Pretrained):
             context = Context(state.values[:, rest], state.seen[:, rest], state.features[:, rest], static)
             before = state.values[:, : -state.pending], state.seen[:, : -state.pending]
             reading = self._read(context, 0, state.titans, state.moments, state.learned, before)
-            last = _outlook(reading, -1)
+            last = reading.outlook(-1)
         distr_args = self._forecast(last, state.values, state.seen, self._features_ahead(future_feat, len(state.values)))
         return self._for_gluonts(distr_args, last, univariate=False)
 
+    @property
+    def metric(self) -> Metric:
+        """How its loss is shown: that of quantiles is the CRPS, in units of each series' spread; else a likelihood's."""
+        return Metric("scaled CRPS" if self.config.output.kind == "quantile" else "nats", units="windows")
+
     def loss(self, batch: dict[str, Tensor], forecasts: int = 1, unfinished: int = 0) -> Tensor:
-        """Mean loss over observed future values, in units of each series' spread (a scalar).
+        """Mean loss over observed future values, in units of each series' spread (a scalar); arguments as of `counted_loss`."""
+        return self.counted_loss(batch, forecasts, unfinished)[0]
+
+    def counted_loss(self, batch: dict[str, Tensor], forecasts: int = 1, unfinished: int = 0) -> tuple[Tensor, Tensor]:
+        """The mean loss, and over how many values it is.
 
         Args:
             batch: the arguments of `forward`; future_target, future_observed_values (B, H, C) or (B, H); series_spread (B, C) or (B,), the
@@ -265,7 +214,7 @@ class TitansForecaster(Pretrained):
         for n in range(reading.loc.shape[1] - 1, -1, -1)[:forecasts]:
             end = min((n + 1) * P - padding, length)
             ahead = slice(end, end + H)
-            last = _outlook(reading, n)
+            last = reading.outlook(n)
             distr_args = self._forecast(last, x[:, :end], seen[:, :end], features[:, ahead])
             loc, scale = last.loc.unsqueeze(1), last.scale.unsqueeze(1)
             counted = (seen[:, ahead] > 0) & (last.weight > 0).unsqueeze(1)
@@ -275,71 +224,9 @@ class TitansForecaster(Pretrained):
                 target = ((x[:, ahead] - loc) / scale).clamp(-1e4, 1e4).to(features.dtype)
                 loss = in_series_units(self.distr_output.loss(target, distr_args), scale, spread.unsqueeze(1), self.config.output)
             total, count = total + torch.where(counted, loss, 0.0).sum(), count + counted.sum()
-        return total / count.clamp(min=1)
-
-    def linear_problem(self, batch: dict[str, Tensor]) -> LinearProblem:
-        """What the linear part would have to map to what, of the rows of a batch as of `loss` whose future is wholly observed."""
-        x, seen = self._rows(batch["past_target"]), self._observed(batch["past_observed_values"])
-        loc, scale, known = self._units_of(x, seen)
-        targets = (self._rows(batch["future_target"]) - loc.unsqueeze(1)) / scale.unsqueeze(1)
-        phases = self._phases(self._features_ahead(batch.get("future_feat"), len(x)))
-        weight = (scale / batch["series_spread"].double().reshape(-1).clamp(min=SMALLEST)).clamp(max=100).square()
-        parts = (self._linear_inputs(loc, scale, x, seen), self._latest(seen), targets, weight, self.linear.channels(len(x)), phases[:, 0])
-        whole = self._rows(batch["future_observed_values"]).all(1) & known
-        return LinearProblem(*(part[whole] for part in parts))
-
-    def linear_forecast(self, past_target: Tensor, past_observed_values: Tensor, future_feat: Tensor | None = None) -> Tensor:
-        """What the linear part alone forecasts, (B, H, C); arguments (B, L, C) and (B, H, num_future_feat) as of `forward`."""
-        x, seen = self._rows(past_target), self._observed(past_observed_values)
-        loc, scale, _ = self._units_of(x, seen)
-        phases, dtype = self._phases(self._features_ahead(future_feat, len(x))), self.linear.weight.dtype
-        y = self.linear(self._linear_inputs(loc, scale, x, seen).to(dtype), self._latest(seen).to(dtype), phases[:, 0])
-        rows = y * scale.unsqueeze(1).to(dtype) + loc.unsqueeze(1).to(dtype)
-        return rows.unflatten(0, (-1, self.config.num_channels)).transpose(1, 2)
+        return total / count.clamp(min=1), count
 
     # ---- pieces
-
-    @property
-    def _counts(self) -> bool:
-        """Whether the output is of counts, which have a scale but no level."""
-        return self.config.output.kind not in LOCATION
-
-    def _units(self, moments: Moments) -> tuple[Tensor, Tensor]:
-        """loc and scale of moments (R,) or (R, N)."""
-        if self._counts:
-            return count_units(moments)
-        loc, scale = real_units(moments)
-        if self.config.spread_prior:
-            channel = self._of_rows(self.channel_scale.double(), len(scale))
-            scale = torch.hypot(scale, self.config.spread_prior * (channel if scale.dim() == 1 else channel.unsqueeze(1)))
-        return loc, scale
-
-    def _units_of(self, x_RT: Tensor, seen_RT: Tensor) -> tuple[Tensor, Tensor, Tensor]:
-        """loc and scale of a context that begins cold, and whether anything was observed, (R,)."""
-        x, seen = (self._patched(part, self._padding(x_RT.shape[1])) for part in (x_RT, seen_RT))
-        _, moments = scan(x, seen, self.config.scale_steps, Moments.initial(len(x_RT), x_RT.device))
-        return *self._units(moments), moments.weight > 0
-
-    def _of_rows(self, of_channels: Tensor, rows: int) -> Tensor:
-        """(C, ..) -> (R, ..)."""
-        return of_channels.repeat(rows // len(of_channels), *(1,) * (of_channels.dim() - 1))
-
-    def _phases(self, features: Tensor) -> Tensor:
-        """Of features (.., F): integers (..), all 0 where there is no season."""
-        season = self.config.season_length
-        return features.new_zeros(features.shape[:-1], dtype=torch.int64) if season is None else features[..., 0].long() % season
-
-    def _padding(self, length: int) -> int:
-        """Unobserved steps in front of a context, so that it ends with a complete patch."""
-        return -length % self.config.patch_length
-
-    def _rows(self, x: Tensor) -> Tensor:
-        """(B, T, C), or (B, T) of a univariate series, -> (R, T) float64."""
-        return (x.unsqueeze(-1) if x.dim() == 2 else x).transpose(1, 2).flatten(0, 1).double()
-
-    def _observed(self, x: Tensor) -> Tensor:
-        """As `_rows`, 1 where x is above 0 and else 0."""
-        return (self._rows(x) > 0).double()
 
     def _context(
         self, target: Tensor, observed: Tensor, feat: Tensor | None, static_real: Tensor | None, static_cat: Tensor | None
@@ -371,10 +258,6 @@ class TitansForecaster(Pretrained):
             [c.num_phase_feat + c.num_time_features, c.num_feat_dynamic_real, c.num_feat_dynamic_real], dim=-1
         )
         return torch.cat([of_time, self._standard(known, seen, 0), seen], -1).to(dtype).repeat_interleave(c.num_channels, 0)
-
-    def _require_phase(self, name: str) -> None:
-        if self.config.num_phase_feat:
-            raise ValueError(f"{name} is needed: its first column is the phase of the season of {self.config.season_length} steps")
 
     def _standard(self, values: Tensor, seen: Tensor | None, first: int) -> Tensor:
         """Features from number `first` on in units of the training data; 0 where not seen."""
@@ -421,57 +304,11 @@ class TitansForecaster(Pretrained):
         correction = None
         if self.linear_memory is not None:
             learned = self.linear_memory.initial_state(rows) if learned is None else learned
-            correction, learned = self.linear_memory(
-                self._for_linear_memory(*context[:2], self._phases(context.features), padding, x, seen, loc, scale, before), learned
-            )
+            with torch.autocast(x.device.type, enabled=False):
+                patches = self._patches_of(*context[:2], self._phases(context.features), padding, x, seen, loc, scale, before)
+                correction, learned = self.linear_memory(patches, learned)
+        hidden = hidden.to(self.linear.weight.dtype)  # of lower precision under autocast
         return Reading(hidden, loc, scale, each.weight, correction, titans, after, learned)
-
-    @torch.no_grad()
-    def linear_patches(self, target: Tensor, observed_values: Tensor, phases: Tensor) -> Patches:
-        """What the memory of the linear part reads of whole series. Steps at their begin that fill no patch are left out.
-
-        target, observed_values: (B, T, C), as of `forward`. phases: (B, T) integers, of each step in the season; any where there is none.
-        """
-        begin = target.shape[1] % self.config.patch_length
-        x, seen = self._rows(target)[:, begin:], self._observed(observed_values)[:, begin:]
-        x_RNP, seen_RNP = self._patched(torch.where(seen > 0, x, 0.0), 0), self._patched(seen, 0)
-        each, _ = scan(x_RNP, seen_RNP, self.config.scale_steps, Moments.initial(len(x), x.device))
-        phases = phases[:, begin:].repeat_interleave(self.config.num_channels, 0)
-        return self._for_linear_memory(x, seen, phases, 0, x_RNP, seen_RNP, *self._units(each), None)
-
-    @torch.no_grad()
-    def _for_linear_memory(
-        self,
-        x_RT: Tensor,
-        seen_RT: Tensor,
-        phases_RT: Tensor,
-        padding: int,
-        x_RNP: Tensor,
-        seen_RNP: Tensor,
-        loc: Tensor,
-        scale: Tensor,
-        before: tuple[Tensor, Tensor] | None,
-    ) -> Patches:
-        """Patches of a context with what the linear part sees and says after each."""
-        K, P, length = self.config.linear_steps, self.config.patch_length, x_RT.shape[1]
-        rows, patches = loc.shape
-        values, there = (x_RT, seen_RT) if before is None else (torch.cat(part, 1) for part in zip(before, (x_RT, seen_RT), strict=True))
-        ends = (torch.arange(1, patches + 1, device=values.device) * P - padding).clamp(max=length)
-        at = ends + values.shape[1] - length
-        values, there = (nn.functional.pad(part, (K, 0)).unfold(1, K, 1)[:, at] for part in (values, there))  # (R, N, K)
-        units = torch.where(there > 0, (values - loc.unsqueeze(-1)) / scale.unsqueeze(-1), 0.0)
-        enough = (there > 0).sum(-1) * 2 >= K
-        inputs, seen = (part.to(self.linear.weight.dtype).transpose(0, 1).flatten(0, 1) for part in (units, there))  # (N R, K)
-        phase = (phases_RT[:, ends - 1] + 1).T.flatten()
-        rest = self.linear.without_season(inputs, seen, phase, self.linear.channels(len(inputs)))
-        latest, forecast = (part.unflatten(0, (patches, rows)).transpose(0, 1) for part in (rest, self.linear.from_rest(rest, phase)))
-        return Patches(x_RNP, seen_RNP, loc, scale, latest, enough, forecast)
-
-    def _patched(self, x: Tensor, padding: int) -> Tensor:
-        """(R, T, ..) -> (R, N, P, ..), zeros in front and behind."""
-        P = self.config.patch_length
-        x = nn.functional.pad(x, (*(0, 0) * (x.dim() - 2), padding, -(padding + x.shape[1]) % P))
-        return x.unflatten(1, (-1, P))
 
     def _facts(self, each: Moments, before: Moments, loc: Tensor, scale: Tensor, arrived: Tensor) -> Tensor:
         """The facts of each token, (R, N, TOKEN_FACTS)."""
@@ -506,32 +343,23 @@ class TitansForecaster(Pretrained):
         return tokens + static.repeat(len(tokens) // len(static), 1).unsqueeze(1)
 
     def _forecast(self, last: Outlook, x_RT: Tensor, seen_RT: Tensor, feat_RHF: Tensor) -> tuple[Tensor, ...]:
-        """distr_args (R, H, ..) of the steps after T, in the units of the last patch."""
+        """distr_args (R, H, ..) of the steps after T, in the units of the last patch; under autocast too in the parameters' dtype."""
         c, dtype = self.config, last.hidden.dtype
-        latest = self._linear_inputs(last.loc, last.scale, x_RT, seen_RT)
-        linear = self.linear(latest.to(dtype), self._latest(seen_RT).to(dtype), self._phases(feat_RHF[:, :1])[:, 0])  # (R, H)
-        if last.correction is not None:
-            linear = linear + last.correction
-        h = self.to_horizon(last.hidden).unflatten(-1, (c.prediction_length, c.horizon_dim))
-        if self.ahead is not None:
-            calendar, rest = feat_RHF[..., c.num_phase_feat :].tensor_split([c.num_time_features], dim=-1)
-            h = h + self.ahead(torch.cat([fourier_features(calendar), rest], -1))
-        distr_args = self.args_proj(torch.cat([nn.functional.gelu(h), linear.unsqueeze(-1)], -1))
+        latest, seen = (part.to(dtype) for part in self._linear_inputs(last.loc, last.scale, x_RT, seen_RT))
+        with torch.autocast(x_RT.device.type, enabled=False):
+            linear = self.linear(latest, seen, self._phases(feat_RHF[:, 0]))  # (R, H)
+            if last.correction is not None:
+                linear = linear + last.correction
+            h = self.to_horizon(last.hidden).unflatten(-1, (c.prediction_length, c.horizon_dim))
+            if self.ahead is not None:
+                calendar, rest = feat_RHF[..., c.num_phase_feat :].tensor_split([c.num_time_features], dim=-1)
+                h = h + self.ahead(torch.cat([fourier_features(calendar), rest], -1))
+            distr_args = self.args_proj(torch.cat([nn.functional.gelu(h), linear.unsqueeze(-1)], -1))
         if not self._counts:
             distr_args = shifted(distr_args, linear, c.output)
         if isinstance(self.distr_output, QuantileOutput) and not self.training:
             distr_args = (distr_args[0].sort(dim=-1).values,)  # quantiles that cross are put in order (Chernozhukov et al. 2010)
         return distr_args
-
-    def _linear_inputs(self, loc: Tensor, scale: Tensor, x_RT: Tensor, seen_RT: Tensor) -> Tensor:
-        """What the linear part sees: the latest K values in units of loc and scale (R,), 0 where there is none, (R, K) float64."""
-        x, seen = self._latest(x_RT), self._latest(seen_RT)
-        return torch.where(seen > 0, (x - loc.unsqueeze(1)) / scale.unsqueeze(1), 0.0)
-
-    def _latest(self, x_RT: Tensor) -> Tensor:
-        """The latest K steps, zeros before the first, (R, K)."""
-        K = self.config.linear_steps
-        return nn.functional.pad(x_RT[:, -K:], (max(0, K - x_RT.shape[1]), 0))
 
     def _for_gluonts(self, distr_args: tuple[Tensor, ...], last: Outlook, *, univariate: bool) -> tuple[tuple[Tensor, ...], Tensor, Tensor]:
         """Rows as (B, H, C, ..), loc and scale as (B, 1, C), without C for a univariate series; loc is NaN where nothing was observed."""
@@ -541,8 +369,3 @@ class TitansForecaster(Pretrained):
         channels = self.config.num_channels
         args = tuple(argument.unflatten(0, (-1, channels)).transpose(1, 2) for argument in distr_args)
         return args, *(x.unflatten(0, (-1, channels)).unsqueeze(1).to(dtype) for x in (loc, last.scale))
-
-
-def _outlook(reading: Reading, patch: int) -> Outlook:
-    """From the end of a patch."""
-    return Outlook(*(None if part is None else part[:, patch] for part in reading[:5]))  # type: ignore[arg-type]

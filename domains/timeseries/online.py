@@ -17,13 +17,14 @@ from gluonts.model.forecast import Forecast
 from torch import Tensor
 
 from domains.timeseries.data import quiet_pandas
-from domains.timeseries.model import ForecasterState, TitansForecaster
+from domains.timeseries.model import TitansForecaster
+from domains.timeseries.reading import ForecasterState
 from domains.timeseries.windows import period_freq, time_columns
 from titans_seq.errors import UserError
 from titans_seq.state import State
 
 if TYPE_CHECKING:
-    from domains.timeseries.estimator import TitansPredictor
+    from domains.timeseries.predictor import TitansPredictor
 
 BLOCK = 4096
 """Steps that are read at once."""

@@ -1,5 +1,6 @@
 """Several series that are observed as their rows arrive, each by an `OnlineForecaster`."""
 
+import bisect
 from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
@@ -17,13 +18,24 @@ from domains.timeseries.adaptive import AdaptiveForecaster
 from domains.timeseries.data import Roles, quiet_pandas
 from domains.timeseries.data.files import ROW
 from domains.timeseries.data.stream import Lines, RowReader
-from domains.timeseries.data.table import stamps_from
+from domains.timeseries.data.table import Static, stamps_from
 from domains.timeseries.online import OnlineForecaster
 from titans_seq.errors import UserError
 
 if TYPE_CHECKING:
     from domains.timeseries.conformal import CalibratedPredictor
-    from domains.timeseries.estimator import TitansPredictor
+    from domains.timeseries.predictor import TitansPredictor
+
+
+class BadRow(UserError):
+    """A row that a stream cannot use.
+
+    items: those among the rows that were read before it.
+    """
+
+    def __init__(self, message: str, items: Sequence[str] = ()) -> None:
+        super().__init__(message)
+        self.items = list(items)
 
 
 @dataclass
@@ -62,20 +74,52 @@ class Streams:
         targets for the same step may follow.
 
         Raises:
-            UserError: with the line, for what cannot be used.
+            BadRow: with the line, for what cannot be used; what came before it has been read.
         """
-        frame, static = self.reader.read(lines)
+        try:
+            return self._observe_all(*self.reader.read(lines))
+        except BadRow:
+            raise
+        except UserError as error:  # of the first rows that cannot be used, none was read
+            good = bisect.bisect_left(range(1, len(lines)), True, key=lambda n: not self._readable(lines[:n]))
+            raise BadRow(str(error), self._observe_all(*self.reader.read(lines[:good])) if good else []) from error
+
+    def _readable(self, lines: Lines) -> bool:
+        try:
+            self.reader.read(lines)
+        except UserError:
+            return False
+        return True
+
+    def _observe_all(self, frame: pl.DataFrame, static: Static | None) -> list[str]:
+        """As `observe`, of rows that were read."""
         fixed = {} if static is None else dict(zip(static.frame["item_id"], static.fields(), strict=True))
-        items = frame.partition_by("item_id", maintain_order=True)
-        for rows in items:
+        items, bad = [], None
+        for rows in frame.partition_by("item_id", maintain_order=True):
             item = rows["item_id"][0]
             if item not in self._streams:
                 self._streams[item] = self._begin(item, fixed.get(item, {}))
-            try:
-                self._observe(self._streams[item], rows)
-            except ValueError as error:
-                raise UserError(f"{self.reader.path}: series '{item}', line {rows[ROW][-1]} or before: {error}.") from error
-        return [rows["item_id"][0] for rows in items]
+            failed = self._observe_until_bad(self._streams[item], rows)
+            if failed is None or failed[0] > 0:
+                items.append(item)
+            if failed is not None and bad is None:
+                bad = f"{self.reader.path}: series '{item}', line {rows[ROW][failed[0]]}: {failed[1]}."
+        if bad is not None:
+            raise BadRow(bad, items)
+        return items
+
+    def _observe_until_bad(self, stream: _Stream, rows: pl.DataFrame) -> tuple[int, ValueError] | None:
+        """Rows of one item, at once if they can be; else one by one up to the first that cannot be used: its place, and what is wrong."""
+        try:
+            self._observe(stream, rows)
+        except ValueError as error:
+            if rows.height == 1:
+                return 0, error
+            for n in range(rows.height):
+                failed = self._observe_until_bad(stream, rows[n : n + 1])
+                if failed is not None:
+                    return n, failed[1]
+        return None
 
     def _begin(self, item: str, fixed: Mapping[str, Any]) -> _Stream:
         path = self._path(item)

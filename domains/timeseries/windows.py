@@ -21,6 +21,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from domains.timeseries.config import ForecasterConfig
 from domains.timeseries.data import quiet_pandas
+from titans_seq.training.loaders import rows_of
 
 BLOCK = 1 << 20
 """Steps that are read at once where a whole series is gone through."""
@@ -237,37 +238,75 @@ def collate(windows: Sequence[dict[str, np.ndarray]], config: ForecasterConfig) 
 class RandomWindows(IterableDataset):
     """Batches of windows at random places: each from a series drawn alike, at a place drawn alike. The same seed gives the same batches.
 
+    A source of training (`take`, and a position to go on from), and a data set of which every iteration is an epoch.
+
     Args:
         series: those that are shorter than min_past + H are left out.
         config: of the forecaster.
-        batch_size, num_batches: windows of a batch, batches of an epoch.
+        batch_size, num_batches: windows of a batch over all devices, batches of an epoch.
         min_past: fewest steps before a window's future.
         seed: of the draw; every epoch goes on drawing.
+        rank, world_size: of this device, and how many there are: each cuts its share of every batch.
+
+    Attributes:
+        taken: batches so far.
     """
 
     def __init__(
-        self, series: Iterable[Series], config: ForecasterConfig, *, batch_size: int, num_batches: int, min_past: int, seed: int
+        self,
+        series: Iterable[Series],
+        config: ForecasterConfig,
+        *,
+        batch_size: int,
+        num_batches: int,
+        min_past: int,
+        seed: int,
+        rank: int = 0,
+        world_size: int = 1,
     ) -> None:
         super().__init__()
         self.config, self.batch_size, self.num_batches, self.min_past = config, batch_size, num_batches, min_past
         self.series = [one for one in series if one.length >= min_past + config.prediction_length]
-        self.seed, self.epoch = seed, 0
+        self.seed, self.taken = seed, 0
+        self._own = rows_of(batch_size, rank, world_size)
+
+    def of(self, series: Iterable[Series], rank: int = 0, world_size: int = 1) -> "RandomWindows":
+        """Windows of other series, or a device's share, drawn in the same way from the first on."""
+        sizes = {"batch_size": self.batch_size, "num_batches": self.num_batches, "min_past": self.min_past, "seed": self.seed}
+        return RandomWindows(series, self.config, **sizes, rank=rank, world_size=world_size)
+
+    def take(self) -> dict[str, Tensor]:
+        """The next batch."""
+        self.taken += 1
+        return self._batch(*divmod(self.taken - 1, self.num_batches))
+
+    def state_dict(self) -> dict[str, int]:
+        """Where it stands."""
+        return {"taken": self.taken}
+
+    def load_state_dict(self, state: dict[str, int]) -> None:
+        """Go on where `state_dict` was taken, on any number of devices."""
+        self.taken = state["taken"]
 
     def __iter__(self) -> Iterator[dict[str, Tensor]]:
         """The batches of the next epoch; workers share them out."""
         worker = get_worker_info()
         first, step = (0, 1) if worker is None else (worker.id, worker.num_workers)
-        epoch, self.epoch = self.epoch, self.epoch + 1
+        epoch = self.taken // self.num_batches
+        self.taken += self.num_batches
         if worker is not None:  # of a copy of this object, in every epoch a new one: the loader's seed of the epoch tells them apart
             epoch = worker.seed - worker.id
         for batch in range(first, self.num_batches, step):
-            random = np.random.default_rng((self.seed, epoch, batch))
-            yield collate([self._draw(random) for _ in range(self.batch_size)], self.config)
+            yield self._batch(epoch, batch)
 
-    def _draw(self, random: np.random.Generator) -> dict[str, np.ndarray]:
+    def _batch(self, epoch: int, number: int) -> dict[str, Tensor]:
+        random = np.random.default_rng((self.seed, epoch, number))
+        places = [self._draw(random) for _ in range(self.batch_size)]
+        return collate([one.window(place, with_future=True) for one, place in places[self._own]], self.config)
+
+    def _draw(self, random: np.random.Generator) -> tuple[Series, int]:
         one = self.series[random.integers(len(self.series))]
-        place = int(random.integers(self.min_past, one.length - self.config.prediction_length + 1))
-        return one.window(place, with_future=True)
+        return one, int(random.integers(self.min_past, one.length - self.config.prediction_length + 1))
 
 
 def last_windows(series: Sequence[Series], config: ForecasterConfig, batch_size: int) -> list[dict[str, Tensor]]:

@@ -14,9 +14,10 @@ from hypothesis import strategies as st
 from safetensors.torch import load, save
 
 from domains.timeseries.conformal import CalibratedPredictor, Calibration
-from domains.timeseries.estimator import ForecasterModule, TitansPredictor, make_predictor
+from domains.timeseries.predictor import TitansPredictor, make_predictor
 from domains.timeseries.presets import debug
 from domains.timeseries.quantiles import Levels
+from domains.timeseries.training import ForecasterModule
 from tests.fuzz.strategies import FEWER, mutated_bytes
 from tests.fuzz.tensors import CHANGES, Changes, change_tensors
 from titans_seq import UserError

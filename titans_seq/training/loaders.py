@@ -62,7 +62,7 @@ class DocumentStream:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        share = _rows_of(batch_size, rank, world_size)
+        share = rows_of(batch_size, rank, world_size)
         predictions = int(np.maximum(documents.lengths - 1, 0).sum())
         if predictions == 0:
             raise UserError(f"the data hold nothing to train on: none of {len(documents.lengths)} documents has two tokens.")
@@ -189,7 +189,7 @@ class WindowStream:
         rank: int = 0,
         world_size: int = 1,
     ) -> None:
-        self._own = _rows_of(batch_size, rank, world_size)
+        self._own = rows_of(batch_size, rank, world_size)
         if len(windows) == 0:
             raise UserError("the data hold nothing to train on: there is no window.")
         self._windows, self._batch_size, self._collate, self._seed = windows, batch_size, collate, seed
@@ -286,7 +286,7 @@ def _permutation(size: int, seed: int, epoch: int) -> np.ndarray:
     return np.random.Generator(np.random.PCG64([seed, epoch])).permutation(size)
 
 
-def _rows_of(batch_size: int, rank: int, world_size: int) -> slice:
+def rows_of(batch_size: int, rank: int, world_size: int) -> slice:
     """The rows of a batch that a device reads."""
     if batch_size % world_size:
         raise ValueError(f"batch_size={batch_size} must be a multiple of the number of devices, {world_size}")

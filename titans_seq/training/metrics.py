@@ -13,6 +13,7 @@ from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from titans_seq.training.checkpoints import is_due
 from titans_seq.training.config import TrainingConfig
+from titans_seq.training.trainable import Metric
 
 
 class MetricsFile(Logger):
@@ -35,8 +36,8 @@ class MetricsFile(Logger):
     def log_hyperparams(self, *args: Any, **kwargs: Any) -> None:
         """Not in this file: they are in the run's config.json."""
 
-    def begin(self, step: int) -> None:
-        """Keep the rows up to `step`, whole ones of this file's columns; without any, begin the file."""
+    def begin(self, step: int) -> list[dict[str, str]]:
+        """Keep the rows up to `step`, whole ones of this file's columns, and give them; without any, begin the file."""
         rows = [row for row in read_metrics(self._path) if int(row["step"]) <= step] if self._path.is_file() else []
         temporary = self._path.with_name(self._path.name + ".unfinished")
         with temporary.open("w", newline="") as file:
@@ -46,6 +47,7 @@ class MetricsFile(Logger):
             file.flush()
             os.fsync(file.fileno())
         os.replace(temporary, self._path)
+        return rows
 
     def _writer(self, file: TextIO) -> csv.DictWriter:
         return csv.DictWriter(file, self._columns, restval="", extrasaction="ignore", lineterminator="\n")
@@ -73,28 +75,32 @@ def read_metrics(path: str | Path) -> list[dict[str, str]]:
 class WriteMetrics(Callback):
     """Hands rows to all loggers: of training every `log_every` steps, the loss being the mean since the row before; of every validation.
 
-    Columns: train_METRIC and validation_METRIC in the domain's unit, tokens (read so far), learning_rate and gradient_norm (of the step,
-    before clipping), tokens_per_second (since the row before, validations left out).
+    Columns: train_METRIC and validation_METRIC in the domain's unit, tokens (or the domain's units, read so far), learning_rate and
+    gradient_norm (of the step, before clipping), tokens_per_second (since the row before, validations left out), seconds (of the whole run
+    so far, what was done again after a stop left out), and where the run has epochs of `epoch_steps` steps the epoch, 1 ...
     """
 
-    def __init__(self, config: TrainingConfig) -> None:
-        self._config = config
+    def __init__(self, config: TrainingConfig, epoch_steps: int | None = None) -> None:
+        self._config, self._epoch_steps = config, epoch_steps
         self._step, self._row_step, self._row_time, self._validation_start = 0, 0, 0.0, 0.0
+        self._begin = 0.0  # of the run, had it never been stopped
         self.last: dict[str, float] = {}
         """The newest value of every column."""
 
-    @staticmethod
-    def columns(metric_column: str) -> list[str]:
+    def columns(self, metric: Metric) -> list[str]:
         """Those of metrics.csv but for the step."""
-        return ["tokens", f"train_{metric_column}", "learning_rate", "gradient_norm", "tokens_per_second", f"validation_{metric_column}"]
+        epoch = [] if self._epoch_steps is None else ["epoch"]
+        of_step = [metric.units, f"train_{metric.column}", "learning_rate", "gradient_norm", f"{metric.units}_per_second"]
+        return [*epoch, *of_step, f"validation_{metric.column}", "seconds"]
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Rows after the checkpoint that the run goes on from will be written anew."""
         self._step = self._row_step = trainer.global_step
-        self._row_time = time.perf_counter()
+        self._row_time = self._begin = time.perf_counter()
         for logger in trainer.loggers:
             if trainer.is_global_zero and isinstance(logger, MetricsFile):
-                logger.begin(trainer.global_step)
+                rows = logger.begin(trainer.global_step)
+                self._begin -= float(rows[-1]["seconds"] or 0) if rows and "seconds" in rows[-1] else 0.0
 
     def on_train_batch_end(self, trainer: pl.Trainer, pl_module: Any, *args: Any, **kwargs: Any) -> None:
         """A row, if one is due after a step."""
@@ -109,11 +115,11 @@ class WriteMetrics(Callback):
         self._write(
             trainer,
             {
-                "tokens": step * tokens,
+                metric.units: step * tokens,
                 f"train_{metric.column}": pl_module.mean(pl_module.window) * metric.factor,
                 "learning_rate": pl_module.learning_rate,
                 "gradient_norm": float(pl_module.gradient_norm),
-                "tokens_per_second": (step - self._row_step) * tokens / (now - self._row_time),
+                f"{metric.units}_per_second": (step - self._row_step) * tokens / (now - self._row_time),
             },
         )
         pl_module.window.clear()
@@ -131,5 +137,8 @@ class WriteMetrics(Callback):
 
     def _write(self, trainer: pl.Trainer, row: dict[str, float]) -> None:
         self.last |= row
+        row["seconds"] = time.perf_counter() - self._begin
+        if self._epoch_steps is not None:
+            row["epoch"] = -(-trainer.global_step // self._epoch_steps)
         for logger in trainer.loggers:
             logger.log_metrics(row, step=trainer.global_step)

@@ -5,11 +5,12 @@ devices and in all its batches, however unevenly these are filled.
 """
 
 import math
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from typing import Any
 
 import lightning.pytorch as pl
 import torch
+from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from torch import Tensor
 from torch.distributed.tensor import DTensor
 
@@ -20,9 +21,10 @@ from titans_seq.distributed.fully_sharded import use_every_parameter
 from titans_seq.errors import UserError
 from titans_seq.state import State
 from titans_seq.training.config import TrainingConfig
-from titans_seq.training.loaders import Batch, EvaluationLoader, TrainingLoader
+from titans_seq.training.loaders import Batch, TrainingLoader
 from titans_seq.training.optimizer import make_optimizer
 from titans_seq.training.restore import check_fits, pack, random_state, set_random_state, unpack_rows
+from titans_seq.training.trainable import LossOutput
 
 CHECKPOINT_KEY = "titans_seq"
 CHECKPOINT_FORMAT = 1
@@ -60,7 +62,7 @@ class TrainingData(pl.LightningDataModule):
     def __init__(
         self,
         make_training: Callable[[int, int], TrainingLoader],
-        make_validation: Callable[[int, int], EvaluationLoader] | None,
+        make_validation: Callable[[int, int], Iterable[Batch]] | None,
         card: Card | None = None,
     ) -> None:
         super().__init__()
@@ -84,8 +86,10 @@ class TrainingData(pl.LightningDataModule):
 class TrainingModule(pl.LightningModule):
     """Trains a domain's model (`Trainable`): carries its state from segment to segment, weighs by units, counts the loss.
 
-    model: what is trained. config: how.
+    model: what is trained. config: how. stateful: callbacks whose state in a checkpoint is checked before it is used.
     """
+
+    stateful: tuple[type[Callback], ...] = (EMAWeightAveraging,)
 
     def __init__(self, model: Any, config: TrainingConfig) -> None:
         super().__init__()
@@ -107,9 +111,19 @@ class TrainingModule(pl.LightningModule):
         optimizer, schedule = make_optimizer(self.model, self.config)
         return {"optimizer": optimizer, "lr_scheduler": {"scheduler": schedule, "interval": "step"}}
 
+    @property
+    def settings(self) -> dict[str, Any]:
+        """What a checkpoint says of the run, plain values: a run with others does not go on with it."""
+        return self.config.to_dict()
+
+    def loss(self, batch: Batch, state: State | None) -> LossOutput:
+        """Of a batch, going on from `state`."""
+        result: LossOutput = self.model.loss(batch, state)
+        return result
+
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of the losses over a batch's units, scaled by a constant; `on_before_optimizer_step` makes the step's sum a mean."""
-        result = self.model.loss(batch, self._carried if self.config.carry_state else None)
+        result = self.loss(batch, self._carried if self.config.carry_state else None)
         if self.config.carry_state and result.state is not None:
             self._carried = result.state.detach()
         self.window.add(result.loss, result.units)
@@ -148,26 +162,30 @@ class TrainingModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the loss of a batch; documents are read as in training."""
-        if self._validation_state is None or not self.config.carry_state:
+        if self._validation_state is None and self.config.carry_state:
             rows = next(x for x in batch.values() if isinstance(x, Tensor)).shape[0]
             self._validation_state = self.model.initial_state(rows)
-        result = self.model.loss(batch, self._validation_state)
-        self._validation_state = result.state
+        result = self.loss(batch, self._validation_state)
+        self._validation_state = result.state if self.config.carry_state else None
         self.validation.add(result.loss, result.units)
 
     def mean(self, tally: Tally) -> float:
-        """A tally's mean over all devices in nats a unit, checked.
-
-        Raises:
-            UserError: it is not a finite number.
-        """
+        """A tally's mean over all devices in nats a unit, checked (`diverged`)."""
         value = tally.mean(lambda x: self.trainer.strategy.reduce(x, reduce_op="sum"))
         if not math.isfinite(value):
-            raise UserError(
-                f"the loss is {value} at step {self.trainer.global_step}: training has diverged. Lower learning_rate "
-                f"(now {self.config.learning_rate}) or memory.max_step, or lengthen warmup_steps, and start anew."
-            )
+            self.diverged(value)
         return value
+
+    def diverged(self, loss: float) -> None:
+        """What happens when the loss is no finite number.
+
+        Raises:
+            UserError: that it is so.
+        """
+        raise UserError(
+            f"the loss is {loss} at step {self.trainer.global_step}: training has diverged. Lower learning_rate "
+            f"(now {self.config.learning_rate}) or memory.max_step, or lengthen warmup_steps, and start anew."
+        )
 
     def on_save_checkpoint(self, checkpoint: dict[str, Any]) -> None:
         """Add what Lightning does not know of: what the run is, random numbers, the carried state, the count since the last row."""
@@ -176,7 +194,7 @@ class TrainingModule(pl.LightningModule):
             "format": CHECKPOINT_FORMAT,
             "model_type": self.model.model_type,
             "model": self.model.config.to_dict(),
-            "training": self.config.to_dict(),
+            "training": self.settings,
             "random": all_gather(random_state()),
             "carried": all_gather(None if self._carried is None else pack(self._carried)),
             "window": all_gather((self.window.total.cpu(), self.window.units.cpu())),
@@ -189,8 +207,11 @@ class TrainingModule(pl.LightningModule):
             UserError: it does not have the form that this run writes.
         """
         ours = checkpoint[CHECKPOINT_KEY]
+        callbacks = {
+            callback.state_key: callback.state_dict() for callback in self.trainer.callbacks if isinstance(callback, self.stateful)
+        }
         try:
-            check_fits(checkpoint, ours, self.model, self.config, self.trainer.fit_loop.state_dict())
+            check_fits(checkpoint, ours, self.model, self.config, self.trainer.fit_loop.state_dict(), callbacks)
         except ValueError as error:
             raise UserError(f"{self.trainer.ckpt_path}: damaged, or not written by a run of these settings: {error}.") from error
         self._restored = ours

@@ -14,7 +14,7 @@ from titans_seq.training.metrics import WriteMetrics
 
 
 class TrainingProgress(ProgressBar):
-    """Steps done, loss in the domain's unit, tokens per second, an estimate of the time left.
+    """Steps done, loss in the domain's unit, tokens (or the domain's units) per second, an estimate of the time left.
 
     console: where to; None for standard output. every: seconds between two lines where that is no terminal.
     """
@@ -93,5 +93,5 @@ class TrainingProgress(ProgressBar):
         if done:
             seconds = (time.monotonic() - self._start) / done
             left = timedelta(seconds=round(seconds * (self._config.max_steps - trainer.global_step)))
-            parts += [f"{self._config.tokens_per_step / seconds:,.0f} tokens/s", f"{left} left"]
+            parts += [f"{self._config.tokens_per_step / seconds:,.0f} {metric.units}/s", f"{left} left"]
         return "  ".join(parts)

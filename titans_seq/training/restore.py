@@ -18,24 +18,32 @@ from titans_seq.training.optimizer import make_optimizer
 _PYTHON_KEYS = 625
 
 
-def check_fits(checkpoint: dict[str, Any], ours: dict[str, Any], model: Any, config: TrainingConfig, loops: dict[str, Any]) -> None:
+def check_fits(
+    checkpoint: dict[str, Any],
+    ours: dict[str, Any],
+    model: Any,
+    config: TrainingConfig,
+    loops: dict[str, Any],
+    callbacks: dict[str, dict[str, Any]],
+) -> None:
     """Raise ValueError, which names the part, unless a run of `model` (a `Trainable`) and `config` can go on with `checkpoint`.
 
     checkpoint: as Lightning made it; of a sharded one what is not in its shards. ours: what titans_seq added to it. loops: as Lightning's
-    loops describe themselves now.
+    loops and callbacks describe themselves now.
     """
     _check_ours(ours, model, config)
-    check_trainer(checkpoint, model, config, loops)
-    callbacks = checkpoint.get("callbacks")
-    check_form("callbacks", callbacks, {key: {"latest_update_step": 0} for key in callbacks} if isinstance(callbacks, dict) else {})
+    _check_trainer(checkpoint, model, config, loops)
+    check_form("callbacks", checkpoint.get("callbacks"), {}, loose=True)
+    for key, like in callbacks.items():
+        check_form(f"callbacks.{key}", checkpoint["callbacks"].get(key), like)
     if config.ema_decay is not None:
-        if "state_dict" in checkpoint or "optimizer_states" in checkpoint:
+        if _is_whole(checkpoint, config):
             check_form("current_model_state", checkpoint.get("current_model_state"), _weights(model))
         check_form("averaging_state", checkpoint.get("averaging_state"), {"n_averaged": torch.tensor(0)})
 
 
-def check_trainer(checkpoint: dict[str, Any], model: torch.nn.Module, config: TrainingConfig, loops: dict[str, Any]) -> None:
-    """The part of `check_fits` that is the same for whatever trains a `model` as `module.model` by `make_optimizer(model, config)`."""
+def _check_trainer(checkpoint: dict[str, Any], model: torch.nn.Module, config: TrainingConfig, loops: dict[str, Any]) -> None:
+    """Lightning's own part."""
     check_form("global_step", checkpoint.get("global_step"), 0)
     _check_loops(_entry("loops", checkpoint.get("loops"), "fit_loop"), loops, checkpoint["global_step"])
     optimizer, schedule = make_optimizer(model, config)
@@ -43,9 +51,14 @@ def check_trainer(checkpoint: dict[str, Any], model: torch.nn.Module, config: Tr
     rates = checkpoint["lr_schedulers"][0]
     if rates["base_lrs"] != schedule.base_lrs or not all(0 <= rate <= config.learning_rate for rate in rates["_last_lr"]):
         raise ValueError("lr_schedulers holds other learning rates")
-    if "state_dict" in checkpoint or "optimizer_states" in checkpoint:  # else in shards, that fit by name and shape
+    if _is_whole(checkpoint, config):
         check_form("state_dict", checkpoint.get("state_dict"), _weights(model))
         _check_optimizer(checkpoint.get("optimizer_states"), optimizer)
+
+
+def _is_whole(checkpoint: dict[str, Any], config: TrainingConfig) -> bool:
+    """Whether tensors are in the checkpoint, not in shards beside it, which fit by name and shape."""
+    return config.strategy != "fsdp" or "state_dict" in checkpoint or "optimizer_states" in checkpoint
 
 
 def _weights(model: torch.nn.Module) -> dict[str, Tensor]:

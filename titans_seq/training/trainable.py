@@ -13,10 +13,13 @@ from titans_seq.training.loaders import Batch
 
 @dataclass(frozen=True)
 class Metric:
-    """How a domain shows its loss: `name` in its own unit ("bits per byte"), and that unit's number in one nat a unit."""
+    """How a domain shows its loss: `name` in its own unit ("bits per byte"), and that unit's number in one nat a unit; `units` are what a
+    step reads.
+    """
 
     name: str
     factor: float = 1.0
+    units: str = "tokens"
 
     @property
     def column(self) -> str:

@@ -17,7 +17,7 @@ if TYPE_CHECKING:
     from domains.timeseries.cli.options import Lengths
     from domains.timeseries.conformal import CalibratedPredictor
     from domains.timeseries.data import Roles, Table
-    from domains.timeseries.estimator import TitansPredictor
+    from domains.timeseries.predictor import TitansPredictor
     from titans_seq.card import Card
 
 TABLE_NAME = "table.json"
@@ -68,7 +68,7 @@ class Trained:
     def predictor(self) -> "TitansPredictor | CalibratedPredictor":
         """The model, calibrated if it is."""
         from domains.timeseries.conformal import load_calibrated
-        from domains.timeseries.estimator import load_predictor
+        from domains.timeseries.predictor import load_predictor
 
         return (load_calibrated if self.calibrated else load_predictor)(self.folder)
 

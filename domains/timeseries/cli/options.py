@@ -1,6 +1,7 @@
 """Options that the commands share, and what becomes of them."""
 
 from dataclasses import dataclass
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any, Literal
 
@@ -11,6 +12,7 @@ from rich.progress import Progress
 
 from titans_seq.config import TitansConfig
 from titans_seq.errors import UserError
+from titans_seq.training.config import Precision
 
 if TYPE_CHECKING:  # these take seconds to import; `titans-seq --help` is to be instant
     from domains.timeseries.conformal import CalibratingEstimator
@@ -79,6 +81,21 @@ class TrainingOptions:
     batches: Annotated[int | None, Parameter(help="Batches of windows in a round. Default: 50.", validator=AtLeastOne)] = None
     batch_size: Annotated[int | None, Parameter(help="Windows in a batch. Default: 32.", validator=AtLeastOne)] = None
     learning_rate: Annotated[float | None, Parameter(help="Largest step. Default: 0.005.", validator=Number(gt=0))] = None
+    accumulate: Annotated[int, Parameter(help="Batches a step.", validator=AtLeastOne)] = 1
+    gradient_clip: Annotated[float | None, Parameter(help="Largest norm of the gradient; none for no limit.", validator=Number(gt=0))] = 1.0
+    ema_decay: Annotated[
+        float | None,
+        Parameter(
+            help="Of a moving average of the weights, which is then validated and kept. Default: none.", validator=Number(gt=0, lt=1)
+        ),
+    ] = None
+    precision: Annotated[Precision, Parameter(help="bf16 and 16 (CUDA only) run the backbone's products under autocast.")] = "32"
+    linear_memory: Annotated[
+        int,
+        Parameter(
+            help="Width of keys, 32 say, with which the linear part learns on as it reads streams; 0 for none.", validator=Number(gte=0)
+        ),
+    ] = 0
     calibration_windows: Annotated[
         int,
         Parameter(
@@ -183,9 +200,9 @@ def lengths(
 
 
 def make_estimator(
-    table: "Table", lengths: Lengths, backbone: TitansConfig, training: TrainingOptions, progress: bool
+    table: "Table", lengths: Lengths, backbone: TitansConfig, training: TrainingOptions, progress: bool, devices: int = 1, nodes: int = 1
 ) -> "TitansEstimator | CalibratingEstimator":
-    """An estimator for the channels and features of a table."""
+    """An estimator for the channels and features of a table. Raises UserError for settings that do not go together."""
     from domains.timeseries.conformal import CalibratingEstimator
     from domains.timeseries.estimator import TitansEstimator
 
@@ -199,7 +216,8 @@ def make_estimator(
     if table.items["len"].sum() > 10 * _MOST_VALIDATION * lengths.prediction:  # a tenth, as the estimator would take, is too much
         settings["validation_windows"] = max(1, _MOST_VALIDATION // table.items.height)
     static = table.static
-    estimator = TitansEstimator(
+    make = partial(
+        TitansEstimator,
         prediction_length=lengths.prediction,
         freq=table.freq,
         num_channels=len(table.targets),
@@ -210,10 +228,22 @@ def make_estimator(
         num_feat_static_real=len(static.numbers) if static else 0,
         cardinality=[len(known) for known in static.categories.values()] if static and static.categories else None,
         titans=backbone.to_dict(),
+        accumulate=training.accumulate,
+        gradient_clip=training.gradient_clip,
+        ema_decay=training.ema_decay,
+        precision=training.precision,
+        linear_memory=training.linear_memory,
+        devices=devices,
+        nodes=nodes,
         seed=training.seed,
         progress=progress,
-        **settings,
     )
+    try:
+        estimator = make(**settings)
+    except UserError:
+        raise
+    except ValueError as error:
+        raise UserError(f"These settings do not go together: {error}.") from error
     if not lengths.calibration:
         return estimator
     return CalibratingEstimator(estimator, lengths.calibration, lengths.season, progress)

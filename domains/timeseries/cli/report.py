@@ -86,14 +86,19 @@ def print_along(scores: "pl.DataFrame", key: str, title: str, labels: Sequence[s
 
 
 def print_forecast(rows: "pl.DataFrame") -> None:
-    """The first rows of `forecast_table`: the median and the 80 % interval."""
+    """The first steps of every channel in `forecast_table`, or of as many as there is room for: the median and the 80 % interval."""
     view = _table("Forecast", "series", "time", "channel", "10 %", "median", "90 %")
-    for row in rows.head(_ROWS).iter_rows(named=True):
+    parts = rows.partition_by("item_id", "channel", maintain_order=True)
+    shown = parts[:_ROWS]
+    steps = [part.head(max(1, _ROWS // len(shown))) for part in shown]
+    for row in (row for part in steps for row in part.iter_rows(named=True)):
         numbers = [f"{row[name]:.5g}" for name in ("q0.1", "q0.5", "q0.9")]
         view.add_row(row["item_id"], short(row["timestamp"]), row["channel"], *numbers)
     _show(view)
-    if rows.height > _ROWS:
-        print(f"{rows.height - _ROWS} more rows are in the file.")
+    left = rows.height - sum(part.height for part in steps)
+    if left:
+        channels = f", those of {len(parts) - len(shown)} more channels among them" if len(parts) > len(shown) else ""
+        print(f"{left} more rows are in the file{channels}.")
 
 
 def print_update(item: str, last: datetime | None, counts: Mapping[str, int], forecast: "Forecast | None", channels: Sequence[str]) -> None:

@@ -1,7 +1,8 @@
 """`titans-seq forecast train`: a model from a table, in a folder that `predict` needs nothing beside."""
 
+from contextlib import nullcontext
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -12,6 +13,7 @@ from domains.timeseries.cli.options import (
     OUTPUT,
     TABLE,
     TRAINING,
+    AtLeastOne,
     File,
     LengthOptions,
     Output,
@@ -38,6 +40,10 @@ def train(
         int, Parameter(help="Windows at the end that are held out to score the model on; 0 trains on everything.", validator=Number(gte=0))
     ] = 4,
     training: TrainingOptions = TRAINING,
+    devices: Annotated[
+        int, Parameter(help="To train on, of each node: GPUs where there are any, else processes.", validator=AtLeastOne)
+    ] = 1,
+    nodes: Annotated[int, Parameter(help="Machines to train on.", validator=AtLeastOne)] = 1,
     output: Annotated[Output, Parameter(help="Folder for the model, its card, and what predict needs.")] = Path("forecaster"),
     resume: Annotated[
         bool, Parameter(help="Go on from the newest checkpoint in the folder; without one, start.", negative="", group=OUTPUT)
@@ -48,30 +54,34 @@ def train(
 ) -> None:
     """Train a forecaster on a table, score it beside the seasonal naive, and save it.
 
-    A run that was stopped goes on with the same command and --resume; a checkpoint is written after every epoch.
+    A run that was stopped goes on with the same command and --resume; a checkpoint is written after every epoch, and after the step that
+    runs on Ctrl-C and SIGTERM.
     """
     prepare(training.threads, output=output)
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
     from domains.timeseries.backtest import backtest
     from domains.timeseries.cli import folder, report
     from titans_seq.training.folder import own_folder
 
+    first = rank_zero_only.rank == 0  # of several processes that train together, the one that speaks and writes
+    quiet = quiet or not first
     series = read(file, table, progress=not quiet)
     chosen = lengths(series, length, training, windows)
     if not quiet:
         report.print_table(series)
         report.print_split(series, chosen)
-    estimator = make_estimator(series, chosen, backbone, training, progress=not quiet)
-    entries, scores, checkpoints = series.to_gluonts(), None, output / "checkpoints"
-    with own_folder(output, resume, ("checkpoints/*.ckpt", folder.TABLE_NAME)):
+    estimator = make_estimator(series, chosen, backbone, training, progress=not quiet, devices=devices, nodes=nodes)
+    entries, scores = series.to_gluonts(), None
+    kept: dict[str, Any] = {"checkpoints": output / "checkpoints", "metrics": output / "metrics.csv"}
+    with own_folder(output, resume, ("checkpoints/*.ckpt", folder.TABLE_NAME)) if first else nullcontext():
         if windows:
-            season = chosen.season
-            made = backtest(
-                entries, estimator, windows=windows, season_length=season, channel_names=series.targets, checkpoints=checkpoints
-            )
+            made = backtest(entries, estimator, windows=windows, season_length=chosen.season, channel_names=series.targets, **kept)
             predictor, scores = made.predictor, made.scores.by_channel
             if not quiet:
                 report.print_scores(scores)
         else:
-            predictor = estimator.train(entries, checkpoints=checkpoints)
-        folder.save(output, predictor, series, file=file, lengths=chosen, scores=scores, missing=table.missing)
-    print(output)
+            predictor = estimator.train(entries, **kept)
+        if first:
+            folder.save(output, predictor, series, file=file, lengths=chosen, scores=scores, missing=table.missing)
+            print(output)

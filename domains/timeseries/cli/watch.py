@@ -34,8 +34,8 @@ def watch(
 ) -> None:
     """Read rows as they are appended and forecast anew after each, without reading the past again.
 
-    Missing values and steps are masked. Rows at or before the last step that was read are left out and counted. Intervals of a calibrated
-    model adapt to how often they held.
+    Missing values and steps are masked. Rows at or before the last step that was read are left out and counted. A row that cannot be used
+    stops the watch; what came before it is read, kept and forecast from. Intervals of a calibrated model adapt to how often they held.
     """
     prepare(threads, output=output, **({} if state is None else {"state": state}))
     from domains.timeseries.cli import folder
@@ -43,18 +43,23 @@ def watch(
     from domains.timeseries.data.stream import RowReader, follow
     from domains.timeseries.metrics import forecast_table
     from domains.timeseries.plots import plot_forecast
-    from domains.timeseries.streams import Streams
+    from domains.timeseries.streams import BadRow, Streams
 
     trained = folder.find(model)
     predictor = trained.predictor()
     streams = None
     written: list[Path] = []
+    bad: BadRow | None = None
     for lines in follow(file, interval=interval, idle=idle):
         if streams is None:
             name = file or Path("standard input")
             reader = RowReader(name, lines[0][1], trained.roles, trained.table.freq, trained.categories)
             streams = Streams(predictor, reader, state)
-        forecasts = {item: streams.forecast(item) for item in streams.observe(lines)}
+        try:
+            items = streams.observe(lines)
+        except BadRow as error:
+            items, bad = error.items, error
+        forecasts = {item: streams.forecast(item) for item in items}
         if not quiet:
             for item, forecast in forecasts.items():
                 print_update(item, streams.last(item), streams.counts(item), forecast, trained.table.target)
@@ -64,7 +69,12 @@ def watch(
             rows = forecast_table(made, trained.table.target, table=streams)
             picture = partial(plot_forecast, history, made, trained.table.target, units=trained.units)
             written = write_all(output, {f"forecast.{file_format}": table_writer(rows), "forecast.png": picture})
+        if bad is not None:
+            break
     if streams is None:
         raise UserError(f"{file or 'standard input'}: is empty. It needs a header line and one line a time step.")
     for path in written:
         print(path)
+    if bad is not None:
+        kept = "is not kept without --state" if state is None else f"is kept in {state}"
+        raise UserError(f"{bad} What came before it was read and {kept}. Mend that row, or take it out, and watch again.")

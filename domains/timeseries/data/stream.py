@@ -31,7 +31,7 @@ def follow(path: Path | None, *, interval: float = 1.0, idle: float | None = Non
         idle: seconds without a new line after which a file is left; None for never.
 
     Raises:
-        UserError: no such file, it becomes shorter, or a line is no UTF-8.
+        UserError: no such file, it becomes shorter, or a line is no UTF-8, after those before it.
     """
     if path is None:
         yield from _numbered(_chunks(sys.stdin.fileno()), "standard input", ended=True)
@@ -65,9 +65,17 @@ def _numbered(chunks: Iterator[bytes], name: str, *, ended: bool) -> Iterator[Li
     rest, number = b"", 0
     for chunk in chunks:
         *whole, rest = (rest + chunk).split(b"\n")
-        if whole:
-            yield [(number + i, _text(line, number + i, name)) for i, line in enumerate(whole, 1)]
-            number += len(whole)
+        lines: Lines = []
+        for line in whole:
+            try:
+                lines.append((number + 1, _text(line, number + 1, name)))
+            except UserError:
+                if lines:
+                    yield lines  # what came before is whole
+                raise
+            number += 1
+        if lines:
+            yield lines
     if rest and ended:
         yield [(number + 1, _text(rest, number + 1, name))]
 
@@ -107,17 +115,19 @@ class RowReader:
         """Columns `ROW`, item_id, timestamp and the values, null where missing, sorted by item and time; and static features.
 
         Raises:
-            UserError: with the line, for what cannot be used.
+            UserError: with the line, for what cannot be used. Then nothing is read.
         """
-        source, roles = self._source(lines), self.roles
+        source, roles, first = self._source(lines), self.roles, dict(self.first)
         times = checked_times(source, roles.timestamp, bare_years=True, daily=is_daily(self.step))
         items = checked_items(source, roles.item_id)
         numbers = [checked_numbers(source, column) for column in roles.values]
         frame = source.frame.select(ROW, items, times, *numbers).sort("item_id", "timestamp", ROW)
         for row, item, moment in frame.select(ROW, "item_id", "timestamp").iter_rows():
-            if not self._on_grid(item, pd.Timestamp(moment)):
+            if not self._on_grid(first.setdefault(item, pd.Timestamp(moment)), pd.Timestamp(moment)):
                 refuse_off_grid(source, (row, item, moment), self.step, 1)
-        return frame, checked_static(source, items, roles, self.categories)
+        static = checked_static(source, items, roles, self.categories)
+        self.first = first
+        return frame, static
 
     def _source(self, lines: Lines) -> Source:
         kept = [(number, line) for number, line in lines if line.strip() and number > 1]
@@ -130,8 +140,7 @@ class RowReader:
             raise UserError(f"{self.path}: lines {lines[0][0]} to {lines[-1][0]}: a quote is not closed. Close it; a row is one line here.")
         return Source(self.path, frame.with_columns(pl.Series(ROW, [number for number, _ in kept], dtype=pl.UInt32)), "line")
 
-    def _on_grid(self, item: str, moment: pd.Timestamp) -> bool:
-        first = self.first.setdefault(item, moment)
+    def _on_grid(self, first: pd.Timestamp, moment: pd.Timestamp) -> bool:
         if isinstance(self._offset, pd.tseries.offsets.Tick):
             return (moment - first) % pd.Timedelta(self._offset) == pd.Timedelta(0)
         return bool(self._offset.is_on_offset(moment))

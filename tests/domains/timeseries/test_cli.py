@@ -21,12 +21,13 @@ import polars as pl
 import pytest
 import torch
 
-from domains.timeseries.cli import folder
+from domains.timeseries.cli import folder, report
 from domains.timeseries.cli.options import TrainingOptions
 from domains.timeseries.conformal import CalibratedPredictor, Calibration, load_calibrated
 from domains.timeseries.data import read_table
-from domains.timeseries.estimator import TitansEstimator, TitansPredictor, load_predictor
+from domains.timeseries.estimator import TitansEstimator
 from domains.timeseries.model import TitansForecaster
+from domains.timeseries.predictor import TitansPredictor, load_predictor
 from tests.hub import Hub
 from tests.serving import serving
 from titans_seq.cli import main
@@ -385,6 +386,73 @@ def test_a_killed_training_goes_on(run: Run, tmp_path: Path) -> None:
         assert done.returncode == 0, done.stderr
     for name in ("model.safetensors", "calibration.safetensors", "table.json"):
         assert (tmp_path / "killed" / name).read_bytes() == (tmp_path / "whole" / name).read_bytes()
+
+
+@pytest.mark.parametrize(("signum", "status"), [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)])
+def test_a_training_that_is_asked_to_end_goes_on(run: Run, tmp_path: Path, signum: int, status: int) -> None:
+    """It says how, ends with the shell's status, and loses no step: model and metrics are those of a whole run."""
+    file = write_table(tmp_path / "mine.csv")
+    lengths = ("--prediction-length", 7, "--context-length", 14, "--windows", 0, "--epochs", 40)
+    flags = ("train", file, *lengths, *SMALL, "--quiet")
+    command = [sys.executable, "-m", "titans_seq.cli", "forecast", *map(str, flags), "-o", "asked"]
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
+    while process.poll() is None and not list(tmp_path.glob("asked/checkpoints/*.ckpt")):
+        time.sleep(0.01)
+    process.send_signal(signum)
+    errors = process.communicate(timeout=60)[1]
+    assert process.returncode == status, errors
+    assert "The same command with --resume goes on from step " in errors
+    for arguments in (("-o", "asked", "--resume"), ("-o", "whole")):
+        done = run(*flags, *arguments)
+        assert done.returncode == 0, done.stderr
+    assert (tmp_path / "asked" / "model.safetensors").read_bytes() == (tmp_path / "whole" / "model.safetensors").read_bytes()
+    asked, whole = (pl.read_csv(tmp_path / name / "metrics.csv").drop("seconds", "windows_per_second") for name in ("asked", "whole"))
+    assert asked.equals(whole)
+    assert whole["epoch"].to_list()[:2] == [1, 1]
+
+
+def test_a_row_that_cannot_be_used_stops_the_watch_after_those_before_it(run: Run, tmp_path: Path) -> None:
+    file = write_table(tmp_path / "mine.csv")
+    assert run("train", file, *QUICK, "-o", "model").returncode == 0
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([*lines[:100], lines[100].replace("2023", "2O23"), *lines[101:]]))
+    watching = ("watch", "model", file, "--interval", 0.05, "--idle", 0.1, "--state", "state")
+    done = run(*watching)
+    assert done.returncode == 2
+    assert "mine up to 2023-04-09, 99 steps. Next: load " in done.stdout
+    assert done.stdout.split()[-2:] == ["watch/forecast.csv", "watch/forecast.png"]
+    message = " ".join(done.stderr.split())
+    assert "line 101" in message
+    assert "What came before it was read and is kept in state. Mend that row, or take it out, and watch again." in message
+    file.write_text("".join(lines))
+    done = run(*watching)
+    assert (done.returncode, "mine up to 2023-04-30, 120 steps (99 late). Next: load " in done.stdout) == (0, True), done.stderr
+
+
+def test_every_channel_is_printed(run: Run, tmp_path: Path) -> None:
+    file = write_table(tmp_path / "mine.csv")
+    flags = ("--linear-memory", 32, "--ema-decay", 0.9, "--gradient-clip", "none", "--precision", "bf16", "--accumulate", 2)
+    done = run("train", file, *QUICK, *flags, "-o", "model")
+    assert done.returncode == 0, done.stderr
+    assert TitansForecaster.from_pretrained(tmp_path / "model").config.linear_memory == 32
+    done = run("predict", "model", file)
+    for channel in ("load", "price"):
+        assert sum(f" {channel} " in line and "2023-05-" in line for line in done.stdout.splitlines()) == 6, done.stdout
+    assert "2 more rows are in the file." in done.stdout
+    done = run("train", file, *QUICK, "--linear-memory", 1, "-o", "other")
+    assert done.returncode == 2
+    assert "ForecasterConfig.linear_memory must be 0, or at least 2" in " ".join(done.stderr.split())
+
+
+def test_of_many_channels_the_first_are_printed(capsys: pytest.CaptureFixture[str]) -> None:
+    columns = {"timestamp": [datetime(2023, 1, 1), datetime(2023, 1, 2)], "q0.1": [1.0, 2.0], "q0.5": [2.0, 3.0], "q0.9": [3.0, 4.0]}
+    rows = pl.concat([pl.DataFrame({"item_id": "a", "channel": f"c{n}", **columns}) for n in range(20)])
+    report.print_forecast(rows)
+    printed = capsys.readouterr().out
+    assert "c11" in printed
+    assert "c12" not in printed
+    assert "28 more rows are in the file, those of 8 more channels among them." in printed
 
 
 def test_a_folder_that_train_did_not_write(run: Run, tmp_path: Path) -> None:

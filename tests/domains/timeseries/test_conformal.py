@@ -27,8 +27,9 @@ from domains.timeseries.adaptive import RATE, AdaptiveForecaster, QuantileTracke
 from domains.timeseries.config import QUANTILES
 from domains.timeseries.conformal import CalibratedPredictor, Calibration, calibrate, load_calibrated, split_conformal
 from domains.timeseries.coverage import coverage
-from domains.timeseries.estimator import TitansEstimator, TitansPredictor, load_predictor
+from domains.timeseries.estimator import TitansEstimator
 from domains.timeseries.plots import plot_coverage_by_horizon
+from domains.timeseries.predictor import TitansPredictor, load_predictor
 from domains.timeseries.quantiles import Levels, spread_of
 from titans_seq.errors import UserError
 

@@ -19,6 +19,7 @@ from torch.utils.data import DataLoader
 from domains.timeseries.data import load_example, split
 from domains.timeseries.estimator import QUANTILES, TitansEstimator
 from domains.timeseries.metrics import evaluate, seasonal_naive
+from domains.timeseries.start import hold_out
 from domains.timeseries.windows import RandomWindows, Series
 from titans_seq import AttentionConfig, MemoryConfig, TitansConfig
 
@@ -250,7 +251,7 @@ def test_a_short_series_takes_no_validation_from_the_long_ones() -> None:
     estimator = small_estimator(num_channels=1)
     config = estimator.config
     series = [Series(entry, config, univariate=False) for entry in entries(noise(1, 30), noise(1, 400))]
-    training, validation = estimator._hold_out(series)
+    training, validation = hold_out(series, config, windows=None)
     assert [one.length for one in training] == [30, 400 - 5 * 7]
     assert [one.length for one in validation] == [400 - n * 7 for n in range(5)]
     with pytest.raises(ValueError, match=r"no series is long enough to hold out.*the longest has 30 steps; or give validation_windows=0"):

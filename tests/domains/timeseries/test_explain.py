@@ -10,11 +10,13 @@ import pytest
 import torch
 from polars.testing import assert_frame_equal
 
-from domains.timeseries.estimator import ForecasterModule, TitansEstimator, TitansPredictor, make_predictor
+from domains.timeseries.estimator import TitansEstimator
 from domains.timeseries.explain import BEFORE, FEWEST, memory_effect, surprise
 from domains.timeseries.metrics import forecast_table
 from domains.timeseries.plots import plot_memory_effect, plot_surprise
+from domains.timeseries.predictor import TitansPredictor, make_predictor
 from domains.timeseries.presets import debug
+from domains.timeseries.training import ForecasterModule
 from domains.timeseries.windows import calendar
 from titans_seq.memory import NeuralMemory
 

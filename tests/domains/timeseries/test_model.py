@@ -11,7 +11,8 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from domains.timeseries import presets
 from domains.timeseries.config import ForecasterConfig, OutputConfig
-from domains.timeseries.model import ForecasterState, TitansForecaster
+from domains.timeseries.model import TitansForecaster
+from domains.timeseries.reading import ForecasterState
 from domains.timeseries.ridge import Shrinkage, Sums, start_from_ridge
 from domains.timeseries.scaling import Moments, real_units, scan
 

@@ -11,8 +11,9 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domains.timeseries.estimator import TitansEstimator, TitansPredictor, load_predictor
+from domains.timeseries.estimator import TitansEstimator
 from domains.timeseries.online import OnlineForecaster
+from domains.timeseries.predictor import TitansPredictor, load_predictor
 from tests.work import Work
 from titans_seq.errors import UserError
 
@@ -146,7 +147,7 @@ def test_a_stream_goes_on_in_another_process(predictor: TitansPredictor, tmp_pat
     predictor.model.save_pretrained(tmp_path / "model")
     program = f"""
 import numpy as np
-from domains.timeseries.estimator import load_predictor
+from domains.timeseries.predictor import load_predictor
 from domains.timeseries.online import OnlineForecaster
 predictor = load_predictor({str(tmp_path / "model")!r})
 forecaster = OnlineForecaster.load({str(tmp_path / "stream.safetensors")!r}, predictor, feat_static_real=[2.0], feat_static_cat=[0])

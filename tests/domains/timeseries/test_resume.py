@@ -153,7 +153,7 @@ def test_the_weights_before_the_first_step_count_as_well(tmp_path: Path) -> None
 
 def test_patience_counts_the_epochs_before(tmp_path: Path) -> None:
     """An epoch that is no better than the best one before the stop ends it, and it stays ended."""
-    settings = {"lr": 0.1, "patience": 1}
+    settings = {"lr": 0.15, "patience": 1}
     expected: int = estimator(**settings).train_model(entries()).trainer.current_epoch
     assert 2 <= expected < EPOCHS
     stop(tmp_path, expected - 1, **settings)
@@ -199,8 +199,8 @@ def test_a_damaged_checkpoint_is_passed_over_and_a_foreign_one_refused(
         (lambda x: x.pop("optimizer_states"), "optimizer_states is None"),
         (lambda x: x["callbacks"].pop("BestWeights"), "callbacks.BestWeights is None"),
         (lambda x: x["callbacks"]["BestWeights"]["weights"].popitem(), "callbacks.BestWeights.weights is a dictionary"),
-        (lambda x: x["loops"]["fit_loop"]["state_dict"]["combined_loader"][0].update(epoch=-1), "combined_loader.epoch is -1"),
-        (lambda x: x["loops"]["fit_loop"]["state_dict"]["combined_loader"][0].update(random=1), "combined_loader.random has no cuda"),
+        (lambda x: x["loops"]["fit_loop"]["state_dict"]["combined_loader"][0].update(taken=-1), "combined_loader.taken is -1"),
+        (lambda x: x["titans_seq"]["random"].__setitem__(0, 1), r"random\[0\] has no cuda"),
         (lambda x: next(iter(x["state_dict"].values())).fill_(torch.nan), "holds NaN"),
     ):
         checkpoint = read_checkpoint(last)

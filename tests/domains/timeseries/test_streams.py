@@ -15,7 +15,7 @@ from domains.timeseries import online
 from domains.timeseries.data import Roles
 from domains.timeseries.data.stream import RowReader, follow
 from domains.timeseries.estimator import TitansEstimator
-from domains.timeseries.streams import Streams
+from domains.timeseries.streams import BadRow, Streams
 from titans_seq.errors import UserError
 
 STEPS, HEADER = 60, "day,shop,sold,visits,price,region"
@@ -85,8 +85,10 @@ def test_a_file_that_shrinks_or_is_no_text(tmp_path):
     with pytest.raises(UserError, match=r"live\.csv: became shorter"):
         next(lines)
     path.write_bytes(b"a,b\n1,\xe9\n")
+    lines = follow(path)
+    assert next(lines) == [(1, "a,b")]
     with pytest.raises(UserError, match=r"live\.csv: line 2: is no UTF-8"):
-        next(follow(path))
+        next(lines)
     with pytest.raises(UserError, match="no such file"):
         next(follow(tmp_path / "none.csv"))
 
@@ -161,5 +163,29 @@ def test_a_gap_that_must_be_a_mistake_names_the_line(predictor, monkeypatch):
     monkeypatch.setattr(online, "LONGEST_GAP", 50)
     streams = Streams(predictor, reader())
     streams.observe(numbered(row(0)))
-    with pytest.raises(UserError, match=r"live\.csv: series 'a', line 3 or before: .* leaves a gap of"):
+    with pytest.raises(UserError, match=r"live\.csv: series 'a', line 3: .* leaves a gap of"):
         streams.observe([(3, row(60))])
+
+
+@pytest.mark.parametrize(
+    "bad", [row(60), "2024-02-30,a,1,1,1,north", "2024-01-20,a,many,1,1,north", "2024-01-20,a,1,1"], ids=["gap", "time", "number", "fields"]
+)
+def test_what_comes_before_a_bad_row_is_read_and_kept(predictor, tmp_path, monkeypatch, bad):
+    """As if the rows before it had come alone: the same forecast, from the state on the disk as well."""
+    monkeypatch.setattr(online, "LONGEST_GAP", 20)
+    rows = [row(n, shop) for n in range(10) for shop in "ab"]
+    expected = Streams(predictor, reader())
+    expected.observe(numbered(*rows))
+    streams = Streams(predictor, reader(), tmp_path)
+    with pytest.raises(BadRow, match="22") as caught:
+        streams.observe(numbered(*rows, bad, row(70)))
+    assert caught.value.items == ["a", "b"]
+    assert streams.counts("a") == {"steps": 10, "missing": 0, "late": 0}
+    again = Streams(predictor, reader(), tmp_path)
+    for streams_after in (streams, again):
+        streams_after.observe(numbered(*(row(n, shop, future=True) for n in (10, 11, 12) for shop in "ab"), first=23))
+        assert streams_after.counts("b")["steps"] == 10
+    expected.observe(numbered(*(row(n, shop, future=True) for n in (10, 11, 12) for shop in "ab")))
+    for item in "ab":
+        for made in (streams.forecast(item), again.forecast(item)):
+            np.testing.assert_allclose(made.quantile(0.9), expected.forecast(item).quantile(0.9), rtol=1e-4, atol=1e-5)

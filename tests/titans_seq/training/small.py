@@ -103,6 +103,7 @@ def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
 
 
 def results(output: Path) -> tuple[list[dict[str, str]], dict[str, torch.Tensor]]:
-    """Rows of metrics without the clock's column, and the weights of the trained model."""
-    rows = [{name: value for name, value in row.items() if name != "tokens_per_second"} for row in read_metrics(output / "metrics.csv")]
+    """Rows of metrics without the clock's columns, and the weights of the trained model."""
+    clock = ("tokens_per_second", "seconds")
+    rows = [{name: value for name, value in row.items() if name not in clock} for row in read_metrics(output / "metrics.csv")]
     return rows, TitansForCausalLM.from_pretrained(output / "model").state_dict()
