@@ -49,15 +49,14 @@ def test_embeddings_are_means_of_one_pass(genome_of: GenomeOf, strands: tuple[in
         np.testing.assert_allclose(found[i], np.mean(by_strand, axis=0), atol=1e-5)
 
 
-@pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal"])
-@pytest.mark.parametrize("bin_size", [None, 1, 7])
+@pytest.mark.parametrize(("variant", "bin_size"), [("lmm", None), ("mac", 1), ("mag", 7), ("mal", None)])
 def test_segments_and_batches_do_not_change_embeddings(genome_of: GenomeOf, variant: str, bin_size: int | None) -> None:
     """Against whole records and regions in one pass, of very unequal lengths."""
     model, genome = make_model(variant).double(), genome_of(RECORDS)
     for stretches in (None, REGIONS):
         whole = embed(model, genome, stretches, bin_size=bin_size)
         assert whole.std(axis=0).min() > 1e-3 or np.isnan(whole).any()
-        for segment, batch in ((1, 1), (5, 3), (16, 2)):
+        for segment, batch in ((1, 8), (5, 3), (16, 1)):
             config = ReadingConfig(segment_length=segment, batch_size=batch)
             np.testing.assert_allclose(embed(model, genome, stretches, bin_size=bin_size, config=config), whole, atol=1e-6)
 
