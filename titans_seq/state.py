@@ -124,7 +124,7 @@ class State:
             raise UserError(f"{path}: damaged, or written by another version of titans_seq ({error}).") from error
         if not isinstance(state, cls):
             raise UserError(f"{path}: holds a {type(state).__name__}, expected a {cls.__name__}.")
-        dtypes = sorted({str(x.dtype) for x in state.tensors()} - {str(dtype) for dtype in (*REAL, torch.int64)})
+        dtypes = sorted({str(x.dtype) for x in state.tensors()} - {str(dtype) for dtype in (*REAL, torch.int32, torch.int64)})
         if dtypes:
             raise UserError(f"{path}: damaged, no state holds {', '.join(dtypes)}.")
         rows = {x.shape[0] if x.dim() else None for x in state.tensors()}

@@ -29,7 +29,7 @@ from rich.table import Table
 from benchmarks.reporting import RESULTS, Report, environment, names, progress_bar, write_json
 from domains.dna.bits import OnlineConfig, OnlineTrainer, Reader
 from domains.dna.config import DNAConfig
-from domains.dna.context_memory import ContextMemoryConfig
+from domains.dna.context_config import ContextMemoryConfig
 from domains.dna.data.alphabet import BASE_BITS, N
 from domains.dna.data.genome import open_genome
 from domains.dna.experts import COPY_ORDERS, ORDERS, bits, chances, counts, experts, smoothing_of

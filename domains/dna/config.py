@@ -2,7 +2,7 @@
 
 from dataclasses import dataclass, field
 
-from domains.dna.context_memory import ContextMemoryConfig
+from domains.dna.context_config import ContextMemoryConfig
 from titans_seq import presets
 from titans_seq.config import Config, TitansConfig, Variant
 

@@ -9,7 +9,8 @@ from itertools import pairwise
 import torch
 from torch import Tensor, nn
 
-from domains.dna.context_memory import ContextMemoryConfig, ContextMemoryState, read_and_write
+from domains.dna.context_config import ContextMemoryConfig
+from domains.dna.context_memory import ContextMemoryState, read_and_write
 from domains.dna.data.alphabet import N
 from titans_seq.memory.layer import Learner
 from titans_seq.packing import LeftAligned

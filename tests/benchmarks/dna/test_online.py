@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from benchmarks.dna import online, strains
-from domains.dna.context_memory import ContextMemoryConfig
+from domains.dna.context_config import ContextMemoryConfig
 
 WITH_CONTEXTS = "Titans with a context memory, trained in the pass"
 

@@ -1,6 +1,7 @@
 """The context memory against a loop with a dictionary, in every cut, with padding and documents; and what it gives a network."""
 
 from itertools import pairwise
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,9 +11,10 @@ from hypothesis import strategies as st
 
 from domains.dna.bits import OnlineTrainer, Reader
 from domains.dna.config import DNAConfig
+from domains.dna.context_config import ContextMemoryConfig
 from domains.dna.context_layer import DECAY, ContextLayer
-from domains.dna.context_memory import ContextMemoryConfig, ContextMemoryState, _slot_and_tag, read_and_write
-from domains.dna.model import BEGIN, TitansForDNA
+from domains.dna.context_memory import ContextMemoryState, _slot_and_tag, read_and_write
+from domains.dna.model import BEGIN, DNAState, TitansForDNA
 from titans_seq import presets
 from titans_seq.config import ConfigError
 from titans_seq.memory import frozen_memory
@@ -154,3 +156,15 @@ def test_a_repeat_is_predicted_without_training_and_better_with() -> None:
 def test_contexts_that_do_not_fit_are_refused(lengths: tuple[int, ...], skips: tuple[int, ...]) -> None:
     with pytest.raises(ConfigError):
         ContextMemoryConfig(lengths=lengths, skips=skips)
+
+
+def test_a_state_is_saved_and_goes_on_elsewhere(tmp_path: Path) -> None:
+    torch.manual_seed(0)
+    model = TitansForDNA(DNAConfig(titans=presets.debug("lmm"), contexts=CONFIG)).eval()
+    tokens = torch.randint(4, (2, 60))
+    with torch.no_grad():
+        _, state = model(tokens[:, :40])
+        state.save(tmp_path / "state.safetensors")
+        expected, _ = model(tokens[:, 40:], state)
+        found, _ = model(tokens[:, 40:], DNAState.load(tmp_path / "state.safetensors"))
+    assert torch.equal(found, expected)
