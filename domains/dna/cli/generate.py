@@ -10,7 +10,7 @@ from cyclopts.validators import Number
 
 from domains.dna.cli.options import Cache, Quiet
 from domains.dna.cli.reading import Model, check_file, load, progress
-from domains.dna.settings import SamplingConfig
+from titans_seq.config import SamplingConfig
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
 
 if TYPE_CHECKING:
@@ -31,6 +31,7 @@ def generate(
         Parameter(help="What is read first and not written: letters A C G T N; or a FASTA, .2bit or GenBank file, each record a prompt."),
     ] = None,
     num_sequences: Annotated[int, Parameter(help="Sequences for each prompt.", validator=Positive)] = 1,
+    seed: Annotated[int, Parameter(help="Of the draws.", validator=Number(gte=0))] = 0,
     output: Annotated[Path | None, Parameter(name=("--output", "-o"), help="FASTA file to write. Default: standard output.")] = None,
     cache: Cache = None,
     quiet: Quiet = False,
@@ -50,8 +51,8 @@ def generate(
     records: list[SeqRecord] = []
     with progress("drawing", len(prompts) * num_sequences * length, quiet) as advance:
         for stream, (name, codes) in enumerate(prompts):
-            made = run(loaded, length, codes, num_sequences, sampling, stream, advance)
-            records += [_record(name, number, codes, sequence, sampling) for number, sequence in enumerate(made, 1)]
+            made = run(loaded, length, codes, num_sequences, sampling, seed, stream, advance)
+            records += [_record(name, number, codes, sequence, sampling, seed) for number, sequence in enumerate(made, 1)]
     if output is None:
         SeqIO.write(records, sys.stdout, "fasta")
         return
@@ -73,12 +74,14 @@ def _prompts(prompt: str | None, cache: Path | None, quiet: bool) -> "list[tuple
     return [(name, genome.read(record, 0, int(genome.lengths[record]))) for record, name in enumerate(genome.names)]
 
 
-def _record(name: str, number: int, prompt: "np.ndarray | None", sequence: "np.ndarray", sampling: SamplingConfig) -> "SeqRecord":
+def _record(
+    name: str, number: int, prompt: "np.ndarray | None", sequence: "np.ndarray", sampling: SamplingConfig, seed: int
+) -> "SeqRecord":
     from Bio.Seq import Seq
     from Bio.SeqRecord import SeqRecord
 
     from domains.dna.data.alphabet import decode
 
-    how = ", ".join(f"{key} {value:g}" for key, value in sampling.to_dict().items())
+    how = ", ".join(f"{key} {value:g}" for key, value in {**sampling.to_dict(), "seed": seed}.items() if value is not None)
     after = f"after a prompt of {len(prompt):,} bases, " if prompt is not None else ""
     return SeqRecord(Seq(decode(sequence)), id=f"{name}_{number}", description=f"{after}{how}")
