@@ -70,7 +70,22 @@ class DNAClassifier(Pretrained):
         return LossOutput(F.cross_entropy(logits.float(), batch["labels"]), units, None)
 
 
-class DNALabeller(Pretrained):
+class WindowModel(Pretrained):
+    """What models of each base of a window share: an encoder, and a head of `num_values` for each base and strand that is read."""
+
+    def __init__(self, config: LabellerConfig | ProfileConfig, num_values: int) -> None:
+        super().__init__()
+        self.config = config
+        self.encoder = make_encoder(config.encoder)
+        self.head = StrandHead(config.encoder.titans.dim, num_values, self.encoder.strands)
+        nn.init.normal_(self.head.linear.weight, std=0.02)
+        nn.init.zeros_(self.head.linear.bias)
+
+    def initial_state(self, batch_size: int) -> None:
+        """None: windows are trained on by themselves."""
+
+
+class DNALabeller(WindowModel):
     """A label for each base: of what lies on the strand that is read, and of an encoder of both strands also of what lies on the other.
 
     With both, the labels of a reverse complement are those of the sequence, turned round, exactly. With one, the other strand's labels are
@@ -80,17 +95,10 @@ class DNALabeller(Pretrained):
     model_type = "titans_dna_labeller"
     config_class = LabellerConfig
     metric = Metric("nats per base")
+    config: LabellerConfig
 
     def __init__(self, config: LabellerConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.encoder = make_encoder(config.encoder)
-        self.head = StrandHead(config.encoder.titans.dim, 1 + len(config.classes), self.encoder.strands)
-        nn.init.normal_(self.head.linear.weight, std=0.02)
-        nn.init.zeros_(self.head.linear.bias)
-
-    def initial_state(self, batch_size: int) -> None:
-        """None: windows are trained on by themselves."""
+        super().__init__(config, 1 + len(config.classes))
 
     def forward(self, codes: Tensor, mask: Tensor | None = None) -> Tensor:
         """Logits of the labels of each base.
@@ -121,7 +129,7 @@ class DNALabeller(Pretrained):
         return LossOutput(nats / units.clamp(min=1), units, None)
 
 
-class DNAProfile(Pretrained):
+class DNAProfile(WindowModel):
     """A value for each bin of bases, such as coverage: of both strands together.
 
     With an encoder of both strands the profile of a reverse complement is that of the sequence reversed, exactly, where bins are whole.
@@ -130,17 +138,10 @@ class DNAProfile(Pretrained):
     model_type = "titans_dna_profile"
     config_class = ProfileConfig
     metric = Metric("loss per bin")
+    config: ProfileConfig
 
     def __init__(self, config: ProfileConfig) -> None:
-        super().__init__()
-        self.config = config
-        self.encoder = make_encoder(config.encoder)
-        self.head = StrandHead(config.encoder.titans.dim, 1, self.encoder.strands)
-        nn.init.normal_(self.head.linear.weight, std=0.02)
-        nn.init.zeros_(self.head.linear.bias)
-
-    def initial_state(self, batch_size: int) -> None:
-        """None: windows are trained on by themselves."""
+        super().__init__(config, 1)
 
     def forward(self, codes: Tensor, mask: Tensor | None = None) -> Tensor:
         """Values of the bins.
