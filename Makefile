@@ -18,10 +18,10 @@ demo: $(VENV)/.installed
 	$(BIN)/titans-seq forecast backtest --output $(OUT)
 
 slow: $(VENV)/.installed
-	$(BIN)/python -m pytest -m slow
+	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
 test: $(VENV)/.installed
-	$(BIN)/python -m pytest
+	$(BIN)/python -m pytest -n auto --dist loadfile
 
 fuzz: $(VENV)/.installed
 	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=fuzz --durations=0

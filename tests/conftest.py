@@ -16,6 +16,11 @@ settings.load_profile("suite")
 torch.set_num_threads(1)  # small operations: more threads only wait for one another where cores are shared
 
 
+def pytest_make_parametrize_id(val: object) -> str | None:
+    """Bytes are named by their number: archives hold the time of day, and all workers of a parallel run must name a test alike."""
+    return f"{len(val)}-bytes" if isinstance(val, bytes) else None
+
+
 @pytest.fixture(autouse=True)
 def _seed() -> None:
     """Every test starts from the same random numbers."""
