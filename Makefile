@@ -1,13 +1,14 @@
 # make demo   set up, backtest a forecaster on the series that ships, print its scores, write forecasts and plots
 # make test   set up and run the tests
 # make fuzz   ten thousand hostile inputs for every reader of files: about an hour
+# make notebooks  run them in a kernel and keep their outputs
 # make bench  speed and memory beside attention and other implementations: about forty minutes on two free cores
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/seattle
 
-.PHONY: demo test slow fuzz check bench clean
+.PHONY: demo test slow fuzz check notebooks bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -31,6 +32,9 @@ check: $(VENV)/.installed
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
+
+notebooks: $(VENV)/.installed
+	$(BIN)/python notebooks/build.py
 
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'

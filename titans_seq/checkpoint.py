@@ -15,6 +15,7 @@ from torch import Tensor, nn
 from titans_seq import strict_json
 from titans_seq.card import Card, render_card
 from titans_seq.config import Config
+from titans_seq.display import model_html
 from titans_seq.domain import find_plugins, import_object
 from titans_seq.errors import UserError
 from titans_seq.files import REAL, read_safetensors, write_safetensors
@@ -91,6 +92,10 @@ class Pretrained(nn.Module):
 
     def _load_more(self, folder: Path) -> None:
         """Read what `_save_more` wrote; UserError where it does not fit the model."""
+
+    def _repr_html_(self) -> str:
+        """In a notebook: parameters by part, what a stream carries, the configuration."""
+        return model_html(self, self.config)
 
     def identity(self) -> str:
         """A hash of type, configuration and weights: two models that have the same one do the same."""

@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, Self
 
 from titans_seq import strict_json
+from titans_seq.display import html_table
 
 Variant = Literal["lmm", "mac", "mag", "mal"]
 Forgetting = Literal["head", "channel", "none"]
@@ -59,6 +60,10 @@ class Config:
     def to_json(self) -> str:
         """Indented JSON text."""
         return json.dumps(self.to_dict(), indent=2)
+
+    def _repr_html_(self) -> str:
+        """In a notebook: every value by its dotted name, those that are not the default marked."""
+        return html_table(type(self).__name__, _rows(self), note="* is not the default")
 
     @classmethod
     def from_dict(cls, values: dict[str, Any]) -> Self:
@@ -131,6 +136,18 @@ class Config:
         self._require(name, isinstance(value, tuple) and all(map(fits, value)), f"a tuple of {expected}")
         self._require(name, kind is not int or all(abs(x) <= LARGEST for x in value), f"at most {LARGEST}")
         object.__setattr__(self, name, tuple(map(kind, value)))
+
+
+def _rows(config: Config, prefix: str = "") -> list[tuple[str, str, str]]:
+    """Dotted name, value and a mark of what is not the default, of every field."""
+    rows: list[tuple[str, str, str]] = []
+    for f in dataclasses.fields(config):
+        value, default = getattr(config, f.name), f.default if f.default_factory is dataclasses.MISSING else f.default_factory()
+        if isinstance(value, Config):
+            rows += _rows(value, f"{prefix}{f.name}.")
+        else:
+            rows.append((f"{prefix}{f.name}", _short(value), "" if value == default else "*"))
+    return rows
 
 
 def _short(value: Any) -> str:

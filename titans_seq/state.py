@@ -17,6 +17,7 @@ from torch import Tensor
 
 from titans_seq import strict_json
 from titans_seq.config import LARGEST
+from titans_seq.display import html_table, size
 from titans_seq.errors import UserError
 from titans_seq.files import REAL, read_safetensors, write_safetensors
 
@@ -85,6 +86,14 @@ class State:
 
         self.map(collect)
         return found
+
+    def _repr_html_(self) -> str:
+        """In a notebook: every tensor with its shape and size."""
+        tensors: dict[str, Tensor] = {}
+        flatten(self, "", tensors)
+        rows = [(name.lstrip("."), tuple(x.shape), str(x.dtype).removeprefix("torch."), size(x.nbytes)) for name, x in tensors.items()]
+        title = f"{type(self).__name__}, {size(self.nbytes)} for {self.batch_size} {'row' if self.batch_size == 1 else 'rows'}"
+        return html_table(title, rows, ("tensor", "shape", "dtype", "size"))
 
     @property
     def nbytes(self) -> int:

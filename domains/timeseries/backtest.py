@@ -26,6 +26,10 @@ class Scores:
     by_horizon: pl.DataFrame
     coverage: pl.DataFrame
 
+    def _repr_html_(self) -> str:
+        """In a notebook: the scores by channel."""
+        return self.by_channel._repr_html_()
+
 
 @dataclass(frozen=True)
 class Backtest:
@@ -36,6 +40,10 @@ class Backtest:
     naive: list[Forecast]
     scores: Scores
     predictor: Any
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the scores by channel."""
+        return self.scores._repr_html_()
 
     def last_window(self, values: Iterable[Any]) -> list[Any]:
         """Of `values` in the order of `test`, those of the last window of each series."""

@@ -1,20 +1,18 @@
 """Why a forecast is what it is: what the memory found surprising, and what the forecast owes to it."""
 
-from collections.abc import Iterable, Iterator, Mapping, Sequence
-from contextlib import contextmanager
+from collections.abc import Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
 import pandas as pd
 import polars as pl
-import torch
-from torch import Tensor, nn
 
 from domains.timeseries.data import SeriesTable, quiet_pandas
 from domains.timeseries.metrics import forecast_table
 from domains.timeseries.predictor import TitansPredictor
 from domains.timeseries.windows import Series
-from titans_seq.memory import NeuralMemory, frozen_memory
+from titans_seq.inspect import record
+from titans_seq.memory import frozen_memory
 
 BEFORE = 32
 """Patches over which surprise is usual."""
@@ -50,11 +48,9 @@ def surprise(predictor: TitansPredictor, entry: Mapping[str, Any], channel_names
     static: dict[str, Any] = {"feat_static_real": series.static_real, "feat_static_cat": series.static_cat}
     stream = predictor.online(series.start, **{name: values for name, values in static.items() if len(values)})
     dynamic: dict[str, Any] = {name: values[:, : series.length].T for name, values in series.dynamic.items() if len(values)}
-    with recorded_surprise(predictor.model) as recorded:
+    with record(predictor.model) as recording:
         stream.observe(np.asarray(series.target).T, **dynamic)
-    by_head = np.stack(
-        [torch.cat(calls, -1).square().sum(2).sqrt().double().cpu().numpy() for calls in recorded], 1
-    )  # (C, blocks, heads, N)
+    by_head = recording.stacked("surprise").square().sum(3).sqrt().double().cpu().numpy()  # (C, blocks, heads, N)
     return _surprise_table(by_head, series, names)
 
 
@@ -90,31 +86,6 @@ def _usual(by_head: np.ndarray) -> np.ndarray:
     usual = np.full(by_head.shape, np.nan)
     usual[..., FEWEST:] = np.nanmedian(windows[..., FEWEST:, :], axis=-1)
     return np.where(usual > 0, usual, np.nan)
-
-
-@contextmanager
-def recorded_surprise(model: nn.Module) -> Iterator[list[list[Tensor]]]:
-    """Within it, what every memory of `model` reads is weighed as well.
-
-    Gives a list of each memory's calls in the order of the blocks, each call (rows, heads, memory layers, tokens) as of
-    `NeuralMemory.surprise`.
-    """
-    memories = [module for module in model.modules() if isinstance(module, NeuralMemory)]
-    recorded: list[list[Tensor]] = [[] for _ in memories]
-
-    def record(into: list[Tensor]) -> Any:
-        def hook(module: nn.Module, arguments: tuple[Any, ...], result: Any) -> None:
-            assert isinstance(module, NeuralMemory)
-            into.append(module.surprise(*arguments[:2]))
-
-        return hook
-
-    handles = [memory.register_forward_hook(record(into)) for memory, into in zip(memories, recorded, strict=True)]
-    try:
-        yield recorded
-    finally:
-        for handle in handles:
-            handle.remove()
 
 
 def memory_effect(

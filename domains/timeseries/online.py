@@ -20,6 +20,7 @@ from domains.timeseries.data import quiet_pandas
 from domains.timeseries.model import TitansForecaster
 from domains.timeseries.reading import ForecasterState
 from domains.timeseries.windows import period_freq, time_columns
+from titans_seq.display import html_table, size
 from titans_seq.errors import UserError
 from titans_seq.state import State
 
@@ -86,6 +87,17 @@ class OnlineForecaster:
         self._next = None if start is None else self._period(start).ordinal
         self._static = self._checked_static(feat_static_real, feat_static_cat)
         self._state = self.model.initial_state(1)
+
+    def _repr_html_(self) -> str:
+        """In a notebook: how far the stream has come, and what it carries."""
+        begun = self._next is not None
+        rows = [
+            ("item", "-" if self.item_id is None else self.item_id),
+            ("steps observed", f"{self.steps:,}, of them {self.missing:,} missing; {self.dropped:,} late ones dropped"),
+            ("next step", self.next_period if begun else "the first timestamp that is observed"),
+            ("carried", size(self._state.nbytes)),
+        ]
+        return html_table("OnlineForecaster", rows)
 
     # ---- time
 

@@ -27,6 +27,10 @@ INPUT_NAMES = ["past_target", "past_observed_values", "past_feat", "future_feat"
 class TitansPredictor(PyTorchPredictor):
     """Makes GluonTS forecasts of GluonTS entries with a trained `TitansForecaster`."""
 
+    def _repr_html_(self) -> str:
+        """In a notebook: the model's."""
+        return self.model._repr_html_()
+
     @property
     def univariate(self) -> bool:
         """Whether targets and forecasts have no dimension of channels."""

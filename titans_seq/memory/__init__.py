@@ -3,6 +3,7 @@
 from titans_seq.memory.functional import Implementation, choose_implementation, neural_memory, read_memory
 from titans_seq.memory.layer import MemoryLayerState, NeuralMemory, frozen_memory
 from titans_seq.memory.state import Gates, LocalMemory, MemoryState, MemoryWeights, TwoLevelState
+from titans_seq.memory.trace import MemoryTrace, trace_memory
 from titans_seq.memory.two_level import read_two_level, two_level_memory
 
 __all__ = [
@@ -11,6 +12,7 @@ __all__ = [
     "LocalMemory",
     "MemoryLayerState",
     "MemoryState",
+    "MemoryTrace",
     "MemoryWeights",
     "NeuralMemory",
     "TwoLevelState",
@@ -19,5 +21,6 @@ __all__ = [
     "neural_memory",
     "read_memory",
     "read_two_level",
+    "trace_memory",
     "two_level_memory",
 ]

@@ -17,7 +17,6 @@ from torch import Tensor, nn
 
 from titans_seq.config import MemoryConfig
 from titans_seq.memory.functional import neural_memory, read_memory
-from titans_seq.memory.rule import key_gradients
 from titans_seq.memory.state import Gates, LocalMemory, MemoryState, MemoryWeights, TwoLevelState
 from titans_seq.memory.two_level import read_two_level, two_level_memory
 from titans_seq.packing import LeftAligned, check_marks, last_rows, token_positions
@@ -208,32 +207,6 @@ class NeuralMemory(MemoryNetwork):
         q, k, v = F.silu(mixed).unflatten(-1, (3, self.heads, self.width)).permute(2, 0, 3, 1, 4).unbind(0)
         return _l2_norm(q), _l2_norm(k), v, tail
 
-    @torch.no_grad()
-    def surprise(self, x: Tensor, state: MemoryLayerState | None = None) -> Tensor:
-        """How much each token surprises the memory: the norm of its inner loss's gradient (arXiv 2501.00663, section 3.1).
-
-        Of two levels, it is the global memory's. Token by token: meant for a look at a sequence, not for training.
-
-        Args:
-            x: (B, T, dim), as `forward` reads it, without padding.
-            state: of the stream so far, None at its begin; it stays as it is.
-
-        Returns:
-            (B, H, L, T): the Frobenius norm of the gradient by each of the L memory layers, where the rule takes it, before the clip.
-        """
-        state = self.initial_state(len(x)) if state is None else state
-        q, k, v, _ = self._project(x, state.convolution)
-        memory, norms = state.memory, []
-        for t in range(x.shape[1]):
-            q_t, k_t, v_t = (part[:, :, t : t + 1] for part in (q, k, v))
-            now = memory if isinstance(memory, MemoryState) else memory.shared
-            points = now.weights if self.config.gradient == "token" else now.anchor
-            gradients = key_gradients(k_t.to(points[0].dtype), v_t.to(points[0].dtype), points, self.weights)
-            parts = zip(gradients.inputs, gradients.outputs, strict=True)  # rank one: the norm of u g^T is |u| |g|
-            norms.append(torch.stack([torch.linalg.vector_norm(u, dim=-1) * torch.linalg.vector_norm(g, dim=-1) for u, g in parts], 2))
-            _, memory = self._memory(q_t, k_t, v_t, x[:, t : t + 1], memory, "auto", None, None)
-        return torch.cat(norms, -1)
-
     def _memory(
         self,
         q: Tensor,
@@ -294,10 +267,14 @@ class NeuralMemory(MemoryNetwork):
     def read_projected(self, q: Tensor, gate: Tensor, layers: Sequence[Tensor] | None) -> Tensor:
         """`read` of what `project_read` gave, (B, T, H D) each -> (B, T, dim)."""
         q = _l2_norm(q.unflatten(-1, (self.heads, self.width)).transpose(1, 2))
+        return self._finish(self.answer(q, layers), gate)
+
+    def answer(self, q: Tensor, layers: Sequence[Tensor] | None) -> Tensor:
+        """M(q) of queries (B, H, T, D), same shape, from the memory as `snapshot` gives it or, if None, from the first state."""
         if self.local is None:
-            return self._finish(read_memory(q, self.weights, layers), gate)
+            return read_memory(q, self.weights, layers)
         layers = self.snapshot(self.initial_state(q.shape[0])) if layers is None else layers
-        return self._finish(read_two_level(q, self.weights, [memory.weights for memory in self._locals()], layers), gate)
+        return read_two_level(q, self.weights, [memory.weights for memory in self._locals()], layers)
 
     def _convolve(self, x: Tensor, tail: Tensor | None, mask: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Causal depthwise convolution over time of x (B, T, channels), going on from the inputs `tail` (B, width - 1, channels)."""

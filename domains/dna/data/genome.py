@@ -13,6 +13,7 @@ import numpy as np
 from domains.dna.data.alphabet import BASE_BITS, N, decode, reverse_complement
 from domains.dna.data.cache import KIND, N_BLOCK, Index, bases_path, find_or_build
 from titans_seq.cache import Place, user_folder
+from titans_seq.display import html_table
 from titans_seq.errors import UserError
 
 EXAMPLES = {"phix174": "phix174.gbk"}
@@ -40,6 +41,13 @@ class Genome:
 
     def __len__(self) -> int:
         return len(self.names)
+
+    def _repr_html_(self) -> str:
+        """In a notebook: the first records and their lengths."""
+        shown = [(name, f"{length:,}") for name, length in zip(self.names[:10], self.lengths.tolist(), strict=False)]
+        left = f"and {len(self) - len(shown):,} records more" if len(self) > len(shown) else ""
+        title = f"Genome {self.source.name}, {len(self):,} records, {int(self.lengths.sum()):,} bases"
+        return html_table(title, shown, ("record", "bases"), left)
 
     def __getstate__(self) -> dict[str, Any]:
         return {name: value for name, value in self.__dict__.items() if name not in ("_maps", "_numbers")}

@@ -11,6 +11,7 @@ import pandas as pd
 import polars as pl
 
 from domains.timeseries.data.grid import quiet_pandas
+from titans_seq.display import html_table
 from titans_seq.errors import UserError
 
 
@@ -101,6 +102,18 @@ class SeriesTable:
     ignored: tuple[str, ...] = ()
     units: dict[str, str] = field(default_factory=dict)
     utc: bool = False
+
+    def _repr_html_(self) -> str:
+        """In a notebook: what the series are, and the first rows."""
+        rows = [
+            ("frequency", self.freq),
+            ("targets", ", ".join(self.targets)),
+            ("known ahead", ", ".join(self.roles.future_features) or "-"),
+            ("known up to now", ", ".join(self.roles.past_features) or "-"),
+            ("constant", ", ".join(self.roles.static_features) or "-"),
+            ("steps filled with nulls", f"{self.filled:,}"),
+        ]
+        return html_table(f"SeriesTable of {len(self.items):,} series, {len(self.frame):,} steps", rows) + self.frame.head(5)._repr_html_()
 
     @property
     def targets(self) -> tuple[str, ...]:

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from titans_seq import LocalMemoryConfig, MemoryConfig, NeuralMemory
 from titans_seq.memory import MemoryLayerState, frozen_memory
-from titans_seq.memory.reference import loss_gradients
 
 DIM = 8
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
@@ -314,22 +313,6 @@ def test_endless_stream_takes_constant_memory(streams: dict, case: str, tokens: 
     assert max(seen.process_bytes[2:]) < max(seen.process_bytes[:2]) + 8 * 2**20
 
 
-@ablations
-def test_surprise_is_the_norm_of_the_inner_gradient_wherever_the_stream_is_cut(options: dict) -> None:
-    """Against autograd at the point that the state says, one token after the other."""
-    layer, x = make_layer(**options), inputs(7)
-    surprise = layer.surprise(x)
-    assert surprise.shape == (2, layer.heads, layer.config.depth, 7)
-    _, k, v, _ = layer._project(x, None)
-    state = layer.initial_state(2)
-    for t in range(7):
-        points = state.memory.weights if layer.config.gradient == "token" else state.memory.anchor
-        for l, gradient in enumerate(loss_gradients(k[:, :, t], v[:, :, t], points, layer.weights)):
-            torch.testing.assert_close(surprise[:, :, l, t], torch.linalg.matrix_norm(gradient), **TOLERANCE)
-        torch.testing.assert_close(layer.surprise(x[:, t:], state), surprise[..., t:], **TOLERANCE)
-        _, state = layer(x[:, t : t + 1], state)
-
-
 @pytest.mark.parametrize("local", [None, LocalMemoryConfig(chunk_sizes=(2,), shard_length=4)], ids=["one-level", "two-levels"])
 def test_a_frozen_memory_reads_what_it_knew_and_learns_nothing(local: LocalMemoryConfig | None) -> None:
     layer, x = make_layer(local=local, convolution_width=1), inputs(9)
@@ -342,4 +325,3 @@ def test_a_frozen_memory_reads_what_it_knew_and_learns_nothing(local: LocalMemor
         torch.testing.assert_close(y, layer.read(x, None), **TOLERANCE)
     assert not torch.allclose(y, plain, rtol=1e-3)
     torch.testing.assert_close(layer(x)[0], plain, rtol=0, atol=0)  # afterwards it learns again
-    assert layer.surprise(x).shape == (2, layer.heads, 2, 9)
