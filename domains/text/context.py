@@ -93,8 +93,8 @@ def pieces(last: Tensor, tokens: Sequence[np.ndarray]) -> Iterator[tuple[Tensor,
         tokens: (T,) integers for each row.
 
     Yields:
-        What is read, (B, at most SEGMENT) int64: `last` and the tokens but for the final one; and the token after each, `IGNORED` at padding,
-        which is on the right.
+        What is read, (B, at most SEGMENT) int64: `last` and the tokens but for the final one; and the token after each, `IGNORED` at
+        padding, which is on the right.
     """
     before, longest = last.tolist(), max(map(len, tokens), default=0)
     for start in range(0, longest, SEGMENT):

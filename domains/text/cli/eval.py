@@ -3,6 +3,8 @@
 import json
 import logging
 import os
+import sys
+from contextlib import redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -31,11 +33,11 @@ def evaluate(
     data: Annotated[
         Path | None,
         Parameter(
-            help="Folder of the local tasks' data: lambada/lambada_test.jsonl, piqa/valid.jsonl and so on. Default: text, in TITANS_SEQ_DATA."
+            help="Folder of the local tasks' data: lambada/lambada_test.jsonl, piqa/valid.jsonl .. Default: text, in TITANS_SEQ_DATA."
         ),
     ] = None,
     num_fewshot: Annotated[
-        int | None, Parameter(help="Solved examples before each question. Default: the task's.", validator=Number(gte=0))
+        int | None, Parameter(help="Solved examples before each question. Default: as the task says.", validator=Number(gte=0))
     ] = None,
     limit: Annotated[int | None, Parameter(help="Take so many documents of each task. Default: all.", validator=Number(gte=1))] = None,
     batch_size: Annotated[int, Parameter(help="Rows at a time: speed and memory, not the score.", validator=Number(gte=1))] = 16,
@@ -63,14 +65,15 @@ def evaluate(
 
     logging.getLogger("lm_eval.api.task").addFilter(lambda record: "Custom kwargs can be passed" not in record.getMessage())
     manager = _find(tasks, include_path or [], data)
-    found = lm_eval.simple_evaluate(
-        TitansLM(load(model), batch_size=batch_size),
-        tasks=tasks,
-        num_fewshot=num_fewshot,
-        limit=limit,
-        task_manager=manager,
-        log_samples=False,
-    )
+    with redirect_stdout(sys.stderr):  # what the harness says of its progress
+        found = lm_eval.simple_evaluate(
+            TitansLM(load(model), batch_size=batch_size),
+            tasks=tasks,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            task_manager=manager,
+            log_samples=False,
+        )
     if as_json:
         print(json.dumps(found["results"], default=handle_non_serializable))
     else:

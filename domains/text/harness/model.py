@@ -132,9 +132,8 @@ def _generation(asked: dict[str, Any], max_tokens: int) -> GenerationConfig:
     sampled, temperature = given.pop("do_sample"), given.pop("temperature", 1.0)
     ours |= {name: given.pop(name) for name in _FILTERS if name in given}
     if given:
-        raise UserError(
-            f"generation_kwargs: {', '.join(given)}: not known; there are until, max_gen_toks, do_sample, temperature, {', '.join(_FILTERS)}."
-        )
+        known = ("until", "max_gen_toks", "do_sample", "temperature", *_FILTERS)
+        raise UserError(f"generation_kwargs: {', '.join(given)}: not known; there are {', '.join(known)}.")
     return GenerationConfig(temperature=float(temperature) if sampled else 0.0, **ours)
 
 

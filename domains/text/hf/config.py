@@ -33,7 +33,7 @@ class TitansTextConfig(PreTrainedConfig):
         use_cache: bool = True,
         **others: Any,
     ) -> None:
-        if format > FORMAT:
+        if type(format) is not int or format > FORMAT:
             raise UserError(f"format {format} of titans_seq {titans_seq_version}; this one reads up to {FORMAT}: upgrade titans-seq.")
         text = TextConfig.from_dict(config or {})
         self.config, self.format, self.titans_seq_version = text.to_dict(), format, titans_seq_version

@@ -25,12 +25,14 @@ class TitansTextTokenizer(PreTrainedTokenizerFast):
 
     @classmethod
     def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *inputs: Any, **options: Any) -> Self:
-        """The tokeniser of a model in a folder or on the hub.
+        """The tokeniser of a model in a folder or on the hub, or one that was saved by itself.
 
         options: revision, token, cache_dir and local_files_only of the hub; others are those of transformers' tokenisers.
         """
         hub = {name: options.pop(name) for name in ("revision", "token", "cache_dir", "local_files_only") if name in options}
         folder = locate(pretrained_model_name_or_path, (CONFIG_NAME, TOKENIZER_NAME), **hub)
+        if not (folder / CONFIG_NAME).is_file():  # a tokeniser that was saved by itself
+            return super().from_pretrained(pretrained_model_name_or_path, *inputs, **hub, **options)
         config = TitansTextConfig.from_pretrained(folder).text
         saved = saved_tokenizer(folder, config)
         if saved is None:

@@ -10,7 +10,7 @@ import pytest
 import torch
 import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
 from domains.text.config import TextConfig
 from domains.text.hf import TitansCache, TitansTextConfig, TitansTextForCausalLM
@@ -76,13 +76,21 @@ def test_what_transformers_saves_is_ours_again(ours: TitansForCausalLM, folder: 
     assert not (tmp_path / "other-rank").exists()
 
 
-def test_a_tokenizer_alone_is_of_any_transformers(bpe: JsonTokenizer, tmp_path: Path) -> None:
-    TitansForCausalLM(small().config.with_tokenizer(bpe), bpe).save_pretrained(tmp_path / "model")
-    AutoTokenizer.from_pretrained(tmp_path / "model").save_pretrained(tmp_path / "alone")
-    from transformers import PreTrainedTokenizerFast
+def test_a_tokenizer_alone_is_of_any_transformers(ours: TitansForCausalLM, folder: Path, tmp_path: Path) -> None:
+    AutoTokenizer.from_pretrained(folder).save_pretrained(tmp_path / "alone")
+    for kind in (PreTrainedTokenizerFast, AutoTokenizer):
+        alone = kind.from_pretrained(tmp_path / "alone")
+        for text, ids in zip(TEXTS, ours.tokenizer.encode_batch(TEXTS), strict=True):
+            assert alone(text).input_ids == [ours.config.end, *ids.tolist()]
 
-    alone = PreTrainedTokenizerFast.from_pretrained(tmp_path / "alone")
-    assert alone("the ship", add_special_tokens=False).input_ids == bpe.encode_batch(["the ship"])[0].tolist()
+
+def test_a_new_model_begins_as_ours() -> None:
+    """transformers initialises nothing anew."""
+    config = small().config
+    torch.manual_seed(5)
+    expected = TitansForCausalLM(config)
+    torch.manual_seed(5)
+    assert AutoModelForCausalLM.from_config(TitansTextConfig(config=config.to_dict())).model.identity() == expected.identity()
 
 
 @torch.no_grad()
@@ -124,6 +132,8 @@ def test_the_cache_is_the_state(of_variant: TitansForCausalLM) -> None:
     assert torch.equal(model(input_ids=STEP[:, :1], cache=copy.deepcopy(cache)).logits, first)
     assert torch.equal(model(input_ids=STEP[:, :1], cache=cache, use_cache=False).logits, first)
     assert model(input_ids=STEP[:, :1], cache=cache, use_cache=False).cache is None
+    with pytest.warns(FutureWarning, match="past_key_values"):  # its name before transformers 5.24
+        assert torch.equal(model(input_ids=STEP[:, :1], past_key_values=copy.copy(cache)).logits, first)
     cache.batch_repeat_interleave(2)
     assert cache.batch_size == 4
     assert torch.equal(model(input_ids=STEP[:1, :1].expand(4, 1), cache=cache, logits_to_keep=1).logits[:2], first[:1].expand(2, -1, -1))
@@ -176,9 +186,10 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"do not fit config.json: {'missing_keys': \['model.titans.norm.weight'\]}"):
         AutoModelForCausalLM.from_pretrained(tmp_path)
     header = json.loads((tmp_path / "config.json").read_text())
-    (tmp_path / "config.json").write_text(json.dumps(header | {"format": 2}))
-    with pytest.raises(UserError, match="format 2"):
-        AutoConfig.from_pretrained(tmp_path)
+    for number in (2, "1"):
+        (tmp_path / "config.json").write_text(json.dumps(header | {"format": number}))
+        with pytest.raises(UserError, match=f"format {number}"):
+            AutoConfig.from_pretrained(tmp_path)
     model = loaded(small())
     for arguments, message in (
         ({"attention_mask": STEP[:, :3]}, "attention_mask must be"),
