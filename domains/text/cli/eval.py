@@ -25,8 +25,8 @@ def evaluate(
     tasks: Annotated[
         list[str],
         Parameter(
-            help="Names of tasks: local_lambada, local_piqa, local_arc_challenge, local_openbookqa and local_wikitext2, those of "
-            "--include-path, or the harness's own, whose data it downloads."
+            help="Names of tasks, commas between them or spaces: local_lambada, local_piqa, local_arc_challenge, local_openbookqa, "
+            "local_wikitext2, those of --include-path, or the harness's own, whose data it downloads."
         ),
     ],
     include_path: Annotated[list[Path] | None, Parameter(help="Folders with task files (.yaml) of lm-evaluation-harness.")] = None,
@@ -64,11 +64,12 @@ def evaluate(
     from domains.text.harness import TitansLM
 
     logging.getLogger("lm_eval.api.task").addFilter(lambda record: "Custom kwargs can be passed" not in record.getMessage())
-    manager = _find(tasks, include_path or [], data)
+    names = [name for given in tasks for name in given.split(",") if name]
+    manager = _find(names, include_path or [], data)
     with redirect_stdout(sys.stderr):  # what the harness says of its progress
         found = lm_eval.simple_evaluate(
             TitansLM(load(model), batch_size=batch_size),
-            tasks=tasks,
+            tasks=names,
             num_fewshot=num_fewshot,
             limit=limit,
             task_manager=manager,

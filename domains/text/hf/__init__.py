@@ -5,7 +5,13 @@
 >>> model, tokenizer = (auto.from_pretrained("runs/novels/model") for auto in (AutoModelForCausalLM, AutoTokenizer))
 """
 
-from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+try:
+    from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
+    from transformers.utils.versions import require_version
+
+    require_version("transformers>=5.24")  # where caches go by the name `cache`
+except ImportError as error:
+    raise ImportError(f"domains.text.hf needs transformers 5.24 or later: pip install 'titans-seq[hf]' ({error})") from error
 
 from domains.text.hf.cache import TitansCache
 from domains.text.hf.config import TitansTextConfig

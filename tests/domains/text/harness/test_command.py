@@ -1,6 +1,7 @@
 """`titans-seq text eval` on local task files."""
 
 import json
+import sys
 from pathlib import Path
 
 import pytest
@@ -62,9 +63,10 @@ def test_a_table_is_printed_and_limits_are_kept(
     (tmp_path / "all").mkdir()
     data.rename(tmp_path / "all" / "text")
     monkeypatch.setenv("TITANS_SEQ_DATA", str(tmp_path / "all"))
-    cli.build_app()(["text", "eval", str(tmp_path / "model"), "--tasks", "local_piqa", "--limit", "1", "--batch-size", "2"])
+    cli.build_app()(["text", "eval", str(tmp_path / "model"), "--tasks", "local_piqa,local_lambada", "--limit", "1", "--batch-size", "2"])
     table = capsys.readouterr().out
-    assert "|local_piqa|" in table
+    assert "local_piqa" in table
+    assert "local_lambada" in table
     assert "acc_bytes" in table
 
 
@@ -80,6 +82,12 @@ def test_data_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     ):
         with pytest.raises(UserError, match=message):
             cli.build_app()([*start, *more])
+
+
+def test_a_harness_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(UserError, match=r"pip install 'titans-seq\[lm-eval\]'"):
+        cli.build_app()(["text", "eval", str(tmp_path), "--tasks", "local_piqa"])
 
 
 @pytest.mark.slow  # it looks through all of the harness's own

@@ -2,6 +2,7 @@
 
 import copy
 import hashlib
+import importlib
 import json
 from pathlib import Path
 from typing import Any
@@ -12,6 +13,7 @@ import torch.nn.functional as F
 from safetensors.torch import load_file, save_file
 from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer, PreTrainedTokenizerFast
 
+import domains.text.hf
 from domains.text.config import TextConfig
 from domains.text.hf import TitansCache, TitansTextConfig, TitansTextForCausalLM
 from domains.text.model import TitansForCausalLM
@@ -210,3 +212,11 @@ def test_a_model_without_its_tokenizer_has_none_here_too(bpe: JsonTokenizer, tmp
     with pytest.raises(UserError, match=r"tokenizer.json: no such file"):
         AutoTokenizer.from_pretrained(tmp_path)
     AutoModelForCausalLM.from_pretrained(tmp_path)(input_ids=torch.zeros(1, 1, dtype=torch.int64))
+
+
+def test_an_older_transformers_is_named(monkeypatch: pytest.MonkeyPatch) -> None:
+    from transformers.utils import versions
+
+    monkeypatch.setattr(versions.importlib.metadata, "version", lambda name: "5.20.0")
+    with pytest.raises(ImportError, match=r"needs transformers 5.24 or later: pip install 'titans-seq\[hf\]'"):
+        importlib.reload(domains.text.hf)
