@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from titans_seq.backbone import Titans, TitansState
 from titans_seq.checkpoint import Pretrained
+from titans_seq.packing import lengths_to_mask
 
 
 class LanguageModel(Pretrained):
@@ -61,30 +62,49 @@ class LanguageModel(Pretrained):
         return not self.training and tokens.numel() > 0 and not torch.compiler.is_compiling()
 
     def hidden(
-        self, tokens: Tensor, state: TitansState | None = None, *, mask: Tensor | None = None, reset: Tensor | None = None
+        self,
+        tokens: Tensor,
+        state: TitansState | None = None,
+        lengths: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
     ) -> tuple[Tensor, TitansState]:
         """As `forward`, but what the logits are made of: (B, T, dim). It is all that reading takes."""
         if tokens.dim() != 2 or tokens.dtype != torch.int64:
             raise ValueError(f"tokens must be (B, T) torch.int64, got {tuple(tokens.shape)} {tokens.dtype}")
+        if lengths is not None:
+            if mask is not None:
+                raise ValueError("lengths and mask say the same, where tokens are; give one of them")
+            mask = lengths_to_mask(lengths, *tokens.shape)
+            state = self.initial_state(len(tokens)) if state is None else state  # a row may be empty
         y, state = self.titans(self.embedding(self.rows_of(tokens)), state, mask=mask, reset=reset)
         return y, state
 
     def forward(
-        self, tokens: Tensor, state: TitansState | None = None, *, mask: Tensor | None = None, reset: Tensor | None = None
+        self,
+        tokens: Tensor,
+        state: TitansState | None = None,
+        lengths: Tensor | None = None,
+        *,
+        mask: Tensor | None = None,
+        reset: Tensor | None = None,
     ) -> tuple[Tensor, TitansState]:
         """Logits of the token after each.
 
         Args:
             tokens: (B, T) int64, of those that the model knows.
+            lengths: (B,) int64, in place of `mask` where padding is on the right: only the first `lengths[b]` tokens of row b are there,
+                which may be none.
             state, mask, reset: as `Titans.forward`.
 
         Returns:
             (B, T, V) and the state after the last token.
 
         Raises:
-            ValueError: tokens is not (B, T) int64 of the model's, or as `Titans.forward`.
+            ValueError: tokens is not (B, T) int64 of the model's, lengths is not (B,) int64 from 0 to T, or as `Titans.forward`.
         """
-        y, state = self.hidden(tokens, state, mask=mask, reset=reset)
+        y, state = self.hidden(tokens, state, lengths, mask=mask, reset=reset)
         return self.logits_of(y), state
 
     def logits_of(self, y: Tensor) -> Tensor:

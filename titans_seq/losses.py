@@ -55,6 +55,12 @@ def token_nats(hidden: Tensor, weight: Tensor, targets: Tensor) -> Tensor:
     return torch.cat(found)
 
 
+@torch.no_grad()
+def likeliest(hidden: Tensor, weight: Tensor) -> Tensor:
+    """The target of the largest logit, the first of equal ones, for each of hidden (N, dim): (N,) int64."""
+    return torch.cat([F.linear(h, weight).argmax(-1) for h in hidden.split(_rows(weight))])
+
+
 def _rows(weight: Tensor) -> int:
     """Tokens whose logits exist at once."""
     return max(1, LARGEST_LOGITS // len(weight))

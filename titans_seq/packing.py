@@ -52,6 +52,23 @@ def document_ids_to_reset(document_ids: Tensor) -> Tensor:
     return torch.cat([torch.ones_like(document_ids[:, :1], dtype=torch.bool), changes], dim=1)
 
 
+def lengths_to_mask(lengths: Tensor, rows: int, length: int) -> Tensor:
+    """`mask` of rows that are padded on the right: (rows, length) bool, True for the first `lengths[b]` tokens of row b.
+
+    >>> lengths_to_mask(torch.tensor([3, 0]), 2, 4)
+    tensor([[ True,  True,  True, False],
+            [False, False, False, False]])
+
+    Raises:
+        ValueError: lengths is not (rows,) int64 from 0 to `length`; the values are not looked at while compiling.
+    """
+    if lengths.shape != (rows,) or lengths.dtype != torch.int64:
+        raise ValueError(f"lengths must be ({rows},) torch.int64, one for each row, got {tuple(lengths.shape)} {lengths.dtype}")
+    if not torch.compiler.is_compiling() and rows and not 0 <= int(lengths.min()) <= int(lengths.max()) <= length:
+        raise ValueError(f"lengths must be from 0 to T={length}, got {lengths.tolist()}")
+    return torch.arange(length, device=lengths.device) < lengths[:, None]
+
+
 def _holds_integers(x: Tensor) -> bool:
     return not (x.is_floating_point() or x.is_complex() or x.dtype == torch.bool)
 

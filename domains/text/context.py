@@ -1,6 +1,6 @@
 """What was read before: a state to go on from, kept, forked, saved. A long text is read once, and asked as often as one likes."""
 
-from collections.abc import Callable, Iterable, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -12,6 +12,7 @@ from domains.text.data.sources import Block
 from domains.text.model import TitansForCausalLM
 from titans_seq.backbone import TitansState
 from titans_seq.errors import UserError
+from titans_seq.losses import IGNORED
 from titans_seq.state import State
 
 SEGMENT = 4096
@@ -74,19 +75,38 @@ def extend(
     """
     if len(tokens) != len(context.last):
         raise ValueError(f"tokens must be given for each of {len(context.last)} rows, got {len(tokens)}")
-    device, counts = context.last.device, torch.tensor([len(row) for row in tokens])
-    state, last = context.state, context.last.tolist()
-    for start in range(0, int(counts.max()) if len(counts) else 0, SEGMENT):
-        size = min(SEGMENT, int(counts.max()) - start)
-        read, mask = torch.zeros(len(tokens), size, dtype=torch.int64), torch.arange(start, start + size) < counts[:, None]
+    device, state = context.last.device, context.state
+    for read, following in pieces(context.last, tokens):
+        mask = following != IGNORED
+        _, state = model.hidden(read, state, mask=None if mask.all() else mask)
+        on_read(int(mask.sum()))
+    last = [int(row[-1]) if len(row) else before for row, before in zip(tokens, context.last.tolist(), strict=True)]
+    counts = torch.tensor([len(row) for row in tokens], device=device)
+    return Context(state, torch.tensor(last, device=device), context.length + counts)
+
+
+def pieces(last: Tensor, tokens: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
+    """Rows of any lengths as the model reads them, `SEGMENT` tokens at a time.
+
+    Args:
+        last: (B,) int64, the token before each row.
+        tokens: (T,) integers for each row.
+
+    Yields:
+        What is read, (B, at most SEGMENT) int64: `last` and the tokens but for the final one; and the token after each, `IGNORED` at
+        padding, which is on the right.
+    """
+    before, longest = last.tolist(), max(map(len, tokens), default=0)
+    for start in range(0, longest, SEGMENT):
+        size = min(SEGMENT, longest - start)
+        read, following = torch.zeros(len(tokens), size, dtype=torch.int64), torch.full((len(tokens), size), IGNORED)
         for i, row in enumerate(tokens):
             part = row[start : start + size].astype(np.int64)
             if len(part):
-                read[i, : len(part)] = torch.from_numpy(np.concatenate([[last[i]], part[:-1]]))
-                last[i] = int(part[-1])
-        _, state = model.hidden(read.to(device), state, mask=None if mask.all() else mask.to(device))
-        on_read(int(mask.sum()))
-    return Context(state, torch.tensor(last, device=device), context.length + counts.to(device))
+                read[i, : len(part)] = torch.from_numpy(np.concatenate([[before[i]], part[:-1]]))
+                following[i, : len(part)] = torch.from_numpy(part)
+                before[i] = int(part[-1])
+        yield read.to(last.device), following.to(last.device)
 
 
 def read_documents(

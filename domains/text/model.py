@@ -8,7 +8,7 @@ from torch import Tensor
 
 from domains.text.config import BYTES, TextConfig
 from domains.text.metrics import BITS_PER_BYTE, BITS_PER_TOKEN
-from domains.text.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer
+from domains.text.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer, saved_tokenizer
 from titans_seq import TitansState
 from titans_seq.errors import UserError
 from titans_seq.hub import TOKENIZER_NAME
@@ -59,15 +59,7 @@ class TitansForCausalLM(LanguageModel):
             (folder / TOKENIZER_NAME).write_text(self._tokenizer.text, encoding="utf-8")
 
     def _load_more(self, folder: Path) -> None:
-        path = folder / TOKENIZER_NAME
-        if self.config.tokenizer == BYTES or not path.is_file():
-            return
-        try:
-            self._tokenizer = JsonTokenizer.restore(path.read_text(encoding="utf-8"), self.config.end)
-        except (UserError, UnicodeError, OSError) as error:
-            raise UserError(f"{path}: {error}") from error
-        if self.config.with_tokenizer(self._tokenizer) != self.config:
-            raise UserError(f"{path}: is not the tokeniser that the model was trained with. Take the one that was saved with it.")
+        self._tokenizer = saved_tokenizer(folder, self.config)
 
     def loss(self, batch: dict[str, Any], state: TitansState | None = None) -> LossOutput:
         """Cross entropy in nats a token, of a batch of `DocumentStream`; the units are its targets but for the ends of documents."""

@@ -9,7 +9,7 @@ from typing import Any, Protocol
 
 import numpy as np
 
-from domains.text.config import BYTE_VOCABULARY, BYTES, END
+from domains.text.config import BYTE_VOCABULARY, BYTES, END, TextConfig
 from titans_seq.errors import UserError
 from titans_seq.hub import TOKENIZER_NAME
 
@@ -208,6 +208,26 @@ def load_tokenizer(path: str | Path, end: str | None = None) -> JsonTokenizer:
         return JsonTokenizer(text, end)
     except UserError as error:
         raise UserError(f"{path}: {error}") from error
+
+
+def saved_tokenizer(folder: Path, config: TextConfig) -> Tokenizer | None:
+    """The tokeniser of a saved model; None where its folder does not hold it.
+
+    Raises:
+        UserError: what the folder holds is damaged, or another one.
+    """
+    path = folder / TOKENIZER_NAME
+    if config.tokenizer == BYTES:
+        return ByteTokenizer()
+    if not path.is_file():
+        return None
+    try:
+        found = JsonTokenizer.restore(path.read_text(encoding="utf-8"), config.end)
+    except (UserError, UnicodeError, OSError) as error:
+        raise UserError(f"{path}: {error}") from error
+    if config.with_tokenizer(found) != config:
+        raise UserError(f"{path}: is not the tokeniser that the model was trained with. Take the one that was saved with it.")
+    return found
 
 
 def train_tokenizer(texts: Iterator[str], vocabulary: int, progress: bool = False) -> JsonTokenizer:

@@ -19,6 +19,8 @@ EXTRAS = {
     "triton": "the fused form of the memory on NVIDIA GPUs",
     "tensorboard": "TensorBoard logs of training",
     "hf_xet": "faster transfers from and to the hub",
+    "transformers": "language models in Hugging Face transformers",
+    "lm_eval": "language models on tasks of lm-evaluation-harness",
 }
 
 

@@ -1,7 +1,8 @@
-"""`titans-seq text`: train, tokenizer, score, read, generate."""
+"""`titans-seq text`: train, tokenizer, score, eval, read, generate."""
 
 from cyclopts import App
 
+from domains.text.cli.eval import evaluate
 from domains.text.cli.generate import generate
 from domains.text.cli.read import read
 from domains.text.cli.score import score
@@ -11,3 +12,4 @@ from domains.text.cli.train import train
 app = App(name="text", help="Language models: train one on files, score files with it, have it read and go on with texts.")
 for command in (train, tokenizer, score, read, generate):
     app.command(command)
+app.command(evaluate, name="eval")

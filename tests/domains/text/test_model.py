@@ -134,6 +134,40 @@ def test_padding_anywhere_leaves_the_state_as_if_absent(of_variant: TitansForCau
 
 
 @torch.no_grad()
+def test_lengths_are_padding_on_the_right(of_variant: TitansForCausalLM) -> None:
+    """Each row as it alone, in two calls: logits of what is there, and the state, also where a row gets nothing."""
+    of_variant = of_variant.double()
+    rows = [b"", b"It was the best of times", b"it wa"]
+    state, alone = None, [of_variant.initial_state(1) for _ in rows]
+    for start, width in ((0, 9), (9, 15)):
+        parts = [row[start : start + width] for row in rows]
+        tokens = torch.full((3, width), 7)
+        for i, part in enumerate(parts):
+            tokens[i, : len(part)] = torch.tensor(list(part))
+        logits, state = of_variant(tokens, state, torch.tensor([len(part) for part in parts]))
+        for i, part in enumerate(parts):
+            if part:
+                expected, alone[i] = of_variant(torch.tensor([list(part)]), alone[i])
+                torch.testing.assert_close(logits[i, : len(part)], expected[0], rtol=1e-9, atol=1e-12)
+    assert state is not None
+    for x, y in zip(state.tensors(), type(state).cat(alone).tensors(), strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-12)
+
+
+@pytest.mark.parametrize(
+    "lengths", [torch.tensor([1]), torch.tensor([1, 26]), torch.tensor([-1, 2]), torch.tensor([1.0, 2.0]), torch.tensor([[1, 2]])]
+)
+def test_lengths_of_another_form_are_refused(model: TitansForCausalLM, lengths: torch.Tensor) -> None:
+    with pytest.raises(ValueError, match="lengths must be"):
+        model(TEXT, None, lengths)
+
+
+def test_lengths_go_without_a_mask(model: TitansForCausalLM) -> None:
+    with pytest.raises(ValueError, match="give one of them"):
+        model(TEXT, None, torch.tensor([1, 2]), mask=torch.ones(2, 25, dtype=torch.bool))
+
+
+@torch.no_grad()
 def test_rows_never_touch_each_other(of_variant: TitansForCausalLM) -> None:
     """To the bit, in outputs and states, also through several calls."""
     other = torch.cat([TEXT[:1], (TEXT[1:] * 7) % 256])

@@ -1,0 +1,112 @@
+"""`titans-seq text eval`: tasks of lm-evaluation-harness, on files of one's own."""
+
+import json
+import logging
+import os
+import sys
+from contextlib import redirect_stdout
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from domains.text.cli.options import Model, Quiet, load
+from titans_seq.errors import UserError
+
+if TYPE_CHECKING:
+    from lm_eval.tasks import TaskManager
+
+
+def evaluate(
+    model: Model,
+    /,
+    *,
+    tasks: Annotated[
+        list[str],
+        Parameter(
+            help="Names of tasks, commas between them or spaces: local_lambada, local_piqa, local_arc_challenge, local_openbookqa, "
+            "local_wikitext2, those of --include-path, or the harness's own, whose data it downloads."
+        ),
+    ],
+    include_path: Annotated[list[Path] | None, Parameter(help="Folders with task files (.yaml) of lm-evaluation-harness.")] = None,
+    data: Annotated[
+        Path | None,
+        Parameter(
+            help="Folder of the local tasks' data: lambada/lambada_test.jsonl, piqa/valid.jsonl .. Default: text, in TITANS_SEQ_DATA."
+        ),
+    ] = None,
+    num_fewshot: Annotated[
+        int | None, Parameter(help="Solved examples before each question. Default: as the task says.", validator=Number(gte=0))
+    ] = None,
+    limit: Annotated[int | None, Parameter(help="Take so many documents of each task. Default: all.", validator=Number(gte=1))] = None,
+    batch_size: Annotated[int, Parameter(help="Rows at a time: speed and memory, not the score.", validator=Number(gte=1))] = 16,
+    output: Annotated[Path | None, Parameter(name=("--output", "-o"), help="Folder for results.json. Default: nothing is written.")] = None,
+    as_json: Annotated[bool, Parameter(name="--json", help="Print the scores as one JSON object.", negative="")] = False,
+    quiet: Quiet = False,
+) -> None:
+    """Score a model on tasks of lm-evaluation-harness: last words, multiple choice, perplexity, answers that are generated.
+
+    Nothing is cut off, since there is no longest input. Needs the extra lm-eval.
+    """
+    from titans_seq.outputs import check_folder, write_all
+
+    if output is not None:
+        check_folder("--output", output)
+    if quiet:
+        os.environ.setdefault("TQDM_DISABLE", "1")
+    try:
+        import lm_eval
+    except ImportError as error:
+        raise UserError(f"lm-evaluation-harness is not installed ({error}): pip install 'titans-seq[lm-eval]'") from error
+    from lm_eval.utils import handle_non_serializable, make_table
+
+    from domains.text.harness import TitansLM
+
+    logging.getLogger("lm_eval.api.task").addFilter(lambda record: "Custom kwargs can be passed" not in record.getMessage())
+    names = [name for given in tasks for name in given.split(",") if name]
+    manager = _find(names, include_path or [], data)
+    with redirect_stdout(sys.stderr):  # what the harness says of its progress
+        found = lm_eval.simple_evaluate(
+            TitansLM(load(model), batch_size=batch_size),
+            tasks=names,
+            num_fewshot=num_fewshot,
+            limit=limit,
+            task_manager=manager,
+            log_samples=False,
+        )
+    if as_json:
+        print(json.dumps(found["results"], default=handle_non_serializable))
+    else:
+        print(make_table(found))
+    if output is not None:
+        found |= {"config": found["config"] | {"model": model}}
+        text = json.dumps(found, indent=2, default=handle_non_serializable) + "\n"
+        write_all(output, {"results.json": lambda path: path.write_text(text, encoding="utf-8")})
+
+
+def _find(tasks: list[str], include: list[Path], data: Path | None) -> "TaskManager":
+    """Where the tasks are: in our folder and those that are named, or else among the harness's own as well, which takes seconds.
+
+    Raises:
+        UserError: a folder is none, or a task is nowhere.
+    """
+    from lm_eval.tasks import TaskManager
+
+    for folder in (*include, *([] if data is None else [data])):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: is no folder.")
+    options: dict[str, Any] = {
+        "include_path": [str(path) for path in (Path(__file__).parents[1] / "harness" / "tasks", *include)],
+        "metadata": {} if data is None else {"data": str(data)},
+    }
+    manager = TaskManager(include_defaults=False, **options)
+    here = manager.all_tasks
+    if not set(tasks) <= set(here):
+        manager = TaskManager(**options)
+    unknown = sorted(set(tasks) - set(manager.all_tasks))
+    if unknown:
+        raise UserError(
+            f"--tasks {' '.join(unknown)}: no such task. Here are {', '.join(here)}; others are those of lm-evaluation-harness."
+        )
+    return manager

@@ -1,0 +1,97 @@
+"""`titans-seq text eval` on local task files."""
+
+import json
+import sys
+from pathlib import Path
+
+import pytest
+
+from domains.text.config import GenerationConfig
+from domains.text.generate import generate
+from domains.text.questions import ask, last_words, read_lambada
+from tests.domains.text.conftest import small
+from titans_seq import UserError, cli
+
+OWN = """
+task: own_answers
+dataset_path: json
+dataset_kwargs: {{data_files: {{test: {file}}}}}
+output_type: generate_until
+test_split: test
+doc_to_text: prompt
+doc_to_target: answer
+generation_kwargs: {{until: [], max_gen_toks: 5, do_sample: false}}
+metric_list:
+  - {{metric: exact_match, aggregation: mean, higher_is_better: true}}
+"""
+
+
+@pytest.fixture(autouse=True)
+def _offline(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """What `datasets` makes of files goes with the test."""
+    import datasets.config
+
+    monkeypatch.setattr(datasets.config, "HF_DATASETS_CACHE", tmp_path / "cache")
+    monkeypatch.setenv("TQDM_DISABLE", "1")
+
+
+def test_local_tasks_and_ones_own(data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Ours by --data, and a task of the user's folder that generates; the file holds what is printed."""
+    model = small()
+    model.save_pretrained(tmp_path / "model")
+    (made,) = generate(model, ["It was"], GenerationConfig(max_tokens=5, temperature=0))
+    (tmp_path / "own").mkdir()
+    rows = [{"prompt": "It was", "answer": made.text}, {"prompt": "The", "answer": "no such answer"}]
+    (tmp_path / "own" / "rows.jsonl").write_text("".join(json.dumps(row) + "\n" for row in rows))
+    (tmp_path / "own" / "task.yaml").write_text(OWN.format(file=tmp_path / "own" / "rows.jsonl"))
+    asked = ["--tasks", "local_lambada", "own_answers", "--include-path", str(tmp_path / "own"), "--data", str(data)]
+    arguments = ["text", "eval", str(tmp_path / "model"), *asked, "--json", "-o", str(tmp_path / "out"), "--quiet"]
+    cli.build_app()(arguments)
+    found = json.loads(capsys.readouterr().out)
+    assert found["own_answers"]["exact_match,none"] == 0.5
+    words = last_words(ask(model, read_lambada(data / "lambada" / "lambada_test.jsonl")))
+    assert found["local_lambada"]["perplexity,none"] == pytest.approx(words.perplexity, rel=1e-4)
+    written = json.loads((tmp_path / "out" / "results.json").read_text())
+    assert written["results"] == found
+    assert written["config"]["model"] == str(tmp_path / "model")
+
+
+def test_a_table_is_printed_and_limits_are_kept(
+    data: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    small().save_pretrained(tmp_path / "model")
+    (tmp_path / "all").mkdir()
+    data.rename(tmp_path / "all" / "text")
+    monkeypatch.setenv("TITANS_SEQ_DATA", str(tmp_path / "all"))
+    cli.build_app()(["text", "eval", str(tmp_path / "model"), "--tasks", "local_piqa,local_lambada", "--limit", "1", "--batch-size", "2"])
+    table = capsys.readouterr().out
+    assert "local_piqa" in table
+    assert "local_lambada" in table
+    assert "acc_bytes" in table
+
+
+def test_data_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    small().save_pretrained(tmp_path / "model")
+    monkeypatch.delenv("TITANS_SEQ_DATA", raising=False)
+    start = ["text", "eval", str(tmp_path / "model"), "--tasks", "local_piqa"]
+    for more, message in (
+        ([], "no folder of data: name it, --data FOLDER"),
+        (["--data", str(tmp_path / "none")], "none: is no folder"),
+        (["--include-path", str(tmp_path / "none")], "none: is no folder"),
+        (["--data", str(tmp_path)], r"valid.*: cannot be read \(No such file"),
+    ):
+        with pytest.raises(UserError, match=message):
+            cli.build_app()([*start, *more])
+
+
+def test_a_harness_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "lm_eval", None)
+    with pytest.raises(UserError, match=r"pip install 'titans-seq\[lm-eval\]'"):
+        cli.build_app()(["text", "eval", str(tmp_path), "--tasks", "local_piqa"])
+
+
+@pytest.mark.slow  # it looks through all of the harness's own
+def test_a_task_that_is_nowhere_is_named(tmp_path: Path) -> None:
+    small().save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match=r"--tasks no_such_task: no such task\. Here are local_arc_challenge, local_lambada"):
+        cli.build_app()(["text", "eval", str(tmp_path / "model"), "--tasks", "no_such_task", "local_piqa"])
