@@ -2,13 +2,14 @@
 # make test   set up and run the tests
 # make fuzz   ten thousand hostile inputs for every reader of files: about an hour
 # make notebooks  run them in a kernel and keep their outputs
+# make docs   the site with its search, in docs/_build
 # make bench  speed and memory beside attention and other implementations: about forty minutes on two free cores
 PYTHON ?= python3
 VENV   ?= .venv
 BIN    := $(VENV)/bin
 OUT    ?= runs/seattle
 
-.PHONY: demo test slow fuzz check notebooks bench clean
+.PHONY: demo test slow fuzz check notebooks docs bench clean
 
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
@@ -36,9 +37,13 @@ check: $(VENV)/.installed
 notebooks: $(VENV)/.installed
 	$(BIN)/python notebooks/build.py
 
+docs: $(VENV)/.installed
+	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
+	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs docs/_build
+
 bench: $(VENV)/.installed
 	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
 	$(BIN)/python -m benchmarks.speed --profile
 
 clean:
-	rm -rf $(VENV) runs .pytest_cache .mypy_cache .ruff_cache .import_linter_cache
+	rm -rf $(VENV) runs docs/_build docs/notebooks docs/jupyter_execute .pytest_cache .mypy_cache .ruff_cache .import_linter_cache

@@ -238,5 +238,5 @@ frame.group_by("block", rounds=pl.col("token") // 40).agg(pl.col("surprise", "le
 #   blunter. How long until the first round is no longer learned?
 # - `with frozen_memory(model):` (`titans_seq.memory`) switches all learning off: what is left of `learned`, and of surprise?
 # - A model that is *trained* to use its memory: `tests/titans_seq/test_recall.py` trains one to recall pairs, and one whose memory cannot
-#   learn; [04_text_long_context](04_text_long_context.ipynb) does so with text.
+#   learn.
 # - [docs/variants.md](../docs/variants.md): how memory and attention are joined in the four variants.

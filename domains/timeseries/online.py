@@ -53,6 +53,7 @@ class OnlineForecaster:
     """One series, observed as it arrives.
 
     Time goes on in steps of the model's frequency. What a timestamp may be, if any are given:
+
     - the next step: observed;
     - a later one: the steps between are missing, and are read as such (masked, never imputed);
     - a step that has been observed already, or one before it: refused, or dropped if `late` says so. A memory cannot take back what it has

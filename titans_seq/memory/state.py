@@ -47,12 +47,13 @@ class MemoryWeights:
 class MemoryState(State):
     """Where a stream stands: all that the memory needs to go on, of a size that does not grow with the stream.
 
-    weights:  W_l after the last token, L tensors (B, H, d_in, d_out).
-    momentum: S_l after the last token, the same shapes.
-    anchor:   the weights at which the next token's gradient is taken, the same shapes. This is what is pending of an unfinished chunk:
-              every earlier token of the chunk is in `weights` and `momentum` already, only the gradients' point has to be kept.
-    position: (B,) int64, tokens of the unfinished chunk that were read, 0 <= position < chunk_size. Rows may differ (padding).
-    chunk_size: C of the stream; going on with another C would be another function, and is refused.
+    Attributes:
+        weights: W_l after the last token, L tensors (B, H, d_in, d_out).
+        momentum: S_l after the last token, the same shapes.
+        anchor: the weights at which the next token's gradient is taken, the same shapes. This is what is pending of an unfinished chunk:
+            every earlier token of the chunk is in `weights` and `momentum` already, only the gradients' point has to be kept.
+        position: (B,) int64, tokens of the unfinished chunk that were read, 0 <= position < chunk_size. Rows may differ (padding).
+        chunk_size: C of the stream; going on with another C would be another function, and is refused.
     """
 
     weights: tuple[Tensor, ...]
@@ -85,12 +86,13 @@ class LocalMemory(NamedTuple):
 class TwoLevelState(State):
     """Where a stream stands that a global and local memories read (`two_level_memory`); of constant size.
 
-    shared:     the global memory.
-    local:      the local memories, as they stand in the shard of the last token.
-    projection: sum of k k^T / |k|^2 over the keys of that shard, (B, H, D, D); None without query projection.
-    position:   (B,) int64, tokens of that shard that were read, 0 <= position <= shard_length. Rows may differ (padding). A complete shard
-                is kept until the next token begins another, so that it can still be read.
-    shard_length: S of the stream; going on with another is refused.
+    Attributes:
+        shared: the global memory.
+        local: the local memories, as they stand in the shard of the last token.
+        projection: sum of ``k k^T / |k|^2`` over the keys of that shard, (B, H, D, D); None without query projection.
+        position: (B,) int64, tokens of that shard that were read, 0 <= position <= shard_length. Rows may differ (padding). A complete
+            shard is kept until the next token begins another, so that it can still be read.
+        shard_length: S of the stream; going on with another is refused.
     """
 
     shared: MemoryState

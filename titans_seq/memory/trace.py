@@ -19,13 +19,15 @@ from titans_seq.packing import LeftAligned, check_marks
 class MemoryTrace(NamedTuple):
     """A number a token, head and memory layer (B, H, L, T), or a token and head (B, H, T).
 
-    surprise: norm of the gradient of the inner loss by the layer's weights, before the clip: how wrong the memory was about the token, and
-        so how strongly it is written (arXiv 2501.00663, section 3.1).
-    alpha, eta, theta: the gates, equations 9, 10 and 13; alpha is the mean over input channels where each has its own.
-    weight_norm, momentum_norm: Frobenius norms of W and S after the token.
-    read: (B, H, T), norm of the memory's answer to the token's query.
-    learned: (B, H, T), norm of the part of it that the memory has from the stream: the answer less that of a memory that has read nothing.
-    active: (B, T) bool, False where there is no token: those of a row come first.
+    Attributes:
+        surprise: norm of the gradient of the inner loss by the layer's weights, before the clip: how wrong the memory was about the token,
+            and so how strongly it is written (arXiv 2501.00663, section 3.1).
+        alpha, eta, theta: the gates, equations 9, 10 and 13; alpha is the mean over input channels where each has its own.
+        weight_norm, momentum_norm: Frobenius norms of W and S after the token.
+        read: (B, H, T), norm of the memory's answer to the token's query.
+        learned: (B, H, T), norm of the part of it that the memory has from the stream: the answer less that of a memory that has read
+            nothing.
+        active: (B, T) bool, False where there is no token: those of a row come first.
     """
 
     surprise: Tensor

@@ -43,7 +43,7 @@ def two_level_memory(
 
     Each memory follows the rule of `neural_memory`, with its own gates, first state and chunk length, and the same k and v. Before token
     t = 0 mod S every local memory is set back to its first state and its momentum to zero; t counts the tokens of a row's document. With
-    M_t the sum of k k^T / |k|^2 over the shard's keys up to k_t:
+    M_t the sum of ``k k^T / |k|^2`` over the shard's keys up to k_t:
 
         y_t = V_t(q_t) + sum_i W_{i,t}(M_t q_t)
 
