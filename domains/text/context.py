@@ -35,13 +35,13 @@ class Context(State):
         self.save(path, model.identity())
 
 
-def load_context(model: TitansForCausalLM, path: str | Path) -> Context:
-    """Read what `Context.save_for` wrote, onto the model's device.
+def load_context(model: TitansForCausalLM, path: str | Path, owner: str | None = None) -> Context:
+    """Read what `Context.save_for` wrote, onto the model's device. owner: `model.identity()`, where it is known: it is made of all weights.
 
     Raises:
         UserError: the file is missing, damaged, or of another model.
     """
-    context = Context.load(path, model.output_weight.device, model.identity())
+    context = Context.load(path, model.output_weight.device, owner or model.identity())
     last, length = context.last, context.length
     if not last.dtype == length.dtype == torch.int64 or last.dim() != 1 or last.shape != length.shape:
         raise UserError(f"{path}: damaged, last {tuple(last.shape)} {last.dtype} and length {tuple(length.shape)} {length.dtype}.")
@@ -74,19 +74,28 @@ def extend(
     """
     if len(tokens) != len(context.last):
         raise ValueError(f"tokens must be given for each of {len(context.last)} rows, got {len(tokens)}")
+    for start in range(0, max(map(len, tokens), default=0), SEGMENT):
+        parts = [row[start : start + SEGMENT] for row in tokens]
+        _, context = read_segment(model, context, parts)
+        on_read(sum(map(len, parts)))
+    return context
+
+
+@torch.no_grad()
+def read_segment(model: TitansForCausalLM, context: Context, tokens: Sequence[np.ndarray]) -> tuple[Tensor, Context]:
+    """Read at once what `extend` reads in segments. Returns also what the logits of each token are made of (`model.logits_of`):
+    (B, T, dim), T being the length of the longest row, of which a row's own length counts.
+    """
     device, counts = context.last.device, torch.tensor([len(row) for row in tokens])
-    state, last = context.state, context.last.tolist()
-    for start in range(0, int(counts.max()) if len(counts) else 0, SEGMENT):
-        size = min(SEGMENT, int(counts.max()) - start)
-        read, mask = torch.zeros(len(tokens), size, dtype=torch.int64), torch.arange(start, start + size) < counts[:, None]
-        for i, row in enumerate(tokens):
-            part = row[start : start + size].astype(np.int64)
-            if len(part):
-                read[i, : len(part)] = torch.from_numpy(np.concatenate([[last[i]], part[:-1]]))
-                last[i] = int(part[-1])
-        _, state = model.hidden(read.to(device), state, mask=None if mask.all() else mask.to(device))
-        on_read(int(mask.sum()))
-    return Context(state, torch.tensor(last, device=device), context.length + counts.to(device))
+    last = context.last.tolist()
+    size = int(counts.max())
+    read, mask = torch.zeros(len(tokens), size, dtype=torch.int64), torch.arange(size) < counts[:, None]
+    for i, row in enumerate(tokens):
+        if len(row):
+            read[i, : len(row)] = torch.from_numpy(np.concatenate([[last[i]], row[:-1].astype(np.int64)]))
+            last[i] = int(row[-1])
+    y, state = model.hidden(read.to(device), context.state, mask=None if mask.all() else mask.to(device))
+    return y, Context(state, torch.tensor(last, device=device), context.length + counts.to(device))
 
 
 def read_documents(
