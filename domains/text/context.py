@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from domains.text.data.sources import Block
@@ -53,6 +54,23 @@ def load_context(model: TitansForCausalLM, path: str | Path, owner: str | None =
     except ValueError as error:
         raise UserError(f"{path}: damaged, {error}") from error
     return context
+
+
+def read_length(path: str | Path, owner: str) -> int:
+    """Tokens of the one text in a file of `Context.save_for`. The file's header is checked, and its tensors but this one are not read.
+
+    Raises:
+        UserError: the file is missing, its header damaged, it is of another model than `owner`, or holds several texts.
+    """
+    Context.load(path, "meta", owner)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            length = file.get_tensor("state.length")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged ({error}).") from error
+    if length.numel() != 1:
+        raise UserError(f"{path}: holds {length.numel()} texts, expected one.")
+    return int(length)
 
 
 @torch.no_grad()

@@ -82,7 +82,12 @@ class Rows:
     """
 
     def __init__(
-        self, model: TitansForCausalLM, context: Context, prompts: Sequence[np.ndarray], config: GenerationConfig, decoder: Decoder | None = None
+        self,
+        model: TitansForCausalLM,
+        context: Context,
+        prompts: Sequence[np.ndarray],
+        config: GenerationConfig,
+        decoder: Decoder | None = None,
     ) -> None:
         self.outputs = [RowOutput(model.tokenizer, config.stop, config.max_tokens) for _ in prompts]
         self.texts = [""] * len(prompts)
