@@ -59,7 +59,7 @@ def test_an_id_names_a_file_in_the_folder_or_none(id: str, tmp_path_factory: pyt
         with sessions.reserved(id) as reserved:
             path = Path(sessions.path(reserved))
             assert path.parent == folder
-            assert path.name == f"{id}.safetensors"
+            assert path.name == f"{id}.session.safetensors"
             path.touch()
             path.unlink()
     except ApiError as error:

@@ -168,8 +168,8 @@ class _LimitBody:
 
 def _check_key(api_key: str) -> Any:
     async def check(request: Request) -> None:
-        given = request.headers.get("authorization", "").removeprefix("Bearer ").encode()
-        if not hmac.compare_digest(given, api_key.encode()):
+        scheme, _, given = request.headers.get("authorization", "").partition(" ")
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), api_key.encode()):
             raise ApiError(401, "the API key is missing or wrong: Authorization: Bearer KEY.", "invalid_api_key")
 
     return check

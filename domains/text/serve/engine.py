@@ -109,3 +109,5 @@ class Engine:
         while (run := self._waiting.get()) is not None:
             if run.step():
                 self._waiting.put(run)
+        while not self._waiting.empty() and (run := self._waiting.get()) is not None:
+            run.step()  # it was stopped: this closes it

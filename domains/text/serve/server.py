@@ -2,8 +2,10 @@
 
 import asyncio
 import logging
+import signal
 import socket
 import sys
+from types import FrameType
 
 import uvicorn
 
@@ -20,6 +22,11 @@ class _Server(uvicorn.Server):
     def __init__(self, config: uvicorn.Config, service: Service, grace: float) -> None:
         super().__init__(config)
         self._service, self._grace = service, grace
+        self.asked: int | None = None
+
+    def handle_exit(self, sig: int, frame: FrameType | None) -> None:
+        self.asked = sig
+        super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         running = self._service.engine.running
@@ -55,4 +62,7 @@ def run(service: Service, host: str, port: int, api_key: str | None = None, grac
         log.warning("whoever reaches %s can use this server and its sessions: there is no --api-key.", address)
     log.info("serving %s at %s (Ctrl-C ends)", service.name, address)
     config = uvicorn.Config(build_app(service, api_key), log_config=None, access_log=False, lifespan="on")
-    _Server(config, service, grace).run(sockets=[listener])
+    server = _Server(config, service, grace)
+    server.run(sockets=[listener])
+    if server.asked == signal.SIGINT:
+        raise KeyboardInterrupt

@@ -26,7 +26,7 @@ from titans_seq.files import sync_folder
 log = logging.getLogger("titans_seq.serve")
 ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
 """No dots, no slashes, no capitals: an id is a file's name, also where names differ by more than their case."""
-SUFFIX, TEMPORARY = ".safetensors", ".titans-seq-"
+SUFFIX, TEMPORARY = ".session.safetensors", ".titans-seq-"
 
 
 @dataclass(frozen=True)
@@ -117,10 +117,13 @@ class Sessions:
         """The file of a session, to be read: what the last request left, also when the next one writes it anew meanwhile.
 
         Raises:
-            ApiError: as `get`.
+            ApiError: as `get`; 422, somebody took the file away.
         """
         self.get(id)
-        return self.path(id).open("rb")
+        try:
+            return self.path(id).open("rb")
+        except OSError as error:
+            raise ApiError(422, f"session {id!r} cannot be read ({error.strerror}).", "session_damaged", "session") from error
 
     def read(self, id: str, load: Callable[[Path, str], Context] = _load) -> Context:
         """What a session holds. On any thread. load: from a file, of a model of this identity; not given, onto the CPU.
@@ -210,15 +213,15 @@ class Sessions:
 
     def _look(self, path: Path) -> Session | None:
         """What a file's header tells, without reading all of it; None for a file whose name is no session's."""
-        if not ID.fullmatch(path.stem):
+        id, status = path.name.removesuffix(SUFFIX), path.stat()
+        if not ID.fullmatch(id):
             log.warning("%s: is left alone, its name is no session's.", path)
             return None
-        status = path.stat()
         try:
-            return Session(path.stem, read_length(path, self._owner) - 1, status.st_size, int(status.st_mtime))
+            return Session(id, read_length(path, self._owner) - 1, status.st_size, int(status.st_mtime))
         except UserError as error:
-            log.warning("session %s cannot be gone on with: %s", path.stem, error)
-            return Session(path.stem, 0, status.st_size, int(status.st_mtime), _reason(error, path))
+            log.warning("session %s cannot be gone on with: %s", id, error)
+            return Session(id, 0, status.st_size, int(status.st_mtime), _reason(error, path))
 
     def _remove(self, id: str) -> None:
         self.path(id).unlink()

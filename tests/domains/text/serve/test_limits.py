@@ -1,5 +1,6 @@
 """What a server does not take on, with small limits and an API key; and how it ends when it may not wait."""
 
+import importlib
 import signal
 from collections.abc import Iterator
 from pathlib import Path
@@ -97,7 +98,8 @@ def test_states_may_be_as_large_as_the_models_are(limited: Server) -> None:
 def test_a_request_too_many_is_told_to_come_again(limited: Server) -> None:
     body = {"model": NAME, "prompt": "a", "max_tokens": 500, "stream": True}
     with requests.post(f"{limited.url}/v1/completions", json=body, headers=KEY, stream=True, timeout=60) as running:
-        next(running.iter_lines())
+        lines = running.iter_lines()
+        next(lines)
         answer = complete(limited)
         assert (answer.status_code, answer.headers["retry-after"]) == (429, "1")
         assert answer.json()["error"]["code"] == "too_many_requests"
@@ -127,26 +129,25 @@ def test_a_folder_of_sessions_has_one_server(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("flags", "message"),
+    ("command", "flags", "message"),
     [
-        (("--sessions", "file"), "--sessions file: "),
-        (("--host", "192.0.2.1"), "--host 192.0.2.1 --port 8000: cannot be listened on"),
-        (("--api-key", " "), "--api-key is empty"),
-        (("--max-choices", "0"), "--max-choices must be at least 1, got 0"),
+        (("serve",), ("--host", "192.0.2.1"), "--host 192.0.2.1 --port 8000: cannot be listened on"),
+        (("serve",), ("--sessions", "file"), "--sessions file: "),
+        (("text", "serve"), ("--api-key", " "), "--api-key is empty"),
+        (("text", "serve"), ("--max-choices", "0"), "--max-choices must be at least 1, got 0"),
     ],
 )
 def test_a_server_that_cannot_start_says_why(
-    flags: tuple[str, ...], message: str, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    command: tuple[str, ...], flags: tuple[str, ...], message: str, model_folder: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.chdir(tmp_path)
     (tmp_path / "file").write_text("")
-    for command in (("serve",), ("text", "serve")):
-        with pytest.raises(UserError, match=message):
-            cli.build_app()([*command, str(model_folder), *flags])
+    with pytest.raises(UserError, match=message):
+        cli.build_app()([*command, str(model_folder), *flags])
 
 
 def test_without_the_extra_the_command_says_how_to_install_it(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("domains.text.cli.serve.find_spec", lambda name: None)
+    monkeypatch.setattr(importlib.import_module("domains.text.cli.serve"), "find_spec", lambda name: None)
     with pytest.raises(UserError, match=r"the server needs fastapi and uvicorn, not installed here: pip install 'titans-seq\[serve\]'"):
         cli.build_app()(["serve", "model"])
 

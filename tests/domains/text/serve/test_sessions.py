@@ -205,12 +205,13 @@ def test_sessions_outlive_a_kill_and_move_to_another_server(
         first.complete("ab", session=id, max_tokens=5, seed=2)
     body = {"model": NAME, "prompt": "ab", "max_tokens": ENDLESS, "stream": True, "session": "kept"}
     with requests.post(f"{first.url}/v1/completions", json=body, stream=True, timeout=60) as running:
-        next(running.iter_lines())
+        lines = running.iter_lines()
+        next(lines)
         assert first.end(signal.SIGKILL) == -signal.SIGKILL
         with pytest.raises(requests.RequestException):
-            list(running.iter_lines())
-    (folder / "torn.safetensors").write_bytes((folder / "torn.safetensors").read_bytes()[:-9])
-    begin(small(1)).save_for(small(1), folder / "foreign.safetensors")
+            list(lines)
+    (folder / "torn.session.safetensors").write_bytes((folder / "torn.session.safetensors").read_bytes()[:-9])
+    begin(small(1)).save_for(small(1), folder / "foreign.session.safetensors")
     (folder / ".titans-seq-left").write_bytes(b"half an upload")
 
     second = Server(model_folder, tmp_path / "second", "--sessions", folder).wait()
@@ -229,7 +230,7 @@ def test_sessions_outlive_a_kill_and_move_to_another_server(
             assert second.delete(f"/v1/sessions/{id}").status_code == 200
         assert second.complete("cc", session="kept", max_tokens=5, seed=2).choices[0].text == expected[1].text
         assert equal(second.state("kept", tmp_path), expected[1].context)
-        assert [path.name for path in sorted(folder.iterdir())] == [".lock", "kept.safetensors"]
+        assert [path.name for path in sorted(folder.iterdir())] == [".lock", "kept.session.safetensors"]
         exported = second.get("/v1/sessions/kept/state").content
         answer = second.complete("水", session="kept", max_tokens=5, seed=2)
         assert_ends_properly(second)
