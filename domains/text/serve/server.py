@@ -13,20 +13,28 @@ from domains.text.serve.app import build_app
 from domains.text.serve.service import Service
 from titans_seq.errors import UserError
 
+STALLED = 5
+"""Seconds after which a client that does not read what it is told at the end is waited for no longer."""
 log = logging.getLogger("titans_seq.serve")
 
 
 class _Server(uvicorn.Server):
-    """Ends on SIGTERM and Ctrl-C: takes nothing new, lets what runs end for `grace` seconds, and stops the rest, each with an answer."""
+    """Ends on SIGTERM and Ctrl-C: takes nothing new, lets what runs end for `grace` seconds, and stops the rest, each with an answer.
+
+    Asked again, it stops at once.
+    """
 
     def __init__(self, config: uvicorn.Config, service: Service, grace: float) -> None:
         super().__init__(config)
         self._service, self._grace = service, grace
-        self.asked: int | None = None
+        self.asked: list[int] = []
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        self.asked = sig
-        super().handle_exit(sig, frame)
+        self.asked.append(sig)
+        if len(self.asked) == 2:
+            asyncio.get_running_loop().call_soon_threadsafe(self._service.engine.stop_all)
+        else:  # the first time; and the third, which waits for nothing
+            super().handle_exit(sig, frame)
 
     async def shutdown(self, sockets: list[socket.socket] | None = None) -> None:
         running = self._service.engine.running
@@ -61,8 +69,10 @@ def run(service: Service, host: str, port: int, api_key: str | None = None, grac
     if api_key is None and host not in ("127.0.0.1", "::1", "localhost"):
         log.warning("whoever reaches %s can use this server and its sessions: there is no --api-key.", address)
     log.info("serving %s at %s (Ctrl-C ends)", service.name, address)
-    config = uvicorn.Config(build_app(service, api_key), log_config=None, access_log=False, lifespan="on")
+    config = uvicorn.Config(
+        build_app(service, api_key), log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=int(grace) + STALLED
+    )
     server = _Server(config, service, grace)
     server.run(sockets=[listener])
-    if server.asked == signal.SIGINT:
+    if signal.SIGINT in server.asked:
         raise KeyboardInterrupt

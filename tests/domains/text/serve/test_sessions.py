@@ -147,7 +147,7 @@ def test_a_client_that_does_not_wait_for_a_whole_answer_stops_it(server: Server)
 def talk(server: Server, id: str, turns: list[str], config: GenerationConfig) -> list[str]:
     """The answers of a session to prompts one after the other."""
     server.session(id)
-    with server.client(retries=20) as client:
+    with server.client(retries=1000) as client:
         return [ask(client, id, turn, max_tokens=config.max_tokens, seed=config.seed).choices[0].text for turn in turns]
 
 
@@ -185,9 +185,9 @@ def test_many_sessions_side_by_side_answer_as_each_alone(server: Server, languag
     """More than may run at a time: clients that are told so try again."""
 
     def others() -> None:
-        with server.client(retries=20) as client:
+        with server.client(retries=1000) as client:
             stream = endless(client)
-            server.complete(["a", "bb"], max_tokens=2)
+            client.completions.create(model=NAME, prompt=["a", "bb"], max_tokens=2)
             stream.close()
 
     check_side_by_side(server, language_model, tmp_path, count=24, turns=5, others=others)
