@@ -133,8 +133,11 @@ class Service:
             async for step in run:
                 tally.read, tally.made = tally.read + step.read, tally.made + step.made
                 self.total.read, self.total.made = self.total.read + step.read, self.total.made + step.made
-                if session is not None and step.kept is not None:
+                if session is not None and step.kept is not None:  # the last step: what is kept is answered, also at the server's end
                     await self.sessions.keep(session, step.kept)
+                    tally.outcome = "done"
+                    yield step
+                    return
                 yield step
             tally.outcome = "done"
         except ClientLeftError:

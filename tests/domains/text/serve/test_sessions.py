@@ -214,7 +214,7 @@ def test_sessions_outlive_a_kill_and_move_to_another_server(
     begin(small(1)).save_for(small(1), folder / "foreign.session.safetensors")
     (folder / ".titans-seq-left").write_bytes(b"half an upload")
 
-    second = Server(model_folder, tmp_path / "second", "--sessions", folder).wait()
+    second = Server(model_folder, tmp_path / "second", "--sessions", folder, "--grace", 300).wait()
     try:
         listed = {session["id"]: session for session in second.get("/v1/sessions").json()["data"]}
         assert listed.keys() == {"kept", "torn", "foreign"}
