@@ -18,7 +18,10 @@ REAL = (torch.float64, torch.float32, torch.bfloat16, torch.float16)
 
 
 def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: dict[str, str] | None = None) -> None:
-    """Write `tensors` to `path` through a file beside it, so that a kill leaves the old file or the new one."""
+    """Write `tensors` to `path` through a file beside it, so that a kill or a power cut leaves the old file or the new one.
+
+    When it returns, the new one is on the disk.
+    """
     path = Path(path)
     with tempfile.TemporaryDirectory(dir=path.parent, prefix=".titans-seq-") as folder:
         temporary = Path(folder) / path.name
@@ -26,7 +29,9 @@ def write_safetensors(path: str | Path, tensors: dict[str, Tensor], metadata: di
         mode = temporary.stat().st_mode
         save_file(tensors, str(temporary), metadata=metadata)
         temporary.chmod(mode)
+        sync_file(temporary)
         os.replace(temporary, path)
+    sync_folder(path.parent)
 
 
 def read_safetensors(path: str | Path, device: str | torch.device = "cpu") -> tuple[dict[str, Tensor], dict[str, str]]:
@@ -65,6 +70,12 @@ def digest(path: Path) -> str:
     """SHA-256 of a file."""
     with path.open("rb") as file:
         return hashlib.file_digest(file, "sha256").hexdigest()
+
+
+def sync_file(path: Path) -> None:
+    """Have what was written to a file on the disk."""
+    with path.open("rb+") as file:
+        os.fsync(file.fileno())
 
 
 def sync_folder(folder: Path) -> None:

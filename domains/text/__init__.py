@@ -3,6 +3,6 @@
 from titans_seq.domain import Domain
 
 DOMAIN = Domain(
-    commands={"text": "domains.text.cli:app"},
+    commands={"text": "domains.text.cli:app", "serve": "domains.text.cli.serve:serve"},
     models={"titans_text": "domains.text.model:TitansForCausalLM"},
 )

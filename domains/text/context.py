@@ -6,6 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import torch
+from safetensors import SafetensorError, safe_open
 from torch import Tensor
 
 from domains.text.data.sources import Block
@@ -36,13 +37,13 @@ class Context(State):
         self.save(path, model.identity())
 
 
-def load_context(model: TitansForCausalLM, path: str | Path) -> Context:
-    """Read what `Context.save_for` wrote, onto the model's device.
+def load_context(model: TitansForCausalLM, path: str | Path, owner: str | None = None) -> Context:
+    """Read what `Context.save_for` wrote, onto the model's device. owner: `model.identity()`, where it is known: it is made of all weights.
 
     Raises:
         UserError: the file is missing, damaged, or of another model.
     """
-    context = Context.load(path, model.output_weight.device, model.identity())
+    context = Context.load(path, model.output_weight.device, owner or model.identity())
     last, length = context.last, context.length
     if not last.dtype == length.dtype == torch.int64 or last.dim() != 1 or last.shape != length.shape:
         raise UserError(f"{path}: damaged, last {tuple(last.shape)} {last.dtype} and length {tuple(length.shape)} {length.dtype}.")
@@ -54,6 +55,23 @@ def load_context(model: TitansForCausalLM, path: str | Path) -> Context:
     except ValueError as error:
         raise UserError(f"{path}: damaged, {error}") from error
     return context
+
+
+def read_length(path: str | Path, owner: str) -> int:
+    """Tokens of the one text in a file of `Context.save_for`. The file's header is checked, and its tensors but this one are not read.
+
+    Raises:
+        UserError: the file is missing, its header damaged, it is of another model than `owner`, or holds several texts.
+    """
+    Context.load(path, "meta", owner)
+    try:
+        with safe_open(str(path), framework="pt") as file:
+            length = file.get_tensor("state.length")
+    except (SafetensorError, OSError) as error:
+        raise UserError(f"{path}: damaged ({error}).") from error
+    if length.numel() != 1:
+        raise UserError(f"{path}: holds {length.numel()} texts, expected one.")
+    return int(length)
 
 
 @torch.no_grad()
@@ -75,14 +93,24 @@ def extend(
     """
     if len(tokens) != len(context.last):
         raise ValueError(f"tokens must be given for each of {len(context.last)} rows, got {len(tokens)}")
-    device, state = context.last.device, context.state
-    for read, following in pieces(context.last, tokens):
-        mask = following != IGNORED
-        _, state = model.hidden(read, state, mask=None if mask.all() else mask)
-        on_read(int(mask.sum()))
-    last = [int(row[-1]) if len(row) else before for row, before in zip(tokens, context.last.tolist(), strict=True)]
-    counts = torch.tensor([len(row) for row in tokens], device=device)
-    return Context(state, torch.tensor(last, device=device), context.length + counts)
+    for start in range(0, max(map(len, tokens), default=0), SEGMENT):
+        parts = [row[start : start + SEGMENT] for row in tokens]
+        _, context = read_segment(model, context, parts)
+        on_read(sum(map(len, parts)))
+    return context
+
+
+@torch.no_grad()
+def read_segment(model: TitansForCausalLM, context: Context, tokens: Sequence[np.ndarray]) -> tuple[Tensor, Context]:
+    """Read at once what `extend` reads in segments. Returns also what the logits of each token are made of (`model.logits_of`):
+    (B, T, dim), T being the length of the longest row, of which a row's own length counts.
+    """
+    device, counts = context.last.device, torch.tensor([len(row) for row in tokens])
+    last = context.last.tolist()
+    read, following = (part.to(device) for part in _laid_out(last, tokens))
+    mask = following != IGNORED
+    y, state = model.hidden(read, context.state, mask=None if mask.all() else mask)
+    return y, Context(state, torch.tensor(last, device=device), context.length + counts.to(device))
 
 
 def pieces(last: Tensor, tokens: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
@@ -96,17 +124,23 @@ def pieces(last: Tensor, tokens: Sequence[np.ndarray]) -> Iterator[tuple[Tensor,
         What is read, (B, at most SEGMENT) int64: `last` and the tokens but for the final one; and the token after each, `IGNORED` at
         padding, which is on the right.
     """
-    before, longest = last.tolist(), max(map(len, tokens), default=0)
-    for start in range(0, longest, SEGMENT):
-        size = min(SEGMENT, longest - start)
-        read, following = torch.zeros(len(tokens), size, dtype=torch.int64), torch.full((len(tokens), size), IGNORED)
-        for i, row in enumerate(tokens):
-            part = row[start : start + size].astype(np.int64)
-            if len(part):
-                read[i, : len(part)] = torch.from_numpy(np.concatenate([[before[i]], part[:-1]]))
-                following[i, : len(part)] = torch.from_numpy(part)
-                before[i] = int(part[-1])
+    before = last.tolist()
+    for start in range(0, max(map(len, tokens), default=0), SEGMENT):
+        read, following = _laid_out(before, [row[start : start + SEGMENT] for row in tokens])
         yield read.to(last.device), following.to(last.device)
+
+
+def _laid_out(last: list[int], tokens: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
+    """What is read and what follows, as of `pieces`; `last` becomes the last token of each row."""
+    size = max(map(len, tokens))
+    read, following = torch.zeros(len(tokens), size, dtype=torch.int64), torch.full((len(tokens), size), IGNORED)
+    for i, row in enumerate(tokens):
+        if len(row):
+            part = row.astype(np.int64)
+            read[i, : len(row)] = torch.from_numpy(np.concatenate([[last[i]], part[:-1]]))
+            following[i, : len(row)] = torch.from_numpy(part)
+            last[i] = int(part[-1])
+    return read, following
 
 
 def read_documents(

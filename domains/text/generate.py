@@ -3,6 +3,7 @@
 from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor
 
@@ -60,33 +61,73 @@ def stream(
     if not prompts:
         return
     prompt_tokens = model.tokenizer.encode_batch(list(prompts))
-    now = extend(model, fork(begin(model) if context is None else context, len(prompts)), prompt_tokens)
-    seen = torch.zeros(len(prompts), model.config.vocabulary, dtype=torch.bool)
-    for row, ids in enumerate(prompt_tokens):
-        seen[row, torch.from_numpy(ids.astype("int64"))] = True
-    outputs = [RowOutput(model.tokenizer, config.stop, config.max_tokens) for _ in prompts]
-    texts = [""] * len(prompts)
-    generators, decoder = make_generators(config.seed, len(prompts)), Decoder(model)
-    while any(output.reason is None for output in outputs):
-        logits, state = decoder(now.last[:, None], now.state)
-        tokens = next_tokens(logits[:, -1], seen, config, generators)
+    read = extend(model, fork(begin(model) if context is None else context, len(prompts)), prompt_tokens)
+    rows = Rows(model, read, prompt_tokens, config)
+    while not rows.ended:
+        yield from rows.step()
+
+
+class Rows:
+    """Texts that are gone on with side by side, a token of each at a step.
+
+    Args:
+        model: in evaluation mode.
+        context: of B rows, what was read before: prompts, too.
+        prompts: tokens of each row's prompt, for the repetition penalty.
+        config: how.
+        decoder: of the model, where there is one already.
+
+    Attributes:
+        outputs: B. texts: B, what is certain of each. logits: (B, V) float32 on the CPU, those of the last step.
+    """
+
+    def __init__(
+        self,
+        model: TitansForCausalLM,
+        context: Context,
+        prompts: Sequence[np.ndarray],
+        config: GenerationConfig,
+        decoder: Decoder | None = None,
+    ) -> None:
+        self.outputs = [RowOutput(model.tokenizer, config.stop, config.max_tokens) for _ in prompts]
+        self.texts = [""] * len(prompts)
+        self.logits = torch.empty(0)
+        self._now, self._config = context, config
+        self._decoder = decoder or Decoder(model)
+        self._generators = make_generators(config.seed, len(prompts))
+        self._seen = torch.zeros(len(prompts), model.config.vocabulary, dtype=torch.bool)
+        for row, ids in enumerate(prompts):
+            self._seen[row, torch.from_numpy(ids.astype("int64"))] = True
+
+    @property
+    def ended(self) -> bool:
+        """Whether all rows have."""
+        return all(output.reason is not None for output in self.outputs)
+
+    def step(self) -> list[Piece]:
+        """A token more of each row that has not ended; the text that it makes certain."""
+        now, pieces = self._now, []
+        logits, state = self._decoder(now.last[:, None], now.state)
+        self.logits = logits[:, -1].detach().float().cpu()
+        tokens = next_tokens(self.logits, self._seen, self._config, self._generators)
         after = Context(state, tokens.to(now.last.device), now.length + 1)
-        for row, (output, token) in enumerate(zip(outputs, tokens.tolist(), strict=True)):
+        for row, (output, token) in enumerate(zip(self.outputs, tokens.tolist(), strict=True)):
             if output.reason is not None:
                 continue
             text = output.add(token)
-            texts[row] += text
+            self.texts[row] += text
             if output.reason is not None:  # the end itself is not read: what comes next goes on with the document
                 context = select(now if output.reason == "end" else after, row)
-                yield Piece(row, text, Generated(texts[row], output.tokens, output.reason, context))
+                pieces.append(Piece(row, text, Generated(self.texts[row], output.tokens, output.reason, context)))
             elif text:
-                yield Piece(row, text, None)
-        now = after
+                pieces.append(Piece(row, text, None))
+        self._now = after
+        return pieces
 
 
 def next_tokens(logits: Tensor, seen: Tensor, config: GenerationConfig, generators: Sequence[torch.Generator]) -> Tensor:
-    """Draw a token for each row of logits (B, V), (B,) int64 on the CPU, and mark it in `seen` (B, V) bool."""
-    penalised = penalise_repetition(logits.detach().float().cpu(), seen, config.repetition_penalty)
+    """Draw a token for each row of logits (B, V) on the CPU, (B,) int64, and mark it in `seen` (B, V) bool."""
+    penalised = penalise_repetition(logits, seen, config.repetition_penalty)
     tokens = draw(chances(penalised, config), generators)
     seen.scatter_(1, tokens[:, None], True)
     return tokens

@@ -40,20 +40,28 @@ class StopStrings:
 
 
 class RowOutput:
-    """The text of one row. reason: why it ended; None while it goes on. tokens: those that it has, the end not among them."""
+    """The text of one row.
+
+    reason: why it ended; None while it goes on. tokens: those that it has, the end not among them. places: of each of them, the characters
+    of the text before it, a stop string's among them.
+    """
 
     def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], max_tokens: int) -> None:
         self.tokens: list[int] = []
+        self.places: list[int] = []
         self.reason: Reason | None = None
         self._end, self._max = tokenizer.end, max_tokens
-        self._decoder, self._stops = tokenizer.decoder(), StopStrings(stops)
+        self._decoder, self._stops, self._decoded = tokenizer.decoder(), StopStrings(stops), 0
 
     def add(self, token: int) -> str:
         """The text that the next token makes certain."""
         if token == self._end:
             return self._finish("end")
         self.tokens.append(token)
-        text = self._stops.add(self._decoder.add(token))
+        self.places.append(self._decoded)
+        decoded = self._decoder.add(token)
+        self._decoded += len(decoded)
+        text = self._stops.add(decoded)
         if self._stops.found:
             self.reason = "stop"
         elif len(self.tokens) == self._max:

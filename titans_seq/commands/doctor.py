@@ -18,6 +18,8 @@ REQUIRED = ("torch", "safetensors", "huggingface_hub", "lightning", "gluonts", "
 EXTRAS = {
     "triton": "the fused form of the memory on NVIDIA GPUs",
     "tensorboard": "TensorBoard logs of training",
+    "fastapi": "`titans-seq serve`, with uvicorn: pip install 'titans-seq[serve]'",
+    "uvicorn": "`titans-seq serve`, with fastapi: pip install 'titans-seq[serve]'",
     "hf_xet": "faster transfers from and to the hub",
     "transformers": "language models in Hugging Face transformers",
     "lm_eval": "language models on tasks of lm-evaluation-harness",

@@ -1,0 +1,38 @@
+"""The blocks of docs/serving.md run as printed, against a server of the model that they name."""
+
+import os
+import re
+import subprocess
+import sys
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+from tests.domains.text.serve.conftest import Server
+
+PAGE = (Path(__file__).parents[4] / "docs" / "serving.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def documented(model_folder: Path, tmp_path: Path) -> Iterator[Server]:
+    server = Server(model_folder, tmp_path / "log", "--sessions", tmp_path / "sessions", "--name", "model")
+    try:
+        yield server.wait()
+    finally:
+        server.end()
+
+
+@pytest.mark.slow
+def test_every_block_runs(documented: Server, tmp_path: Path) -> None:
+    (_, start), (_, curl), (_, python) = re.findall(r"```(sh|python)\n(.*?)```", PAGE, flags=re.DOTALL)
+    assert start.splitlines()[1].startswith("titans-seq serve runs/novels/model --sessions sessions ")
+    commands = [*(["sh", "-c", f"{line} --fail-with-body"] for line in curl.splitlines()), [sys.executable, "-c", python]]
+    for command in commands:
+        command[-1] = command[-1].replace("http://127.0.0.1:8000", documented.url)
+        done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=120)
+        assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
+    assert (tmp_path / "novel.safetensors").stat().st_size > 1000
+    listed = {session["id"]: session["tokens"] for session in documented.get("/v1/sessions").json()["data"]}
+    assert listed.keys() == {"novel", "other", "talk"}
+    assert listed["novel"] == listed["other"] == len("It was the best of times.")
