@@ -15,11 +15,11 @@ from torch import Tensor, nn
 from titans_seq import strict_json
 from titans_seq.card import Card, render_card
 from titans_seq.config import Config
-from titans_seq.display import model_html
 from titans_seq.domain import find_plugins, import_object
 from titans_seq.errors import UserError
 from titans_seq.files import REAL, read_safetensors, write_safetensors
 from titans_seq.hub import TOKENIZER_NAME, HubOptions, locate, upload
+from titans_seq.outline import model_html
 
 CONFIG_NAME = "config.json"
 WEIGHTS_NAME = "model.safetensors"

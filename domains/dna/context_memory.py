@@ -1,7 +1,7 @@
 """A linear memory whose keys are the bases before: what followed the same context earlier in the stream, on both strands.
 
-The rule is that of the package (arXiv 2501.00663, Eq. 9 to 14) for a linear memory W, with the loss ``1/2 |W k - v|^2``, v the base that came
-(one-hot, less 1/4) and k the context, one-hot over all contexts. So one column of W learns at a base, and with neither momentum nor
+The rule is that of the package (arXiv 2501.00663, Eq. 9 to 14) for a linear memory W, with the loss ``1/2 |W k - v|^2``, v the base that
+came (one-hot, less 1/4) and k the context, one-hot over all contexts. So one column of W learns at a base, and with neither momentum nor
 forgetting and the step 1 / (n + 1), n the times that this context came before, it is the mean of what followed; it is kept as counts.
 On the other strand the same bases are another event, which is learned as well (inverted repeats).
 

@@ -17,7 +17,8 @@ def info(
 ) -> None:
     """Say what a saved model is: type, version, parameters by part, dtype, sizes of files and state, configuration."""
     from titans_seq.checkpoint import ALL_FILES, load_model, locate, read_header
-    from titans_seq.display import parts, size, state_bytes
+    from titans_seq.display import size
+    from titans_seq.outline import parts, state_bytes
 
     folder = locate(model, ALL_FILES, revision=revision)
     header = read_header(folder)
