@@ -8,7 +8,6 @@ from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.collections import PatchCollection
 from matplotlib.colors import Normalize
-from matplotlib.figure import Figure
 from matplotlib.font_manager import FontProperties
 from matplotlib.image import AxesImage
 from matplotlib.patches import PathPatch
@@ -17,6 +16,7 @@ from matplotlib.ticker import MaxNLocator
 from matplotlib.transforms import Affine2D, Bbox, BboxTransform
 
 from domains.dna.data.alphabet import BASES, N
+from titans_seq.figure import Figure
 
 MOST_BASES = 1000
 """Bases that are drawn at most."""

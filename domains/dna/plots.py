@@ -4,8 +4,9 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
+
+from titans_seq.figure import Figure
 
 _BLUE, _GREY, _RULE = "#0969da", "#8c959f", "#d0d7de"
 MOST_NAMES = 12

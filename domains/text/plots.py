@@ -3,10 +3,10 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
 
 from domains.text.score import RangeScore
+from titans_seq.figure import Figure
 
 _BLUE, _GREY = "#0969da", "#8c959f"
 

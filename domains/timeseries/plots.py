@@ -10,8 +10,9 @@ import polars as pl
 from gluonts.model.forecast import Forecast
 from matplotlib.axes import Axes
 from matplotlib.dates import AutoDateLocator, ConciseDateFormatter
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator, PercentFormatter
+
+from titans_seq.figure import Figure
 
 MAX_PANELS = 8
 _INK, _BLUE, _ORANGE, _GREY = "#24292f", "#0969da", "#d4600a", "#8c959f"

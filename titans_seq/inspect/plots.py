@@ -6,9 +6,9 @@ import numpy as np
 import polars as pl
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 
+from titans_seq.figure import Figure
 from titans_seq.inspect.recording import QUANTITIES
 
 MAX_POINTS = 1_000

@@ -22,7 +22,6 @@ def prepare(threads: int, **folders: Path) -> None:
         check_folder(f"--{flag}", folder)
     logging.disable(logging.INFO)
     logging.getLogger("gluonts").setLevel(logging.ERROR)  # that a quantile forecast stores no mean
-    warnings.filterwarnings("ignore", message="Using `json`-module", category=UserWarning)
     warnings.filterwarnings("ignore", category=FutureWarning)  # of pandas, about the aliases that GluonTS builds on
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")

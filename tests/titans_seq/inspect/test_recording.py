@@ -104,6 +104,7 @@ def test_pictures_show_every_block_and_name_what_is_not_there(tmp_path: Path) ->
     assert [label.get_text() for label in heads.axes[0].get_yticklabels()] == [f"block {b}, head {h}" for b in (0, 1) for h in (0, 1)]
     assert (tmp_path / "memory.png").stat().st_size > 10_000
     assert (tmp_path / "heads.png").stat().st_size > 10_000
+    assert heads._repr_png_()[:8] == b"\x89PNG\r\n\x1a\n"  # in a notebook
     with pytest.raises(ValueError, match=r"no stream 0, row 2; it has \(stream, row\) \(0, 0\), \(0, 1\)"):
         plot_memory(frame, row=2)
     with pytest.raises(ValueError, match="quantity must be one of surprise"):
