@@ -1,13 +1,14 @@
-"""`titans-seq text`: train, tokenizer, score, read, generate."""
+"""`titans-seq text`: train, tokenizer, score, read, generate, task."""
 
 from cyclopts import App
 
 from domains.text.cli.generate import generate
 from domains.text.cli.read import read
 from domains.text.cli.score import score
+from domains.text.cli.task import app as task
 from domains.text.cli.tokenizer import tokenizer
 from domains.text.cli.train import train
 
 app = App(name="text", help="Language models: train one on files, score files with it, have it read and go on with texts.")
-for command in (train, tokenizer, score, read, generate):
+for command in (train, tokenizer, score, read, generate, task):
     app.command(command)

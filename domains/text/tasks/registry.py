@@ -1,5 +1,6 @@
 """Tasks by name."""
 
+import dataclasses
 import difflib
 from collections.abc import Sequence
 from pathlib import Path
@@ -64,10 +65,13 @@ def load_task(name: str, tokenizer: Tokenizer | None = None, books: Books | Sequ
     return task(name, config.from_dict(defaults | settings), tokenizer or ByteTokenizer(), hay)
 
 
-def default_settings(name: str) -> Config:
-    """The configuration of a task with its defaults."""
-    if name in SYMBOL_TASKS:
-        kind, defaults = SYMBOL_TASKS[name]
-        return kind.from_dict(defaults)
-    _, config, defaults = TEXT_TASKS[name]
-    return config.from_dict(defaults if defaults.get("task") not in ("qa4", "qa5", "qa10") else {**defaults, "babi": "FOLDER"})
+def default_settings(name: str) -> dict[str, Any]:
+    """The settings of a task with their defaults."""
+    kind, defaults = SYMBOL_TASKS[name] if name in SYMBOL_TASKS else TEXT_TASKS[name][1:]
+    return {field.name: defaults.get(field.name, field.default) for field in dataclasses.fields(kind)}
+
+
+def summary(name: str) -> str:
+    """What a task is, in a line."""
+    text = (SYMBOL_TASKS[name][0] if name in SYMBOL_TASKS else TEXT_TASKS[name][0]).__doc__ or ""
+    return " ".join(text.partition("\n\n")[0].split())
