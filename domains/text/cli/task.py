@@ -29,7 +29,9 @@ Settings = Annotated[
 ]
 BookFiles = Annotated[
     list[Path] | None,
-    Parameter(name="--books", help="Files and folders of texts that hide the facts, for needles in essays and BABILong.", consume_multiple=True),
+    Parameter(
+        name="--books", help="Files and folders of texts that hide the facts, for needles in essays and BABILong.", consume_multiple=True
+    ),
 ]
 Count = Annotated[int, Parameter(help="Examples.", validator=Number(gte=1))]
 Seed = Annotated[int, Parameter(help="Of the examples.", validator=Number(gte=0))]
@@ -112,7 +114,9 @@ def evaluate(
     model: Annotated[str, Parameter(help="Folder of a trained model, or its name on the Hugging Face hub, owner/name.")],
     /,
     *,
-    task: Annotated[str | None, Parameter(help="Name of the task. Default: the one that the model was trained on, with its settings.")] = None,
+    task: Annotated[
+        str | None, Parameter(help="Name of the task. Default: the one that the model was trained on, with its settings.")
+    ] = None,
     settings: Settings = None,
     books: BookFiles = None,
     lengths: Annotated[

@@ -21,8 +21,8 @@ BINS = 5
 
 @dataclass(frozen=True)
 class Row:
-    """Of a length. written: mean score of what the model wrote, None if it was not asked to. depths: (answers found, examples) of each fifth
-    of the depth; None where the task has no depth.
+    """Of a length. written: mean score of what the model wrote, None if it was not asked to. depths: (answers found, examples) of each
+    fifth of the depth; None where the task has no depth.
     """
 
     length: int

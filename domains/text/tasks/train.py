@@ -61,7 +61,8 @@ def train(
         validation, test = (examples(task, training.seed, held_out, part) for part in ("validation", "test"))
         number = count or training.max_steps * training.accumulate * training.batch_size
         items: Sequence[Any] = Examples(task, training.seed, number, "training", [*validation, *test])
-        return TrainingData(*example_loaders(items if count is None else list(items), validation, training), _card(task))
+        items = items if count is None else list(items)
+        return TrainingData(*example_loaders(items, validation, training, fresh=count is None), _card(task))
 
     folder = run(lambda: make(settings), make_data, training, output, resume, progress)
     text = json.dumps({"task": task.name, "settings": task.settings(), "seed": training.seed}, indent=2)
