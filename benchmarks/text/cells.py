@@ -1,10 +1,12 @@
-"""What is measured once is kept: a run goes on where one was ended, and measures anew what was measured with other settings."""
+"""What is measured once is kept: a run goes on where one was ended, inside a training too, and measures anew what had other settings."""
 
 import argparse
+import json
 import os
 import sys
 from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass
+from hashlib import sha256
 from pathlib import Path
 
 import torch
@@ -21,10 +23,10 @@ WHERE = ("command", "date", "revision", "changes", "torch", "cpu", "load")
 
 @dataclass(frozen=True)
 class Cell:
-    """A measurement. settings: all that it depends on, as JSON has it. work: what it finds, saying how far it is."""
+    """A measurement. settings: all that it depends on, as JSON has it. work: what it finds, saying how far it is, with a checkpoint."""
 
     settings: Report
-    work: Callable[[Say], Report]
+    work: Callable[[Say, Path], Report]
 
 
 def read_cells(output: Path) -> dict[str, Report]:
@@ -46,10 +48,17 @@ def run_cells(cells: Mapping[str, Cell], output: Path, module: str) -> None:
             say("begins")
             if found.get(key, {}).get("settings") != cell.settings:
                 where = environment(module)
-                found[key] = {**cell.work(say), "settings": cell.settings, **{name: where[name] for name in WHERE}}
+                checkpoint = output.parent / f".{output.stem}-{key.replace(' ', '')}-{_digest(cell.settings)}.checkpoint"
+                found[key] = {**cell.work(say, checkpoint), "settings": cell.settings, **{name: where[name] for name in WHERE}}
                 write_json(output, {"module": module, "cells": found})
+                checkpoint.unlink(missing_ok=True)
                 print(f"{key}: measured", file=sys.stderr, flush=True)
             progress.advance(bar)
+
+
+def _digest(settings: Report) -> str:
+    """What was begun with other settings has another name."""
+    return sha256(json.dumps(settings, sort_keys=True).encode()).hexdigest()[:12]
 
 
 def measured_by(found: Mapping[str, Report], module: str) -> str:

@@ -92,17 +92,11 @@ def settings(config: BaselineConfig, training: TrainingConfig) -> Report:
     return {"model": config.to_dict(), "training": training.to_dict()}
 
 
-def measure(config: BaselineConfig, training: TrainingConfig, train: Tensor, scored: Tensor, say: Say) -> Report:
+def measure(config: BaselineConfig, training: TrainingConfig, train: Tensor, scored: Tensor, say: Say, checkpoint: Path) -> Report:
     """Train on one text, score another."""
     torch.manual_seed(training.seed)
     model = BaselineForCausalLM(config)
-    curve: list[float] = []
-
-    def on_step(step: int, nats: float) -> None:
-        curve.append(nats)
-        say(f"step {step:,} of {training.max_steps:,}, {nats:.3f} nats")
-
-    seconds = fit(model, train, training, on_step)
+    fitted = fit(model, train, training, lambda step, nats: say(f"step {step:,} of {training.max_steps:,}, {nats:.3f} nats"), checkpoint)
     starts = torch.randint(len(scored) - CONTEXT, (ESTIMATED * training.batch_size,), generator=torch.Generator().manual_seed(0))
     scores = {
         "estimate": nats_at(model, scored, starts, CONTEXT).mean().item(),
@@ -110,8 +104,8 @@ def measure(config: BaselineConfig, training: TrainingConfig, train: Tensor, sco
         "stream": stream_nats(model, scored).mean().item(),
     }
     every = max(1, training.max_steps // 20)
-    losses = [sum(curve[n : n + every]) / every for n in range(0, len(curve) - every + 1, every)]
-    return {"scores": scores, "parameters": count(config), "cpu_seconds": round(seconds, 1), "training_nats": losses}
+    means = [fmean(fitted.losses[n : n + every]) for n in range(0, training.max_steps, every)]
+    return {"scores": scores, "parameters": count(config), "cpu_seconds": round(fitted.cpu_seconds, 1), "training_nats": means}
 
 
 def cells(data: Path, runs: Sequence[str], seeds: Sequence[int]) -> dict[str, Cell]:
@@ -123,7 +117,7 @@ def cells(data: Path, runs: Sequence[str], seeds: Sequence[int]) -> dict[str, Ce
             config = configure(run.subject, BASE, PARAMETERS, CONTEXT)
             training = replace(TRAINING, learning_rate=run.rate, carry_state=run.carried, seed=seed)
             found[f"{name} | {seed}"] = Cell(
-                settings(config, training), lambda say, c=config, t=training: measure(c, t, train, validation, say)
+                settings(config, training), lambda say, keep, c=config, t=training: measure(c, t, train, validation, say, keep)
             )
     return found
 
@@ -138,7 +132,7 @@ def search_cells(data: Path, subjects: Sequence[str], rates: Sequence[float]) ->
             config = configure(name, BASE, PARAMETERS, CONTEXT)
             training = replace(TRAINING, learning_rate=rate, max_steps=SEARCH_STEPS)
             found[f"{name} | {rate:g}"] = Cell(
-                settings(config, training), lambda say, c=config, t=training: measure(c, t, train, held_out, say)
+                settings(config, training), lambda say, keep, c=config, t=training: measure(c, t, train, held_out, say, keep)
             )
     return found
 

@@ -5,15 +5,21 @@ in order, and takes its state along. Shapes: B rows, T tokens.
 """
 
 from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
+from itertools import islice
+from pathlib import Path
 from time import process_time
+from typing import Any
 
 import numpy as np
 import torch
-from torch import Tensor
+from torch import Tensor, nn
+from torch.optim import Optimizer
+from torch.optim.lr_scheduler import LRScheduler
 
 from domains.text.model import TitansForCausalLM
 from titans_seq.losses import token_nats, total_nats
+from titans_seq.state import State, flatten, unflatten
 from titans_seq.training import TrainingConfig
 from titans_seq.training.optimizer import make_optimizer
 
@@ -54,17 +60,32 @@ def _cut(tokens: Tensor, starts: Tensor, length: int) -> tuple[Tensor, Tensor]:
     return found[:, :-1], found[:, 1:]
 
 
-def fit(
-    model: TitansForCausalLM, tokens: Tensor, training: TrainingConfig, on_step: Callable[[int, float], None] = lambda step, nats: None
-) -> float:
-    """Train a model, which is then in evaluation mode; the CPU seconds that it took.
+@dataclass(frozen=True)
+class Fitted:
+    """losses: of each step, in nats a token; and the CPU seconds that all took."""
 
-    on_step: called with the steps done and the loss of the last one, in nats a token.
+    losses: list[float]
+    cpu_seconds: float
+
+
+def fit(
+    model: TitansForCausalLM,
+    tokens: Tensor,
+    training: TrainingConfig,
+    on_step: Callable[[int, float], None] = lambda step, nats: None,
+    checkpoint: Path | None = None,
+) -> Fitted:
+    """Train a model, which is then in evaluation mode.
+
+    on_step: called with the steps done and the loss of the last one, in nats a token. checkpoint: a file that is written every
+    `training.checkpoint_every` steps, and from which a training that was ended goes on.
     """
-    begin = process_time()
     optimizer, schedule = make_optimizer(model.train(), training)
-    state = None
-    for step, batch in zip(range(1, training.max_steps + 1), batches(tokens, training), strict=False):
+    before, state = Fitted([], 0.0), None
+    if checkpoint is not None and checkpoint.exists():
+        before, state = _restore(checkpoint, model, optimizer, schedule)
+    losses, begin = list(before.losses), process_time() - before.cpu_seconds
+    for step, batch in islice(enumerate(batches(tokens, training), 1), len(losses), training.max_steps):
         y, after = model.hidden(batch.tokens, None if batch.begins else state)
         state = after.detach() if training.carry_state else None
         loss = total_nats(y.flatten(0, 1), model.output_weight, batch.targets.flatten()) / batch.targets.numel()
@@ -74,9 +95,30 @@ def fit(
             torch.nn.utils.clip_grad_norm_(model.parameters(), training.gradient_clip)
         optimizer.step()
         schedule.step()
-        on_step(step, loss.item())
+        losses.append(loss.item())
+        on_step(step, losses[-1])
+        if checkpoint is not None and step % training.checkpoint_every == 0:
+            _keep(checkpoint, model, optimizer, schedule, Fitted(losses, process_time() - begin), state)
     model.eval()
-    return process_time() - begin
+    return Fitted(losses, process_time() - begin)
+
+
+def _keep(path: Path, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler, fitted: Fitted, state: State | None) -> None:
+    tensors: dict[str, Tensor] = {}
+    structure = None if state is None else flatten(state, "state", tensors)
+    of_training = {"model": model.state_dict(), "optimizer": optimizer.state_dict(), "schedule": schedule.state_dict()}
+    torch.save({**of_training, "fitted": asdict(fitted), "structure": structure, "tensors": tensors}, path.with_suffix(".partial"))
+    path.with_suffix(".partial").replace(path)
+
+
+def _restore(path: Path, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler) -> tuple[Fitted, Any]:
+    """What was done, and the state after it."""
+    kept = torch.load(path, weights_only=True)
+    model.load_state_dict(kept["model"])
+    optimizer.load_state_dict(kept["optimizer"])
+    schedule.load_state_dict(kept["schedule"])
+    state = None if kept["structure"] is None else unflatten(kept["structure"], kept["tensors"])
+    return Fitted(**kept["fitted"]), state
 
 
 @torch.inference_mode()

@@ -1,6 +1,8 @@
 """How the text benchmarks train and score: what a batch holds, and that every token is scored once."""
 
+from dataclasses import replace
 from itertools import islice
+from pathlib import Path
 
 import pytest
 import torch
@@ -62,12 +64,11 @@ def test_every_token_is_scored_once_and_as_in_one_pass(monkeypatch: pytest.Monke
 
 @pytest.mark.parametrize("config", [CARRIED, FRESH], ids=["carried", "fresh"])
 def test_training_is_on_the_text_and_repeats(config: TrainingConfig) -> None:
-    losses: list[list[float]] = []
+    losses = []
     for _ in range(2):
-        losses.append([])
         model, text = small(), torch.tensor([*b"ab" * 60])
         before = stream_nats(model, text).mean()
-        assert fit(model, text, config, lambda step, nats: losses[-1].append(nats)) > 0
+        losses.append(fit(model, text, config).losses)
         assert not model.training
         assert stream_nats(model, text).mean() < before
     assert losses[0] == losses[1]
@@ -77,11 +78,30 @@ def test_training_is_on_the_text_and_repeats(config: TrainingConfig) -> None:
 def test_a_carried_state_is_the_one_of_the_segment_before() -> None:
     text = torch.randint(0, 257, (103,))
     first, second = list(islice(batches(text, CARRIED), 2))
-    losses: list[float] = []
     config = TrainingConfig(batch_size=3, segment_length=8, max_steps=2, learning_rate=1e-12)
-    fit(small(), text, config, lambda step, nats: losses.append(nats))
+    losses = fit(small(), text, config).losses
     model = small()
     whole = torch.cat([first.tokens, second.tokens], 1)
     with torch.no_grad():
         logits = model(whole)[0][:, 8:]
     assert losses[1] == pytest.approx(F.cross_entropy(logits.flatten(0, 1), second.targets.flatten()).item(), abs=1e-9)
+
+
+@pytest.mark.parametrize("config", [CARRIED, FRESH], ids=["carried", "fresh"])
+def test_a_training_that_was_ended_goes_on_to_the_same_weights(config: TrainingConfig, tmp_path: Path) -> None:
+    text, checkpoint = torch.randint(0, 257, (103,)), tmp_path / "some.checkpoint"
+    config = replace(config, checkpoint_every=2)
+    whole = small()
+    losses = fit(whole, text, config).losses
+
+    def end(step: int, nats: float) -> None:
+        if step == 5:
+            raise KeyboardInterrupt
+
+    with pytest.raises(KeyboardInterrupt):
+        fit(small(), text, config, end, checkpoint)
+    resumed, steps = small(), []
+    found = fit(resumed, text, config, lambda step, nats: steps.append(step), checkpoint)
+    assert steps == [5, 6]
+    assert found.losses == losses
+    assert all(torch.equal(a, b) for a, b in zip(whole.parameters(), resumed.parameters(), strict=True))
