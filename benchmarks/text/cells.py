@@ -48,7 +48,7 @@ def run_cells(cells: Mapping[str, Cell], output: Path, module: str) -> None:
             say("begins")
             if found.get(key, {}).get("settings") != cell.settings:
                 where = environment(module)
-                checkpoint = output.parent / f".{output.stem}-{key.replace(' ', '')}-{_digest(cell.settings)}.checkpoint"
+                checkpoint = output.parent / f".{output.stem}-{key.replace(' | ', '-')}-{_digest(cell.settings)}.checkpoint"
                 found[key] = {**cell.work(say, checkpoint), "settings": cell.settings, **{name: where[name] for name in WHERE}}
                 write_json(output, {"module": module, "cells": found})
                 checkpoint.unlink(missing_ok=True)
