@@ -1,6 +1,7 @@
 """Pictures of the text benchmarks."""
 
 from collections.abc import Mapping, Sequence
+from itertools import cycle
 from pathlib import Path
 
 from matplotlib.figure import Figure
@@ -8,7 +9,7 @@ from matplotlib.ticker import EngFormatter
 
 from domains.text.score import FIRST
 
-_COLOURS = ("#0969da", "#cf222e", "#8c959f", "#bf8700", "#1a7f37", "#8250df")
+_COLOURS = ("#0969da", "#cf222e", "#8c959f", "#bf8700", "#1a7f37", "#8250df", "#1f2328")
 
 
 def plot_books(ranges: Mapping[str, Sequence[float]], parts: Mapping[str, Sequence[float]], against: str, path: Path) -> Figure:
@@ -22,14 +23,14 @@ def plot_books(ranges: Mapping[str, Sequence[float]], parts: Mapping[str, Sequen
     """
     figure = Figure(figsize=(10, 3.8), dpi=150, layout="constrained")
     early, late = figure.subplots(1, 2)
-    for colour, (name, bits) in zip(_COLOURS, ranges.items(), strict=False):
+    for colour, (name, bits) in zip(cycle(_COLOURS), ranges.items(), strict=False):
         edges = [FIRST >> 1, *(FIRST << k for k in range(len(bits)))]
         early.stairs(bits, edges, baseline=None, color=colour, lw=1.4, label=name)
         share = [100 * n / len(parts[name]) for n in range(len(parts[name]) + 1)]
         late.stairs([a - b for a, b in zip(parts[name], parts[against], strict=True)], share, baseline=None, color=colour, lw=1.4)
     early.set_xscale("log", base=2)
-    early.xaxis.set_major_formatter(EngFormatter())
-    early.set_xlabel("bytes read before (the first range begins at 0)")
+    early.xaxis.set_major_formatter(EngFormatter(places=0, sep=""))
+    early.set_xlabel("position in the book, bytes (the first range begins at 0)")
     early.set_ylabel("bits per byte")
     late.set_xlabel("part of the book, %")
     late.set_ylabel(f"bits per byte, less those of {against}", fontsize=8)
