@@ -78,7 +78,8 @@ class GatedDelta(MemoryMixer):
 
     def __init__(self, config: TitansConfig) -> None:
         rule: dict[str, Any] = {"depth": 1, "norm": False, "residual": False, "momentum": False, "gradient": "token"}
-        memory = replace(config.memory, **rule, forgetting="head", max_step=0.5, chunk_size=64, local=None)  # beta is twice the step
+        heads = {"num_heads": config.attention.num_heads, "head_dim": config.attention.head_dim}
+        memory = replace(config.memory, **rule, **heads, forgetting="head", max_step=0.5, chunk_size=64, local=None)  # beta: twice the step
         super().__init__(replace(config, memory=memory))
         for first in self.first_state:
             nn.init.zeros_(first).requires_grad_(False)
@@ -97,7 +98,7 @@ class LinearAttention(LinearAttentionLayer):
     state_class = LinearAttentionState
 
     def __init__(self, config: TitansConfig) -> None:
-        super().__init__(config.dim, config.memory.num_heads)
+        super().__init__(config.dim, config.attention.num_heads)
         self.norm = nn.RMSNorm(config.dim // self.heads, eps=config.norm_eps)
 
     def initial_state(self, batch_size: int) -> LinearAttentionState:
@@ -162,7 +163,7 @@ def configure(name: str, base: TextConfig, parameters: int | None = None, contex
 
     Args:
         name: of the subject.
-        base: vocabulary, width, layers, heads; and all else of ours.
+        base: vocabulary, width, layers; all else of ours; the baselines have the heads of its attention.
         parameters: that the model shall have, as near as can be by the width of its feed-forward layers; None for the base's width.
         context: tokens that the transformer sees.
 
