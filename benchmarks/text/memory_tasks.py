@@ -4,39 +4,34 @@ Ours with memory and without, a transformer that sees the whole of the training 
 and the gated delta rule (`baselines.py`), with the same parameters, examples, steps and rate of learning; nothing was chosen on a test.
 Each is tested at the length of training and at longer ones, on examples that were not trained on.
 
-Results are written after every cell, and a run goes on where one was ended. `--table` prints them, and writes them into
-docs/text_benchmark.md.
+Results are written after every cell, and a run goes on where one was ended. `--table` writes them into docs/text_benchmark.md.
 """
 
 import argparse
-import os
 import sys
 import tempfile
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass, field, replace
-from functools import cache
+from functools import cache, partial
 from pathlib import Path
 from statistics import fmean, stdev
 from time import process_time
 from typing import Any
 
-import torch
-from rich.console import Console
-from rich.table import Table
-
-from benchmarks.machine import ROOT
-from benchmarks.reporting import RESULTS, Report, Section, environment, names, progress_bar, write_json
+from benchmarks.reporting import RESULTS, Report, Section, integers, names
 from benchmarks.text.baselines import SUBJECTS, BaselineConfig, BaselineForCausalLM, configure, count
+from benchmarks.text.cells import PAGE, Cell, add_shared, check_names, measured_by, read_cells, run_cells
 from domains.text.config import TextConfig
 from domains.text.tasks import Task, load_task
 from domains.text.tasks.autoencoder import LastTokenDecoder
 from domains.text.tasks.books import Books
 from domains.text.tasks.evaluate import evaluate
 from domains.text.tasks.train import config_for, train
-from titans_seq import MemoryConfig, TitansConfig, strict_json
+from titans_seq import MemoryConfig, TitansConfig
 from titans_seq.config import AttentionConfig
 from titans_seq.training import TrainingConfig
 
+MODULE = "benchmarks.text.memory_tasks"
 OUTPUT = RESULTS / "text_memory_tasks.json"
 SECTION = Section("memory-tasks")
 USUAL = ("titans", "titans-memory-off", "transformer", "sliding-window", "linear-attention", "gated-delta")
@@ -120,7 +115,8 @@ def settings(trial: Trial, key: str, steps: int | None, parameters: int | None) 
     """What a cell depends on, beside its seed."""
     training = replace(TRAINING, **trial.training)
     training = training if steps is None else replace(training, max_steps=steps)
-    plain = {name: value for name, value in asdict(trial).items() if name not in ("goal", "times")}
+    plain = {name: value for name, value in asdict(trial).items() if name != "goal"}
+    plain["times"] = list(trial.times)
     plain["training"] = {name: getattr(training, name) for name in ("learning_rate", "batch_size", "max_steps", "weight_decay")}
     return {**plain, "subject": key, "backbone": BACKBONE.to_dict(), "parameters": parameters}
 
@@ -148,32 +144,25 @@ def measure(trial: Trial, key: str, seed: int, of: Report, data: Path) -> Report
         begin = process_time()
         found = evaluate(model, test if times == 1 else test.at_length(times * test.length), max(4, trial.test // times), seed)
         scores[str(times)] = {**asdict(found), "cpu_seconds": round(process_time() - begin, 1)}
-    return {"scores": scores, "parameters": count(config), "cpu_seconds": round(trained, 1), "settings": of}
+    return {"scores": scores, "parameters": count(config), "cpu_seconds": round(trained, 1)}
 
 
-def run(options: argparse.Namespace, found: Report) -> None:
-    """Measure what is missing, task by task."""
-    cells = [(name, key, seed) for name in options.tasks for key in options.subjects for seed in options.seeds]
-    with progress_bar() as progress:
-        bar = progress.add_task("", total=len(cells))
-        for name, key, seed in cells:
-            cell, of = f"{name} | {key} | {seed}", settings(TRIALS[name], key, options.steps, options.parameters)
-            progress.update(bar, description=cell)
-            if cell not in found["cells"] or found["cells"][cell]["settings"] != of:
-                found["cells"][cell] = {**measure(TRIALS[name], key, seed, of, options.data), **_where()}
-                write_json(options.output, found)
-            progress.advance(bar)
-
-
-def _where() -> Report:
-    whole = environment("benchmarks.text.memory_tasks")
-    return {name: whole[name] for name in ("command", "date", "revision", "changes", "load")}
+def cells(options: argparse.Namespace) -> dict[str, Cell]:
+    """What is asked for, task by task."""
+    made = {}
+    for name in options.tasks:
+        for key in options.subjects:
+            of = settings(TRIALS[name], key, options.steps, options.parameters)
+            for seed in options.seeds:
+                work = partial(measure, TRIALS[name], key, seed, of, options.data)
+                made[f"{name} | {key} | {seed}"] = Cell(of, lambda say, checkpoint, work=work: work())  # type: ignore[misc]
+    return made
 
 
 def rows(found: Report) -> dict[tuple[str, str], dict[str, list[float]]]:
     """(task, times the length) -> subject -> accuracy of each seed."""
     made: dict[tuple[str, str], dict[str, list[float]]] = {}
-    for cell, one in found["cells"].items():
+    for cell, one in found.items():
         name, key, _ = cell.split(" | ")
         for times, scores in one["scores"].items():
             made.setdefault((name, times), {}).setdefault(key, []).append(scores["accuracy"])
@@ -189,11 +178,9 @@ def markdown(found: Report) -> str:
     """Accuracy of the asked tokens; bold is the highest of a row."""
     made = rows(found)
     keys = [key for key in SUBJECTS if any(key in row for row in made.values())]
-    revisions = sorted({cell["revision"][:10] for cell in found["cells"].values() if cell["revision"]})
-    seeds = sorted({cell.split(" | ")[2] for cell in found["cells"]})
-    how = f"Seeds {', '.join(seeds)}. `python -m benchmarks.text.memory_tasks`, revision {', '.join(revisions)}."
+    seeds = ", ".join(sorted({cell.split(" | ")[2] for cell in found}))
     lines = [
-        f"Accuracy of the asked tokens; bold is the highest of a row. {how}",
+        f"Accuracy of the asked tokens; bold is the highest of a row. Seeds {seeds}. {measured_by(found, MODULE)}",
         "",
         f"| task | length | {' | '.join(SUBJECTS[key].label for key in keys)} | *Titans, published* |",
         f"|{' --- |' * (3 + len(keys))}",
@@ -207,43 +194,27 @@ def markdown(found: Report) -> str:
     return "\n".join(lines)
 
 
-def table(found: Report) -> Table:
-    made = rows(found)
-    keys = [key for key in SUBJECTS if any(key in row for row in made.values())]
-    view = Table("task", "length", *(SUBJECTS[key].label for key in keys), title="accuracy of the asked tokens")
-    for (name, times), row in made.items():
-        view.add_row(name, f"{times}x", *(entry(row[key]) if key in row else "-" for key in keys))
-    return view
-
-
 def main(arguments: Sequence[str] | None = None) -> None:
-    parser = argparse.ArgumentParser(prog="python -m benchmarks.text.memory_tasks", description=(__doc__ or "").partition("\n")[0])
+    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--tasks", type=names, default=list(TRIALS), help=f"comma-separated: {', '.join(TRIALS)}")
     add("--subjects", type=names, default=list(USUAL), help=f"comma-separated: {', '.join(SUBJECTS)}")
-    add("--seeds", type=lambda text: [int(x) for x in names(text)], default=[0], help="comma-separated")
+    add("--seeds", type=integers, default=[0], help="comma-separated")
     add("--steps", type=int, default=None, help="of training (default: each task's own)")
     add("--parameters", type=int, default=None, help="of each model (default: those of Titans)")
-    add("--data", type=Path, default=Path(os.environ.get("TITANS_SEQ_DATA", "data")), help="folder with text/ (default: $TITANS_SEQ_DATA)")
-    add("--output", type=Path, default=OUTPUT)
-    add("--table", action="store_true", help="measure nothing: print the results, and write them into docs/text_benchmark.md")
+    add_shared(parser, OUTPUT)
     options = parser.parse_args(arguments)
-    for chosen, known in ((options.tasks, TRIALS), (options.subjects, SUBJECTS)):
-        unknown = [name for name in chosen if name not in known]
-        if unknown:
-            parser.error(f"unknown: {', '.join(unknown)}; known are {', '.join(known)}")
-    found: Report = {**environment("benchmarks.text.memory_tasks"), "cells": {}}
-    if options.output.exists():
-        found["cells"] = strict_json.loads(options.output.read_text())["cells"]
-    if options.table:
-        SECTION.write(ROOT / "docs" / "text_benchmark.md", markdown(found))
-    else:
+    check_names(parser, options.tasks, TRIALS)
+    check_names(parser, options.subjects, SUBJECTS)
+    if not options.table:
         needs = any(TRIALS[name].name.startswith(("niah", "babilong")) for name in options.tasks)
         if needs and not (options.data / "text" / "gutenberg").is_dir():
             sys.exit(f"error: {options.data} has no text/gutenberg; name the folder with --data")
-        torch.set_num_threads(1)
-        run(options, found)
-    Console(highlight=False, width=None if os.isatty(1) else 160).print(table(found))
+        run_cells(cells(options), options.output, MODULE)
+    text = markdown(read_cells(options.output))
+    if options.table:
+        SECTION.write(PAGE, text)
+    print(text)
 
 
 if __name__ == "__main__":
