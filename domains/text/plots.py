@@ -46,7 +46,8 @@ def plot_lengths(lengths: Sequence[int], answers: Sequence[float], name: str, pa
     ax = figure.subplots()
     ax.plot(lengths, answers, color=_BLUE, lw=1.4, marker="o", ms=4)
     ax.set_xscale("log", base=2)
-    ax.xaxis.set_major_formatter(EngFormatter())
+    ax.set_xticks(lengths, [_tokens(length) for length in lengths])
+    ax.minorticks_off()
     ax.set_ylim(0, 1.03)
     ax.set_xlabel("length, tokens")
     ax.set_ylabel("answers found")
@@ -79,7 +80,7 @@ def plot_depths(lengths: Sequence[int], shares: np.ndarray, name: str, path: str
             ax.text(column, row, f"{share:.2f}", ha="center", va="center", fontsize=8, color="white" if share > 0.6 else "black")
     parts = len(shares)
     ax.set_yticks(range(parts), [f"{k / parts:.0%} to {(k + 1) / parts:.0%}" for k in range(parts)])
-    ax.set_xticks(range(len(lengths)), [EngFormatter(sep="")(length) for length in lengths])
+    ax.set_xticks(range(len(lengths)), [_tokens(length) for length in lengths])
     ax.tick_params(labelsize=8, length=0)
     ax.set_xlabel("length, tokens")
     ax.set_ylabel("depth of the needle")
@@ -89,3 +90,9 @@ def plot_depths(lengths: Sequence[int], shares: np.ndarray, name: str, path: str
     if path is not None:
         figure.savefig(path, format="png")
     return figure
+
+
+def _tokens(count: int) -> str:
+    """With K for 1,024 and M for its square where it is a multiple of them."""
+    unit, letter = next(((unit, letter) for unit, letter in ((1 << 20, "M"), (1 << 10, "K")) if count % unit == 0), (1, ""))
+    return f"{count // unit:,}{letter}"

@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from domains.text.cli.options import EndToken, Quiet, TokenizerFile, load, reading
+from domains.text.cli.options import EndToken, Model, Quiet, TokenizerFile, reading
 from domains.text.config import TextConfig, of_preset
 from titans_seq.errors import UserError
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
@@ -16,6 +16,7 @@ from titans_seq.training.config import TrainingConfig
 from titans_seq.training.options import QuietRun, Resume, RunFolder, Size, say_where
 
 if TYPE_CHECKING:
+    from domains.text.model import TitansForCausalLM
     from domains.text.tasks import Task
     from domains.text.tasks.report import Row
     from domains.text.tokenizers import Tokenizer
@@ -111,7 +112,7 @@ def train(
 
 @app.command
 def evaluate(
-    model: Annotated[str, Parameter(help="Folder of a trained model, or its name on the Hugging Face hub, owner/name.")],
+    model: Model,
     /,
     *,
     task: Annotated[
@@ -138,16 +139,17 @@ def evaluate(
     memory than a thousand.
     """
     from domains.text.tasks.report import evaluate_lengths, write_report
+    from domains.text.tasks.task import SYMBOLS
     from titans_seq.outputs import check_folder
 
     if output is not None:
         check_folder("--output", output)
-    language_model = load(model)
+    language_model = _load(model)
     known = _trained_on(model)
     if task is None and "task" not in known:
         raise UserError(f"{model}: was not trained on a task by titans-seq. Name one: --task.")
     given = known["settings"] if task in (None, known.get("task")) else {}
-    reads_text = language_model.config.tokenizer != "symbols"
+    reads_text = language_model.config.tokenizer != SYMBOLS
     base = _task(task or known["task"], settings, books, language_model.tokenizer if reads_text else None, given)
     wanted = lengths or [base.length << k for k in range((times or 1).bit_length())]
     used = known.get("seed", 0) if seed is None else seed
@@ -160,6 +162,19 @@ def evaluate(
         _print(base.name, rows)
     if output is not None:
         write_report(output, base.name, rows)
+
+
+def _load(model: str) -> "TitansForCausalLM":
+    """A language model of any kind, on the GPU if there is one."""
+    import torch
+
+    from domains.text.model import TitansForCausalLM
+    from titans_seq.checkpoint import load_model
+
+    found = load_model(model, "cuda" if torch.cuda.is_available() else "cpu")
+    if not isinstance(found, TitansForCausalLM):
+        raise UserError(f"{model}: is a {found.model_type}, not a language model. Name one that `text train` or `text task train` made.")
+    return found
 
 
 def _print(name: str, rows: "list[Row]") -> None:

@@ -2,7 +2,9 @@
 
 import csv
 import json
+import re
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -59,11 +61,26 @@ def test_a_model_is_trained_and_tested_at_longer_lengths(tmp_path: Path, capsys:
     assert sorted(path.name for path in (tmp_path / "scores").iterdir()) == ["lengths.png", "scores.csv"]
 
 
+def test_compression_is_trained_with_the_head_that_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command("train", "mad_compression", "-o", tmp_path / "run", "-s", "length=8", "--count", "8", "--max-steps", "4", *SIZES)
+    capsys.readouterr()
+    command("evaluate", tmp_path / "run" / "model", "--count", "5", "--json", "--quiet")
+    assert json.loads(capsys.readouterr().out)["tokens"] == 8
+
+
+def test_the_page_runs_as_printed() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "text_tasks.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(block, found)
+    assert found["longer"].length == 4096
+
+
 def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
-    """Also with more steps than were planned: the schedule of "wsd" without decay is the same."""
+    """Also with more steps than were planned, where the learning rate as good as stays."""
 
     def train(folder: Path, steps: int, *more: str) -> dict[str, torch.Tensor]:
-        schedule = ("--warmup-steps", "0", "--schedule", "wsd", "--decay-share", "0.01")
+        schedule = ("--warmup-steps", "0", "--minimum-share", "0.999999")
         command("train", "copy", "-o", folder, "--max-steps", steps, *schedule, *SIZES, *more)
         return TitansForCausalLM.from_pretrained(folder / "model").state_dict()
 
