@@ -74,22 +74,25 @@ class Trial:
 
 
 _MAD: dict[str, Any] = {"examples": 12_800}
-_SHORT = {"batch_size": 8, "max_steps": 600}
+_RECALL: dict[str, Any] = {**_MAD, "training": {"max_steps": 400}}
+_NEEDLE = {"batch_size": 8, "max_steps": 300}
 TRIALS = {
     "mqar": Trial("mqar", {"symbols": 64, "length": 32, "pairs": 4}, (1, 4, 16, 64), training={"max_steps": 1200}),
-    "mad_recall": Trial("mad_recall", **_MAD),
-    "mad_noisy_recall": Trial("mad_noisy_recall", **_MAD, goal=1.0),
-    "mad_fuzzy_recall": Trial("mad_fuzzy_recall", **_MAD, goal=0.497),
+    "mad_recall": Trial("mad_recall", **_RECALL),
+    "mad_noisy_recall": Trial("mad_noisy_recall", **_RECALL, goal=1.0),
+    "mad_fuzzy_recall": Trial("mad_fuzzy_recall", **_RECALL, goal=0.497),
     "mad_memorisation": Trial("mad_memorisation", examples=256, goal=0.835),
     "mad_compression": Trial("mad_compression", **_MAD, goal=0.496),
-    "mad_selective_copy": Trial("mad_selective_copy", **_MAD, goal=0.994, training={"max_steps": 400}),
+    "mad_selective_copy": Trial("mad_selective_copy", **_MAD, goal=0.994, training={"max_steps": 250}),
     "parity": Trial("parity", {}, (1, 4, 16, 64)),
     "s5": Trial("group_words", {"group": "S5"}, (1, 4, 16, 64)),
-    "needle": Trial("niah_single_1", {"length": 768, "reserve": 16}, (1, 2, 8, 64), training=_SHORT, test=50),
-    "needle_essay": Trial("niah_single_2", {"length": 768, "reserve": 16, "anywhere": True}, (1, 2, 8, 64), training=_SHORT, test=50),
+    "needle": Trial("niah_single_1", {"length": 768, "reserve": 16}, (1, 2, 8, 64), training=_NEEDLE, test=50),
+    "needle_essay": Trial("niah_single_2", {"length": 768, "reserve": 16, "anywhere": True}, (1, 2, 8, 64), training=_NEEDLE, test=50),
     **{
-        f"babilong_{task}": Trial(f"babilong_{task}", {"length": length, "reserve": 80}, (1, 2, 8, 64), training=_SHORT, test=50)
-        for task, length in (("qa1", 512), ("qa2", 1024), ("qa3", 2048))
+        f"babilong_{task}": Trial(
+            f"babilong_{task}", {"length": length, "reserve": 80}, (1, 2, 8, 64), None, {"batch_size": 8, "max_steps": steps}, test=50
+        )
+        for task, length, steps in (("qa1", 512, 400), ("qa2", 1024, 250), ("qa3", 2048, 130))
     },
 }
 
