@@ -6,7 +6,7 @@ from dataclasses import dataclass
 import torch
 from torch import Tensor, nn
 
-from titans_seq.blocks import MIXERS, Block
+from titans_seq.blocks import Block
 from titans_seq.checkpoint import Pretrained
 from titans_seq.config import TitansConfig
 from titans_seq.packing import LeftAligned, check_marks
@@ -110,8 +110,8 @@ class Titans(Pretrained):
     def _check_state(self, state: TitansState, batch_size: int) -> None:
         if len(state.blocks) != len(self.blocks):
             raise ValueError(f"state is of a model with {len(state.blocks)} blocks, this one has {len(self.blocks)}")
-        expected = MIXERS[self.config.variant].state_class  # type: ignore[attr-defined]
-        for block_state in state.blocks:
+        for block, block_state in zip(self.blocks, state.blocks, strict=True):
+            expected: type[State] = block.mixer.state_class  # type: ignore[assignment, union-attr]
             if not isinstance(block_state, expected):
                 raise ValueError(  # noqa: TRY004 - a value of another model
                     f"state is of another variant: it holds {type(block_state).__name__}, {self.config.variant!r} needs {expected.__name__}"

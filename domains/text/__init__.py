@@ -4,5 +4,8 @@ from titans_seq.domain import Domain
 
 DOMAIN = Domain(
     commands={"text": "domains.text.cli:app", "serve": "domains.text.cli.serve:serve"},
-    models={"titans_text": "domains.text.model:TitansForCausalLM"},
+    models={
+        "titans_text": "domains.text.model:TitansForCausalLM",
+        "titans_autoencoder": "domains.text.tasks.autoencoder:TitansAutoencoder",
+    },
 )

@@ -1,0 +1,155 @@
+"""The paper's ablations (arXiv 2501.00663, table 5) at a size that two cores train: `python -m benchmarks.text.ablations`.
+
+Two layers of width 128, bytes of novels, everything as in `benchmarks.text.books` but for fewer steps; scored on the first 100,000 bytes of
+each unseen book, read in one stream. All have the same number of parameters: what a part takes is given to the feed-forward layers. Nothing
+was chosen for any of them. The paper prepends persistent tokens to all its models; ours are keys and values of attention, so that LMM has
+none and their ablation is MAC's.
+
+Results are written after every measurement, and a run goes on where one was ended. `--table` prints them, and writes them into
+docs/text_benchmark.md.
+"""
+
+import argparse
+import math
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass, replace
+from pathlib import Path
+from statistics import fmean, stdev
+
+import torch
+from torch import Tensor
+
+from benchmarks.reporting import RESULTS, Report, Section, integers, names
+from benchmarks.text.baselines import BaselineConfig, BaselineForCausalLM, configure, count
+from benchmarks.text.books import BASE, CONTEXT, PARAMETERS, TRAINED, TRAINING, UNSEEN, read
+from benchmarks.text.cells import PAGE, Cell, Say, add_shared, by_subject, check_names, measured_by, read_cells, run_cells, seeds_of
+from benchmarks.text.training import BITS, fit, stream_nats
+
+MODULE = "benchmarks.text.ablations"
+OUTPUT = RESULTS / "text_ablations.json"
+SECTION = Section("text-ablations")
+STEPS, SCORED = 400, 100_000
+
+
+@dataclass(frozen=True)
+class Row:
+    """A row of the table.
+
+    Attributes:
+        label: in the table.
+        subject: of `SUBJECTS`.
+        variant: of the backbone.
+        against: the row that it is compared with.
+        perplexity: the paper's, and that of what it is compared with; None for what the paper does not have.
+    """
+
+    label: str
+    subject: str
+    variant: str
+    against: str = "lmm"
+    perplexity: tuple[float, float] | None = None
+
+
+ROWS = {
+    "lmm": Row("LMM", "titans", "lmm", perplexity=(27.01, 27.01)),
+    "linear-memory": Row("LMM, linear memory", "titans-linear-memory", "lmm", perplexity=(28.49, 27.01)),
+    "no-convolution": Row("LMM, no convolution", "titans-no-convolution", "lmm", perplexity=(28.73, 27.01)),
+    "no-momentum": Row("LMM, no momentum", "titans-no-momentum", "lmm", perplexity=(28.98, 27.01)),
+    "no-forgetting": Row("LMM, no forgetting", "titans-no-forgetting", "lmm", perplexity=(29.04, 27.01)),
+    "memory-off": Row("LMM, memory off", "titans-memory-off", "lmm"),
+    "mac": Row("MAC", "titans", "mac", perplexity=(26.67, 27.01)),
+    "mag": Row("MAG", "titans", "mag", perplexity=(25.70, 27.01)),
+    "mal": Row("MAL", "titans", "mal", perplexity=(25.91, 27.01)),
+    "no-persistent-tokens": Row("MAC, no persistent tokens", "titans-no-persistent-tokens", "mac", "mac", (27.63, 27.01)),
+}
+
+
+def measure(config: BaselineConfig, seed: int, train: Tensor, books: Mapping[str, Tensor], say: Say, checkpoint: Path) -> Report:
+    training = replace(TRAINING, max_steps=STEPS, seed=seed)
+    torch.manual_seed(seed)
+    model = BaselineForCausalLM(config)
+    fitted = fit(model, train, training, lambda step, nats: say(f"step {step:,} of {STEPS:,}, {nats * BITS:.3f} bits"), checkpoint)
+    scores = {name: stream_nats(model, tokens).mean().item() * BITS for name, tokens in books.items()}
+    return {"scores": scores, "parameters": count(config), "cpu_seconds": round(fitted.cpu_seconds, 1)}
+
+
+def cells(data: Path, rows: Sequence[str], seeds: Sequence[int]) -> dict[str, Cell]:
+    train = torch.cat([read(data, name) for name in TRAINED])
+    books = {name: read(data, name, SCORED) for name in UNSEEN}
+    found = {}
+    for seed in seeds:
+        for name in rows:
+            base = replace(BASE, titans=replace(BASE.titans, variant=ROWS[name].variant))
+            config = configure(ROWS[name].subject, base, PARAMETERS, CONTEXT)
+            settings = {"model": config.to_dict(), "training": TRAINING.to_dict(), "steps": STEPS, "seed": seed, "scored": SCORED}
+            found[f"{name} | {seed}"] = Cell(settings, lambda say, keep, c=config, n=seed: measure(c, n, train, books, say, keep))
+    return found
+
+
+def markdown(found: Mapping[str, Report]) -> str:
+    """Bits per byte, the differences to what each is compared with, and whether the paper's sign is found."""
+    scores = {key: fmean(cell["scores"].values()) for key, cell in found.items()}
+    lines = ["| | bits per byte | difference | paper, perplexity | its difference, % | here |", f"|{' --- |' * 6}"]
+    for name in (name for name in ROWS if name in by_subject(found)):
+        row = ROWS[name]
+        values = [value for key, value in scores.items() if key.split(" | ")[0] == name]
+        differences = _differences(scores, name)
+        paper = "| | " if row.perplexity is None else f"| {row.perplexity[0]:.2f} | {_percent(row):+.1f} "
+        apart = "" if row.against == name else _with_spread(differences, "+.4f")
+        lines.append(f"| {row.label} | {_with_spread(values, '.4f')} | {apart} {paper}| {_verdict(name, differences)} |")
+    books = ", ".join(next(iter(found.values()))["scores"])
+    head = f"Mean of {books}; ± is the standard deviation over seeds {seeds_of(found)}, of differences"
+    return "\n".join([f"{head} between models of one seed. {measured_by(found, MODULE)}", "", *lines])
+
+
+def _differences(scores: Mapping[str, float], name: str) -> list[float]:
+    """To the row that it is compared with, of one seed."""
+    seeds = [key.split(" | ")[1] for key in scores if key.split(" | ")[0] == name]
+    pairs = ((f"{name} | {seed}", f"{ROWS[name].against} | {seed}") for seed in seeds)
+    return [scores[one] - scores[other] for one, other in pairs if other in scores]
+
+
+def _verdict(name: str, differences: Sequence[float]) -> str:
+    """Whether the difference is more than two standard errors from 0, and has the paper's sign."""
+    row = ROWS[name]
+    if row.against == name:
+        return ""
+    if len(differences) < 2:
+        return "too few seeds"
+    if abs(fmean(differences)) <= 2 * stdev(differences) / math.sqrt(len(differences)):
+        return "no difference beyond seeds"
+    worse = fmean(differences) > 0
+    if row.perplexity is None:
+        return "worse" if worse else "better"
+    return f"{'worse' if worse else 'better'}, {'as' if worse == (_percent(row) > 0) else 'unlike'} the paper"
+
+
+def _percent(row: Row) -> float:
+    assert row.perplexity is not None
+    return 100 * (row.perplexity[0] / row.perplexity[1] - 1)
+
+
+def _with_spread(values: Sequence[float], form: str) -> str:
+    if not values:
+        return ""
+    return f"{fmean(values):{form}}" + (f" ± {stdev(values):.4f}" if len(values) > 1 else "")
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=(__doc__ or "").partition("\n")[0])
+    add = parser.add_argument
+    add("--rows", type=names, default=list(ROWS), help=f"comma-separated: {', '.join(ROWS)}")
+    add("--seeds", type=integers, default=[0, 1, 2], help="comma-separated")
+    add_shared(parser, OUTPUT)
+    options = parser.parse_args(arguments)
+    check_names(parser, options.rows, ROWS)
+    if not options.table:
+        run_cells(cells(options.data, options.rows, options.seeds), options.output, MODULE)
+    text = markdown(read_cells(options.output))
+    if options.table:
+        SECTION.write(PAGE, text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,224 @@
+"""What memories remember: small models of one size trained on tasks that ask for it, `python -m benchmarks.text.memory_tasks`.
+
+Ours with memory and without, a transformer that sees the whole of the training length, one with a sliding window, gated linear attention
+and the gated delta rule (`baselines.py`), with the same parameters, examples, steps and rate of learning; nothing was chosen on a test.
+Each is tested at the length of training and at longer ones, on examples that were not trained on.
+
+Results are written after every cell, and a run goes on where one was ended. `--table` writes them into docs/text_benchmark.md.
+"""
+
+import argparse
+import sys
+import tempfile
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass, field, replace
+from functools import cache, partial
+from pathlib import Path
+from statistics import fmean, stdev
+from time import process_time
+from typing import Any
+
+from benchmarks.reporting import RESULTS, Report, Section, integers, names
+from benchmarks.text.baselines import SUBJECTS, BaselineConfig, BaselineForCausalLM, configure, count
+from benchmarks.text.cells import PAGE, Cell, add_shared, check_names, measured_by, read_cells, run_cells
+from domains.text.config import TextConfig
+from domains.text.tasks import Task, load_task
+from domains.text.tasks.autoencoder import LastTokenDecoder
+from domains.text.tasks.books import Books
+from domains.text.tasks.evaluate import evaluate
+from domains.text.tasks.train import config_for, train
+from titans_seq import MemoryConfig, TitansConfig
+from titans_seq.config import AttentionConfig
+from titans_seq.training import TrainingConfig
+
+MODULE = "benchmarks.text.memory_tasks"
+OUTPUT = RESULTS / "text_memory_tasks.json"
+SECTION = Section("memory-tasks")
+USUAL = ("titans", "titans-memory-off", "transformer", "sliding-window", "linear-attention", "gated-delta")
+BACKBONE = TitansConfig(
+    dim=64,
+    num_layers=2,
+    variant="mag",
+    memory=MemoryConfig(num_heads=2, depth=2, expansion=2, chunk_size=8, max_step=0.1),
+    attention=AttentionConfig(num_heads=2, sliding_window=16, persistent_tokens=4),
+)
+TRAINING = TrainingConfig(learning_rate=3e-3, batch_size=32, max_steps=800, weight_decay=0.1, keep_checkpoints=1)
+
+
+class BaselineAutoencoder(LastTokenDecoder, BaselineForCausalLM):
+    """A model of the benchmark for MAD's compression."""
+
+    model_type = "benchmark_text_autoencoder"
+
+
+@dataclass(frozen=True)
+class Trial:
+    """A task as it is measured.
+
+    Attributes:
+        name, settings: of the task, sized to the machine.
+        times: lengths of the test, so many times that of training.
+        examples: that there are to train on; None for new ones at every step.
+        training: what it has in place of `TRAINING`.
+        test: examples of a test.
+        goal: published accuracy of Titans, at another size.
+    """
+
+    name: str
+    settings: dict[str, Any] = field(default_factory=dict)
+    times: tuple[int, ...] = (1,)
+    examples: int | None = None
+    training: dict[str, Any] = field(default_factory=dict)
+    test: int = 200
+    goal: float | None = None
+
+
+_MAD: dict[str, Any] = {"examples": 12_800}
+_RECALL: dict[str, Any] = {**_MAD, "training": {"max_steps": 400}}
+_NEEDLE = {"batch_size": 8, "max_steps": 300}
+TRIALS = {
+    "mqar": Trial("mqar", {"symbols": 64, "length": 32, "pairs": 4}, (1, 4, 16, 64), training={"max_steps": 1200}),
+    "mad_recall": Trial("mad_recall", **_RECALL),
+    "mad_noisy_recall": Trial("mad_noisy_recall", **_RECALL, goal=1.0),
+    "mad_fuzzy_recall": Trial("mad_fuzzy_recall", **_RECALL, goal=0.497),
+    "mad_memorisation": Trial("mad_memorisation", examples=256, goal=0.835),
+    "mad_compression": Trial("mad_compression", **_MAD, goal=0.496),
+    "mad_selective_copy": Trial("mad_selective_copy", **_MAD, goal=0.994, training={"max_steps": 250}),
+    "parity": Trial("parity", {}, (1, 4, 16, 64)),
+    "s5": Trial("group_words", {"group": "S5"}, (1, 4, 16, 64)),
+    "needle": Trial("niah_single_1", {"length": 768, "reserve": 16}, (1, 2, 8, 64), training=_NEEDLE, test=50),
+    "needle_essay": Trial("niah_single_2", {"length": 768, "reserve": 16, "anywhere": True}, (1, 2, 8, 64), training=_NEEDLE, test=50),
+    **{
+        f"babilong_{task}": Trial(
+            f"babilong_{task}", {"length": length, "reserve": 80}, (1, 2, 8, 64), None, {"batch_size": 8, "max_steps": steps}, test=50
+        )
+        for task, length, steps in (("qa1", 512, 400), ("qa2", 1024, 250), ("qa3", 2048, 130))
+    },
+}
+
+
+@cache
+def books(data: Path, part: str) -> Books:
+    """Novels for training, and others for tests."""
+    files = sorted((data / "text" / "gutenberg").glob("*.txt"))
+    return Books.read(files[2:] if part == "training" else files[:2])
+
+
+def load(trial: Trial, data: Path, part: str) -> Task:
+    """The task; facts of tests are those of bAbI's test files, in books that were not trained on."""
+    if trial.name.startswith("babilong"):
+        babi = {"babi": str(data / "text" / "babi" / "en")} if part == "test" else {}
+        return load_task(trial.name, books=books(data, part), **trial.settings, **babi)
+    if trial.name.startswith("niah"):
+        return load_task(trial.name, books=books(data, part), **trial.settings)
+    return load_task(trial.name, **trial.settings)
+
+
+def settings(trial: Trial, key: str, steps: int | None, parameters: int | None) -> Report:
+    """What a cell depends on, beside its seed."""
+    training = replace(TRAINING, **trial.training)
+    training = training if steps is None else replace(training, max_steps=steps)
+    plain = {name: value for name, value in asdict(trial).items() if name != "goal"}
+    plain["times"] = list(trial.times)
+    plain["training"] = {name: getattr(training, name) for name in ("learning_rate", "batch_size", "max_steps", "weight_decay")}
+    return {**plain, "subject": key, "backbone": BACKBONE.to_dict(), "parameters": parameters}
+
+
+def measure(trial: Trial, key: str, seed: int, of: Report, data: Path) -> Report:
+    """Train a model, and test it at every length."""
+    task, test = load(trial, data, "training"), load(trial, data, "test")
+    base = config_for(task, TextConfig(titans=BACKBONE))
+    config = configure(key, base, of["parameters"] or count(configure("titans", base)), context=task.length)
+    kind = BaselineAutoencoder if task.at_once else BaselineForCausalLM
+    training = replace(TRAINING, **of["training"], seed=seed)
+    training = replace(training, validate_every=training.max_steps, checkpoint_every=training.max_steps, log_every=training.max_steps)
+
+    def make(given: TextConfig) -> BaselineForCausalLM:
+        assert isinstance(given, BaselineConfig)
+        return kind(given)
+
+    begin = process_time()
+    with tempfile.TemporaryDirectory() as temporary:
+        folder = train(task, Path(temporary) / "run", config, training, count=trial.examples, make_model=make, progress=False)
+        trained = process_time() - begin
+        model = kind.from_pretrained(folder)
+    scores = {}
+    for times in trial.times:
+        begin = process_time()
+        found = evaluate(model, test if times == 1 else test.at_length(times * test.length), max(4, trial.test // times), seed)
+        scores[str(times)] = {**asdict(found), "cpu_seconds": round(process_time() - begin, 1)}
+    return {"scores": scores, "parameters": count(config), "cpu_seconds": round(trained, 1)}
+
+
+def cells(options: argparse.Namespace) -> dict[str, Cell]:
+    """What is asked for, task by task."""
+    made = {}
+    for name in options.tasks:
+        for key in options.subjects:
+            of = settings(TRIALS[name], key, options.steps, options.parameters)
+            for seed in options.seeds:
+                work = partial(measure, TRIALS[name], key, seed, of, options.data)
+                made[f"{name} | {key} | {seed}"] = Cell(of, lambda say, checkpoint, work=work: work())  # type: ignore[misc]
+    return made
+
+
+def rows(found: Report) -> dict[tuple[str, str], dict[str, list[float]]]:
+    """(task, times the length) -> subject -> accuracy of each seed."""
+    made: dict[tuple[str, str], dict[str, list[float]]] = {}
+    for cell, one in found.items():
+        name, key, _ = cell.split(" | ")
+        for times, scores in one["scores"].items():
+            made.setdefault((name, times), {}).setdefault(key, []).append(scores["accuracy"])
+    order = list(TRIALS)
+    return dict(sorted(made.items(), key=lambda row: (order.index(row[0][0]), int(row[0][1]))))
+
+
+def entry(values: Sequence[float]) -> str:
+    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+
+
+def markdown(found: Report) -> str:
+    """Accuracy of the asked tokens; bold is the highest of a row."""
+    made = rows(found)
+    keys = [key for key in SUBJECTS if any(key in row for row in made.values())]
+    seeds = ", ".join(sorted({cell.split(" | ")[2] for cell in found}))
+    lines = [
+        f"Accuracy of the asked tokens; bold is the highest of a row. Seeds {seeds}. {measured_by(found, MODULE)}",
+        "",
+        f"| task | length | {' | '.join(SUBJECTS[key].label for key in keys)} | *Titans, published* |",
+        f"|{' --- |' * (3 + len(keys))}",
+    ]
+    for (name, times), row in made.items():
+        best = max(map(fmean, row.values()))
+        texts = [entry(row[key]) if key in row else "-" for key in keys]
+        texts = [f"**{text}**" if key in row and fmean(row[key]) == best else text for key, text in zip(keys, texts, strict=True)]
+        goal = TRIALS[name].goal
+        lines.append(f"| {name} | {times}x | {' | '.join(texts)} | {'-' if goal is None or times != '1' else f'*{goal:.3f}*'} |")
+    return "\n".join(lines)
+
+
+def main(arguments: Sequence[str] | None = None) -> None:
+    parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=(__doc__ or "").partition("\n")[0])
+    add = parser.add_argument
+    add("--tasks", type=names, default=list(TRIALS), help=f"comma-separated: {', '.join(TRIALS)}")
+    add("--subjects", type=names, default=list(USUAL), help=f"comma-separated: {', '.join(SUBJECTS)}")
+    add("--seeds", type=integers, default=[0], help="comma-separated")
+    add("--steps", type=int, default=None, help="of training (default: each task's own)")
+    add("--parameters", type=int, default=None, help="of each model (default: those of Titans)")
+    add_shared(parser, OUTPUT)
+    options = parser.parse_args(arguments)
+    check_names(parser, options.tasks, TRIALS)
+    check_names(parser, options.subjects, SUBJECTS)
+    if not options.table:
+        needs = any(TRIALS[name].name.startswith(("niah", "babilong")) for name in options.tasks)
+        if needs and not (options.data / "text" / "gutenberg").is_dir():
+            sys.exit(f"error: {options.data} has no text/gutenberg; name the folder with --data")
+        run_cells(cells(options), options.output, MODULE)
+    text = markdown(read_cells(options.output))
+    if options.table:
+        SECTION.write(PAGE, text)
+    print(text)
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,43 @@
+"""Pictures of the text benchmarks."""
+
+from collections.abc import Mapping, Sequence
+from itertools import cycle
+from pathlib import Path
+
+from matplotlib.figure import Figure
+from matplotlib.ticker import EngFormatter
+
+from domains.text.score import FIRST
+
+_COLOURS = ("#0969da", "#cf222e", "#8c959f", "#bf8700", "#1a7f37", "#8250df", "#1f2328")
+
+
+def plot_books(ranges: Mapping[str, Sequence[float]], parts: Mapping[str, Sequence[float]], against: str, path: Path) -> Figure:
+    """Draw what a byte needs by its position, one line a model, on two axes, and write a PNG.
+
+    Args:
+        ranges: bits per byte in [0, 64), [64, 128), [128, 256) .., by the model's name.
+        parts: bits per byte in equal parts of a book, likewise.
+        against: the model whose parts are taken from the others'.
+        path: of the PNG.
+    """
+    figure = Figure(figsize=(10, 3.8), dpi=150, layout="constrained")
+    early, late = figure.subplots(1, 2)
+    for colour, (name, bits) in zip(cycle(_COLOURS), ranges.items(), strict=False):
+        edges = [FIRST >> 1, *(FIRST << k for k in range(len(bits)))]
+        early.stairs(bits, edges, baseline=None, color=colour, lw=1.4, label=name)
+        share = [100 * n / len(parts[name]) for n in range(len(parts[name]) + 1)]
+        late.stairs([a - b for a, b in zip(parts[name], parts[against], strict=True)], share, baseline=None, color=colour, lw=1.4)
+    early.set_xscale("log", base=2)
+    early.xaxis.set_major_formatter(EngFormatter(places=0, sep=""))
+    early.set_xlabel("position in the book, bytes (the first range begins at 0)")
+    early.set_ylabel("bits per byte")
+    late.set_xlabel("part of the book, %")
+    late.set_ylabel(f"bits per byte, less those of {against}", fontsize=8)
+    for ax in (early, late):
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize=8)
+    figure.legend(*early.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")
+    return figure

@@ -1,0 +1,137 @@
+"""How well a model does a task: the asked tokens, read through the state in constant memory. Shapes: B rows, T tokens, A asked tokens."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+import torch
+
+from domains.text.tasks.batches import collate
+from domains.text.tasks.task import Example, Examples, Task
+from domains.text.tasks.train import check_reads
+from titans_seq.losses import IGNORED
+
+SEGMENT = 4096
+"""Tokens of a row that are read at a time."""
+
+
+@dataclass(frozen=True)
+class Result:
+    """Of an example. tokens: of its inputs. asked: tokens. right: of those the ones that the model finds likeliest, knowing the right ones
+    before. answers, found: stretches of asked tokens without others between, such as a needle's value, and those all right. nats: of the
+    asked tokens together.
+    """
+
+    tokens: int
+    asked: int
+    right: int
+    answers: int
+    found: int
+    nats: float
+
+
+@dataclass(frozen=True)
+class Scores:
+    """Of all examples.
+
+    Attributes:
+        examples: how many.
+        tokens: of inputs, mean.
+        accuracy: share of asked tokens that are right, of each row, then the mean (Zoology's rule).
+        answers: share of answers found, likewise: the score of needles by likelihood.
+        whole: share of examples with all right.
+        nats: a token that is asked, mean over all of them.
+    """
+
+    examples: int
+    tokens: float
+    accuracy: float
+    answers: float
+    whole: float
+    nats: float
+
+    @classmethod
+    def of(cls, results: Sequence[Result]) -> "Scores":
+        """The mean of at least one result."""
+        tokens, accuracy, answers, whole = (
+            float(np.mean(values))
+            for values in (
+                [one.tokens for one in results],
+                [one.right / one.asked for one in results],
+                [one.found / one.answers for one in results],
+                [one.right == one.asked for one in results],
+            )
+        )
+        nats = sum(one.nats for one in results) / sum(one.asked for one in results)
+        return cls(len(results), tokens, accuracy, answers, whole, nats)
+
+
+def evaluate(
+    model: Any,
+    task: Task,
+    count: int = 100,
+    seed: int = 0,
+    batch_size: int = 16,
+    segment_length: int = SEGMENT,
+    on_read: Callable[[int], None] = lambda tokens: None,
+) -> Scores:
+    """The scores on the first `count` test examples of a seed; `task.at_length` for other lengths.
+
+    Args:
+        model: in evaluation mode.
+        task: that the model can read.
+        count, seed: of the examples.
+        batch_size: rows side by side, fewer where they are long: memory, not the scores.
+        segment_length: tokens of a row at a time; memory does not grow with the length of the examples.
+        on_read: called with tokens that were read.
+
+    Raises:
+        UserError: the model has other tokens, or is of another kind than the task needs.
+    """
+    return Scores.of(list(results(model, task, Examples(task, seed, count, "test"), batch_size, segment_length, on_read)))
+
+
+def results(
+    model: Any,
+    task: Task,
+    items: Sequence[Example],
+    batch_size: int = 16,
+    segment_length: int = SEGMENT,
+    on_read: Callable[[int], None] = lambda tokens: None,
+) -> Iterator[Result]:
+    """As `evaluate`, the result of each item, in order."""
+    check_reads(model, task)
+    rows = max(1, min(batch_size, batch_size * SEGMENT // max(1, task.length)))
+    for start in range(0, len(items), rows):
+        some = [items[i] for i in range(start, min(start + rows, len(items)))]
+        yield from _read(some, model, None if task.at_once else segment_length, on_read)
+
+
+@torch.no_grad()
+def _read(items: Sequence[Example], model: Any, segment_length: int | None, on_read: Callable[[int], None]) -> Iterator[Result]:
+    device, batch, state = model.output_weight.device, collate(items), None
+    length = batch["tokens"].shape[1]
+    right, nats = (np.zeros(batch["tokens"].shape) for _ in range(2))
+    for start in range(0, length, segment_length or length):
+        part = slice(start, start + (segment_length or length))
+        tokens, mask = batch["tokens"][:, part].to(device), batch["mask"]
+        y, state = model.hidden(tokens, state, mask=None if mask is None else mask[:, part].to(device))
+        row, place = torch.nonzero(batch["targets"][:, part] != IGNORED, as_tuple=True)
+        for some in torch.arange(len(row)).split(SEGMENT):
+            i, t = row[some], place[some]
+            targets = batch["targets"][i, start + t]
+            logits = model.logits_of(y[i.to(device), t.to(device)]).float().cpu()
+            right[i, start + t] = (logits.argmax(-1) == targets).numpy()
+            nats[i, start + t] = torch.nn.functional.cross_entropy(logits, targets, reduction="none").numpy()
+        on_read(tokens.numel())
+    for item, right_of, nats_of in zip(items, right, nats, strict=True):
+        yield _result(item, right_of[: len(item.inputs)], nats_of[: len(item.inputs)])
+
+
+def _result(item: Example, right: np.ndarray, nats: np.ndarray) -> Result:
+    """right, nats: (T,), 0 where nothing is asked."""
+    asked = item.targets != IGNORED
+    begins = np.flatnonzero(asked & ~np.concatenate([[False], asked[:-1]]))
+    found = np.add.reduceat(asked & (right == 0), begins) == 0 if len(begins) else np.zeros(0)
+    return Result(len(item.inputs), int(asked.sum()), int(right.sum()), len(begins), int(found.sum()), float(nats.sum()))

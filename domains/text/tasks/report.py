@@ -1,0 +1,118 @@
+"""A task over lengths and depths: rows, files and pictures."""
+
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import asdict, dataclass
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from domains.text.config import GenerationConfig
+from domains.text.context import begin, extend
+from domains.text.generate import generate
+from domains.text.tasks.evaluate import Result, Scores, results
+from domains.text.tasks.task import Examples, Task, generator
+from domains.text.tasks.texts import Question, TextTask
+
+BINS = 5
+"""Of depths."""
+
+
+@dataclass(frozen=True)
+class Row:
+    """Of a length. written: mean score of what the model wrote, None if it was not asked to. depths: (answers found, examples) of each
+    fifth of the depth; None where the task has no depth.
+    """
+
+    length: int
+    scores: Scores
+    written: float | None = None
+    depths: tuple[tuple[float, int], ...] | None = None
+
+    def values(self) -> dict[str, Any]:
+        """Plain, for a table."""
+        more = {} if self.written is None else {"written": self.written}
+        return {"length": self.length, **asdict(self.scores), **more}
+
+
+def evaluate_lengths(
+    model: Any,
+    task: Task,
+    lengths: Sequence[int],
+    count: int,
+    seed: int,
+    written: bool = False,
+    on_read: Callable[[int], None] = lambda tokens: None,
+) -> list[Row]:
+    """`evaluate` at each length; written: tasks of text also by what the model writes."""
+    rows = []
+    for length in lengths:
+        now = task.at_length(length)
+        found = list(results(model, now, Examples(now, seed, count, "test"), on_read=on_read))
+        if not isinstance(now, TextTask):
+            rows.append(Row(length, Scores.of(found)))
+            continue
+        questions = [now.question(generator(seed, "test", i)) for i in range(count)]
+        score = float(np.mean([now.score(q, answer(model, now, q, on_read)) for q in questions])) if written else None
+        rows.append(Row(length, Scores.of(found), score, _by_depth(questions, found)))
+    return rows
+
+
+def answer(model: Any, task: TextTask, question: Question, on_read: Callable[[int], None] = lambda tokens: None) -> str:
+    """What the model writes after the prompt, the likeliest token each time, at most as many as the task keeps free for it."""
+    context = extend(model, begin(model), task.tokenizer.encode_batch([question.prompt]), on_read)
+    most = max(1, min(128, task.config.reserve))
+    return generate(model, [""], GenerationConfig(temperature=0.0, max_tokens=most), context)[0].text
+
+
+def _by_depth(questions: Sequence[Question], found: Sequence[Result]) -> tuple[tuple[float, int], ...] | None:
+    if any(question.depth is None for question in questions):
+        return None
+    place = np.minimum((np.array([question.depth for question in questions], float) * BINS).astype(int), BINS - 1)
+    counts = np.bincount(place, minlength=BINS)
+    right = np.bincount(place, weights=[one.found / one.answers for one in found], minlength=BINS)
+    return tuple((float(r) / c if c else float("nan"), int(c)) for r, c in zip(right, counts.tolist(), strict=True))
+
+
+def example_rows(task: Task, seed: int, count: int) -> Iterator[dict[str, Any]]:
+    """Test examples as plain values, one for each line of a file."""
+    for i, example in enumerate(Examples(task, seed, count, "test")):
+        if not isinstance(task, TextTask):
+            yield {"index": i, "inputs": example.inputs.tolist(), "targets": example.targets.tolist()}
+            continue
+        question = task.question(generator(seed, "test", i))
+        yield {
+            "index": i,
+            "input": question.prompt.removesuffix(question.prefix),
+            "answer_prefix": question.prefix,
+            "outputs": list(question.answers),
+            "length": task.tokens(question.prompt) + task.config.reserve,
+            "depth": question.depth,
+        }
+
+
+def write_report(folder: Path, name: str, rows: Sequence[Row]) -> None:
+    """scores.csv and lengths.png; depths.csv and depths.png where the task has depths."""
+    import polars as pl
+
+    from domains.text.plots import plot_depths, plot_lengths
+    from titans_seq.outputs import write_all
+
+    def csv(values: Sequence[dict[str, Any]], path: Path) -> None:
+        pl.DataFrame(values).write_csv(path)
+
+    lengths = [row.length for row in rows]
+    writers: dict[str, Callable[[Path], object]] = {
+        "scores.csv": partial(csv, [row.values() for row in rows]),
+        "lengths.png": partial(plot_lengths, lengths, [row.scores.answers for row in rows], name),
+    }
+    if all(row.depths is not None for row in rows):
+        grid = [
+            {"length": row.length, "depth_from": k / BINS, "depth_to": (k + 1) / BINS, "examples": size, "answers": share}
+            for row in rows
+            for k, (share, size) in enumerate(row.depths or ())
+        ]
+        shares = np.array([[share for share, _ in row.depths or ()] for row in rows]).T
+        writers |= {"depths.csv": partial(csv, grid), "depths.png": partial(plot_depths, lengths, shares, name)}
+    write_all(folder, writers)

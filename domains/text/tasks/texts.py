@@ -1,0 +1,116 @@
+"""Tasks of text: a prompt, answers, and what of them is asked. Shapes: T tokens of an example."""
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass
+from typing import Any, Self
+
+import numpy as np
+
+from domains.text.tasks.books import Books
+from domains.text.tasks.task import Example
+from domains.text.tokenizers import Tokenizer
+from titans_seq.config import Config
+from titans_seq.errors import UserError
+from titans_seq.losses import IGNORED
+
+
+@dataclass(frozen=True)
+class Question:
+    """A text to read and what to say then.
+
+    Attributes:
+        prompt: all that is read; an answer goes on from it.
+        prefix: the end of the prompt, which says how the answer begins; a model for chats is given it as the begin of its answer.
+        question: what is asked, as it stands in the prompt.
+        answers: all of which are right, in the order in which they are asked by likelihood.
+        depth: of what the answer depends on, 0 at the begin of the context and 1 at its end; None where it is in several places.
+    """
+
+    prompt: str
+    prefix: str
+    question: str
+    answers: tuple[str, ...]
+    depth: float | None = None
+
+
+class TextTask(ABC):
+    """Base of the tasks of text.
+
+    Args:
+        name: of the task.
+        config: its settings, with `length`.
+        tokenizer: counts tokens, and makes them.
+        books: the hay; None where there is none.
+    """
+
+    distinct = True
+    at_once = False
+
+    def __init__(self, name: str, config: Any, tokenizer: Tokenizer, books: Books | None = None) -> None:
+        self.name, self.config, self.tokenizer, self.books = name, config, tokenizer, books
+
+    @abstractmethod
+    def question(self, draw: np.random.Generator, training: bool = False) -> Question:
+        """One question."""
+
+    @abstractmethod
+    def score(self, question: Question, output: str) -> float:
+        """Of a text that a model wrote after the prompt, in [0, 1], by the published rule."""
+
+    @property
+    def vocabulary(self) -> int:
+        """As of `Task`."""
+        return self.tokenizer.vocabulary
+
+    @property
+    def end(self) -> int:
+        """As of `Task`."""
+        return self.tokenizer.end
+
+    @property
+    def tokenizer_identity(self) -> str:
+        """As of `Task`."""
+        return self.tokenizer.identity
+
+    @property
+    def length(self) -> int:
+        """As of `Task`: tokens of prompt and room for the answer."""
+        return int(self.config.length)
+
+    def settings(self) -> dict[str, Any]:
+        """As of `Task`."""
+        found: Config = self.config
+        return found.to_dict()
+
+    def at_length(self, length: int) -> Self:
+        """As of `Task`."""
+        return type(self)(self.name, type(self.config).from_dict({**self.settings(), "length": length}), self.tokenizer, self.books)
+
+    def need_books(self) -> Books:
+        """The books.
+
+        Raises:
+            UserError: there are none.
+        """
+        if self.books is None:
+            raise UserError(f"{self.name} hides its facts in books. Name files or folders of texts: --books.")
+        return self.books
+
+    def tokens(self, text: str) -> int:
+        """Tokens of a text."""
+        return len(self.tokenizer.encode_batch([text])[0])
+
+    def example(self, draw: np.random.Generator, training: bool = False) -> Example:
+        """As of `Task`: the prompt, then the answers with commas between and a point. Asked are the answers; in training the rest of it
+        too, with the document's end.
+        """
+        question = self.question(draw, training)
+        pieces, asked = [question.prompt], [False]
+        for number, answer in enumerate(question.answers):
+            pieces += [","] * (number > 0) + [f" {answer}"]
+            asked += [training] * (number > 0) + [True]
+        pieces, asked = [*pieces, "."], [*asked, training]
+        encoded = [part.astype(np.int64) for part in self.tokenizer.encode_batch(pieces)]
+        sequence = np.concatenate([[self.end], *encoded, [self.end]])
+        wanted = np.concatenate([[False], *(np.full(len(part), one) for part, one in zip(encoded, asked, strict=True)), [training]])
+        return Example(sequence[:-1], np.where(wanted, sequence, IGNORED)[1:])

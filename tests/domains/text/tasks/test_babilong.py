@@ -1,0 +1,106 @@
+"""Facts inside book text: what the original's code promises of a sample."""
+
+import re
+from itertools import pairwise
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+from domains.text.tasks import load_task
+from domains.text.tasks.babilong import BabiLong
+from domains.text.tasks.books import Books, sentences
+from domains.text.tasks.task import examples, generator
+from domains.text.tokenizers import ByteTokenizer, JsonTokenizer, train_tokenizer
+from tests.domains.text.tasks.solver import answer
+from titans_seq.errors import UserError
+from titans_seq.losses import IGNORED
+
+FACT = re.compile(r"(?:Mary|John|Sandra|Daniel) [^.]*\.")
+BOOK = " ".join(f"It was number {i}, and the whale went by in the long evening. Short." for i in range(400))
+
+
+def made(**settings: object) -> BabiLong:
+    task = load_task("babilong_qa2", books=Books([BOOK, BOOK.replace("whale", "ship")]), **settings)
+    assert isinstance(task, BabiLong)
+    return task
+
+
+@pytest.fixture(scope="module")
+def bpe() -> JsonTokenizer:
+    return train_tokenizer(iter([BOOK]), 400)
+
+
+@pytest.mark.parametrize("length", [1000, 3000])
+def test_facts_lie_in_order_between_sentences_of_a_book(length: int) -> None:
+    task = made(length=length)
+    for i in range(20):
+        draw = generator(0, "test", i)
+        question = task.question(draw)
+        context = question.prompt.partition("<context>\n")[2].partition("\n</context>")[0]
+        facts = tuple(FACT.findall(context))
+        hay = [part for part in sentences(FACT.sub("", context)) if part.startswith("It was number")]
+        assert answer(facts, question.question) == question.answers[0]  # in order: else another answer would follow
+        assert "Short." not in context
+        assert length - 300 - 30 <= task.tokens(context) <= length - 300 + len(facts)
+        numbers = [int(part.split()[3].rstrip(",")) for part in hay[:-1]]  # the last one is cut
+        assert sum(b != a + 1 for a, b in pairwise(numbers)) <= 3  # a book goes on
+
+
+def test_places_of_facts_are_uniform() -> None:
+    """The mean place of all facts is the middle of the background."""
+    task, places = made(length=2000), list[float]()
+    for i in range(60):
+        parts = list(sentences(task.question(generator(1, "test", i)).prompt))
+        hay = np.cumsum([part.startswith("It was") for part in parts])
+        places += [hay[j] / hay[-1] for j, part in enumerate(parts) if part.split()[0] in ("Mary", "John", "Sandra", "Daniel")]
+    assert abs(np.mean(places) - 0.5) < 0.05
+
+
+def test_tests_read_the_test_file_and_training_does_not(tmp_path: Path) -> None:
+    (tmp_path / "qa2_two-supporting-facts_train.txt").write_text("1 Wrong.\n2 Wrong?\twrong\t1\n")
+    (tmp_path / "qa2_two-supporting-facts_test.txt").write_text(
+        "1 Mary got the milk.\n2 Mary went to the office.\n3 Where is the milk?\toffice\t1 2\n"
+    )
+    task = made(length=0, babi=str(tmp_path))
+    question = task.question(generator(0, "test", 0))
+    assert question.prompt == (
+        "<context>\nMary got the milk. Mary went to the office.\n</context>\n\nQuestion: Where is the milk?\nAnswer:"
+    )
+    asked = {task.question(generator(0, "training", i), training=True).prompt for i in range(5)}
+    assert len(asked) == 5
+    assert question.prompt not in asked
+
+
+def test_too_many_facts_for_the_length_are_left_out(tmp_path: Path) -> None:
+    lines = [f"{i} Mary went to the office." for i in range(1, 200)]
+    (tmp_path / "qa2_x_test.txt").write_text("\n".join([*lines, "200 Where is Mary?\toffice\t1"]))
+    with pytest.raises(UserError, match="no story is short enough for length=1000"):
+        examples(made(length=1000, babi=str(tmp_path)), 0, 1)
+    assert len(examples(made(length=20_000, babi=str(tmp_path)), 0, 1)[0].inputs) > 18_000
+
+
+def test_the_answer_alone_is_asked(bpe: JsonTokenizer) -> None:
+    for tokenizer in (ByteTokenizer(), bpe):
+        task = load_task("babilong_qa2", tokenizer, Books([BOOK]), length=2000)
+        assert isinstance(task, BabiLong)
+        question = task.question(generator(0, "test", 0))
+        inputs, targets = task.example(generator(0, "test", 0))
+        asked = targets[targets != IGNORED]
+        assert tokenizer.decode(asked) == f" {question.answers[0]}"
+        assert tokenizer.decode(inputs[1:]).startswith(question.prompt)
+        assert inputs[0] == tokenizer.end
+        _, training = task.example(generator(0, "test", 0), training=True)
+        assert training[-1] == tokenizer.end
+        assert tokenizer.decode(training[training != IGNORED])[-1] == "."
+
+
+def test_what_is_missing_is_said() -> None:
+    with pytest.raises(UserError, match=r"babilong_qa1 hides its facts in books\. Name files or folders of texts: --books"):
+        examples(load_task("babilong_qa1"), 0, 1)
+    with pytest.raises(ValueError, match="babi must be the folder of bAbI's files for qa4"):
+        load_task("babilong_qa4")
+    with pytest.raises(ValueError, match="length must be 0, or more than reserve=300"):
+        load_task("babilong_qa1", length=300)
+    with pytest.raises(UserError, match="the books hold no text"):
+        Books([" "])

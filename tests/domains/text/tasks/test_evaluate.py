@@ -1,0 +1,85 @@
+"""Scores against logits of the whole example, in any segments; and what each share counts."""
+
+import numpy as np
+import pytest
+import torch
+
+from domains.text.config import TextConfig
+from domains.text.model import TitansForCausalLM
+from domains.text.tasks import Example, Task, examples, load_task
+from domains.text.tasks.autoencoder import TitansAutoencoder
+from domains.text.tasks.evaluate import Scores, _result, evaluate, results
+from domains.text.tasks.train import config_for
+from titans_seq import presets
+from titans_seq.errors import UserError
+from titans_seq.losses import IGNORED
+
+
+def model_for(task: Task, kind: type[TitansForCausalLM] = TitansForCausalLM) -> TitansForCausalLM:
+    torch.manual_seed(0)
+    model = kind(config_for(task, TextConfig(titans=presets.debug("mag")))).eval()
+    torch.nn.init.normal_(model.embedding.weight, std=0.5)
+    return model
+
+
+@pytest.mark.parametrize("segment_length", [7, 1000])
+def test_scores_are_those_of_the_logits(segment_length: int) -> None:
+    """Rows of unequal lengths, side by side and in segments, as each row alone and at once."""
+    task = load_task("copy", length=9, min_length=3)
+    model, items = model_for(task), examples(task, 0, 10)
+    found = list(results(model, task, items, batch_size=4, segment_length=segment_length))
+    for one, (inputs, targets) in zip(found, items, strict=True):
+        with torch.no_grad():
+            logits = model(torch.from_numpy(inputs)[None])[0][0]
+        asked = np.flatnonzero(targets != IGNORED)
+        nats = -logits.log_softmax(-1).numpy()[asked, targets[asked]]
+        assert one.right == int((logits.argmax(-1).numpy()[asked] == targets[asked]).sum())
+        assert one.nats == pytest.approx(nats.sum(), rel=1e-4)
+        assert (one.tokens, one.asked, one.answers) == (len(inputs), len(asked), 1)
+    assert any(one.right for one in found)
+
+
+def test_what_is_counted() -> None:
+    """Two answers, of two tokens and of one; the second is right."""
+    item = Example(np.arange(6), np.array([IGNORED, 4, 5, IGNORED, 6, IGNORED]))
+    one = _result(item, np.array([0, 1, 0, 0, 1, 0.0]), np.array([0, 0.5, 1.0, 0, 0.25, 0]))
+    assert (one.asked, one.right, one.answers, one.found, one.nats) == (3, 2, 2, 1, 1.75)
+    whole = _result(item, np.array([0, 1, 1, 0, 1, 0.0]), np.zeros(6))
+    scores = Scores.of([one, whole])
+    assert (scores.examples, scores.accuracy, scores.answers, scores.whole) == (2, (2 / 3 + 1) / 2, 0.75, 0.5)
+    assert scores.nats == 1.75 / 6
+
+
+def test_a_long_example_takes_no_more_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    """No call of the model reads more than a segment, however long the example."""
+    task = load_task("parity", length=5000, min_length=None)
+    model, read = model_for(task), list[int]()
+    inner = model.hidden
+
+    def hidden(tokens: torch.Tensor, *rest: object, **marks: object) -> object:
+        read.append(tokens.numel())
+        return inner(tokens, *rest, **marks)  # type: ignore[arg-type]
+
+    monkeypatch.setattr(model, "hidden", hidden)
+    evaluate(model, task, count=2, batch_size=1, segment_length=1000)
+    assert read == [1000] * 10
+
+
+def test_compression_is_read_from_the_last_token_alone() -> None:
+    """What the auto-encoder says of a token depends on the last hidden vector: on every token, in any place."""
+    task = load_task("mad_compression", length=8)
+    model = model_for(task, TitansAutoencoder)
+    (inputs, _), *_ = examples(task, 0, 1)
+    logits = model(torch.from_numpy(inputs)[None])[0][0]
+    assert logits.shape == (8, 17)
+    changed = inputs.copy()
+    changed[5] = (changed[5] + 1) % 15
+    assert (model(torch.from_numpy(changed)[None])[0][0][0] != logits[0]).any()  # a later token, an earlier answer
+    assert evaluate(model, task, count=3, segment_length=2).examples == 3
+    with pytest.raises(UserError, match="needs a model that decodes the last token alone"):
+        evaluate(model_for(task), task)
+
+
+def test_a_model_of_other_tokens_is_refused() -> None:
+    with pytest.raises(UserError, match=r"mqar has 8193 tokens \(symbols\), the model 3 \(symbols\)"):
+        evaluate(model_for(load_task("parity")), load_task("mqar"))

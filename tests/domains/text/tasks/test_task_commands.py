@@ -1,0 +1,131 @@
+"""`titans-seq text task`: what is written, trained and printed."""
+
+import csv
+import json
+import re
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+
+from domains.text.model import TitansForCausalLM
+from domains.text.presets import debug
+from domains.text.tasks import TASKS, load_task
+from domains.text.tasks.needles import Needles
+from domains.text.tasks.task import generator
+from titans_seq import UserError, cli
+
+SIZES = ("--preset", "debug", "--batch-size", "4", "--quiet")
+
+
+def command(*arguments: object) -> None:
+    """`titans-seq text task`, in this process."""
+    cli.build_app()(["text", "task", *map(str, arguments)])
+
+
+def test_all_tasks_are_listed(capsys: pytest.CaptureFixture[str]) -> None:
+    command("list")
+    lines = capsys.readouterr().out.splitlines()
+    assert [line for line in lines if not line.startswith(" ")] == list(TASKS)
+    assert lines[2] == "    length=64, symbols=8192, pairs=8, power=0.01, random_filler=True"
+
+
+def test_examples_are_written_for_other_tools(tmp_path: Path) -> None:
+    command("make", "niah_multikey_2", "-o", tmp_path / "needles.jsonl", "--count", "3", "--seed", "5", "-s", "length=1500")
+    rows = [json.loads(line) for line in (tmp_path / "needles.jsonl").read_text().splitlines()]
+    task = load_task("niah_multikey_2", length=1500)
+    assert isinstance(task, Needles)
+    for i, row in enumerate(rows):
+        question = task.question(generator(5, "test", i))
+        assert row["input"] + row["answer_prefix"] == question.prompt
+        assert row["outputs"] == list(question.answers)
+        assert row["length"] == len(question.prompt) + 128 <= 1500
+    command("make", "parity", "-o", tmp_path / "bits.jsonl", "--count", "2", "--set", "length=5", "--set", "min_length=null")
+    bits = [json.loads(line) for line in (tmp_path / "bits.jsonl").read_text().splitlines()]
+    assert [len(row["inputs"]) for row in bits] == [5, 5]
+
+
+def test_a_model_is_trained_and_tested_at_longer_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    steps = ("--max-steps", "2", "--checkpoint-every", "1")
+    command("train", "mqar", "-o", tmp_path / "run", "-s", "symbols=16", "-s", "length=16", "-s", "pairs=2", *steps, *SIZES)
+    folder = tmp_path / "run" / "model"
+    assert json.loads((folder / "task.json").read_text())["settings"]["pairs"] == 2
+    capsys.readouterr()
+    command("evaluate", folder, "--times", "4", "--count", "5", "-o", tmp_path / "scores", "--quiet")
+    printed = capsys.readouterr().out.splitlines()
+    assert printed[0] == "mqar: 5 examples a length"
+    assert [line.split()[0] for line in printed[2:]] == ["16", "32", "64"]
+    rows = list(csv.DictReader((tmp_path / "scores" / "scores.csv").read_text().splitlines()))
+    assert [float(row["tokens"]) for row in rows] == [16, 32, 64]
+    assert sorted(path.name for path in (tmp_path / "scores").iterdir()) == ["lengths.png", "scores.csv"]
+
+
+def test_compression_is_trained_with_the_head_that_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command("train", "mad_compression", "-o", tmp_path / "run", "-s", "length=8", "--count", "8", "--max-steps", "4", *SIZES)
+    capsys.readouterr()
+    command("evaluate", tmp_path / "run" / "model", "--count", "5", "--json", "--quiet")
+    assert json.loads(capsys.readouterr().out)["tokens"] == 8
+
+
+def test_the_page_runs_as_printed() -> None:
+    page = (Path(__file__).parents[4] / "docs" / "text_tasks.md").read_text(encoding="utf-8")
+    (block,) = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
+    found: dict[str, Any] = {}
+    exec(block, found)
+    assert found["longer"].length == 4096
+
+
+def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
+    """Also with more steps than were planned, where the learning rate as good as stays."""
+
+    def train(folder: Path, steps: int, *more: str) -> dict[str, torch.Tensor]:
+        schedule = ("--warmup-steps", "0", "--minimum-share", "0.999999")
+        command("train", "copy", "-o", folder, "--max-steps", steps, *schedule, *SIZES, *more)
+        return TitansForCausalLM.from_pretrained(folder / "model").state_dict()
+
+    train(tmp_path / "parts", 2)
+    with pytest.raises(UserError, match="already holds a run"):
+        train(tmp_path / "parts", 4)
+    parts, whole = train(tmp_path / "parts", 4, "--resume"), train(tmp_path / "whole", 4)
+    for name, x in whole.items():
+        torch.testing.assert_close(parts[name], x, rtol=0, atol=1e-6)
+
+
+def test_needles_are_scored_by_depth_and_as_they_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Of any language model of bytes."""
+    TitansForCausalLM(debug()).save_pretrained(tmp_path / "model")
+    arguments = ("--task", "niah_single_1", "-s", "reserve=8", "--count", "6", "--written", "--quiet")
+    command("evaluate", tmp_path / "model", *arguments, "--lengths", "600", "900", "-o", tmp_path / "scores")
+    header = capsys.readouterr().out.splitlines()[1].split()
+    assert header == ["length", "tokens", "accuracy", "answers", "whole", "nats", "written"]
+    rows = list(csv.DictReader((tmp_path / "scores" / "depths.csv").read_text().splitlines()))
+    assert [sum(int(row["examples"]) for row in rows if row["length"] == length) for length in ("600", "900")] == [6, 6]
+    assert (tmp_path / "scores" / "depths.png").is_file()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("make", "mkar", "-o", "x.jsonl"), "Did you mean 'mqar'"),
+        (("make", "mqar", "-o", "x.jsonl", "-s", "pairs"), "--set pairs: must be NAME=VALUE"),
+        (("make", "mqar", "-o", "x.jsonl", "-s", "pairs=x"), "pairs must be of type int"),
+        (("make", "mqar", "-o", "x.jsonl", "-s", "lenght=3"), "did you mean 'length'"),
+        (("make", "niah_single_2", "-o", "x.jsonl"), "Name files or folders of texts: --books"),
+        (("make", "mqar", "-o", "x.jsonl", "--end-token", "a"), "--end-token names a token of --tokenizer"),
+    ],
+)
+def test_what_cannot_be_done_is_said(arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    with pytest.raises(UserError, match=message):
+        command(*arguments)
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_model_without_a_task_needs_a_name(tmp_path: Path) -> None:
+    TitansForCausalLM(debug()).save_pretrained(tmp_path / "model")
+    with pytest.raises(UserError, match=r"was not trained on a task by titans-seq\. Name one: --task"):
+        command("evaluate", tmp_path / "model")
+    (tmp_path / "model" / "task.json").write_text("{}")
+    with pytest.raises(UserError, match=r"task\.json: damaged"):
+        command("evaluate", tmp_path / "model")
