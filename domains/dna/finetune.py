@@ -22,6 +22,7 @@ from domains.dna.head_config import (
     encoder_of,
     finetuning,
 )
+from domains.dna.train import GUARD
 from domains.dna.train import VALIDATION_SHARE as SHARE_OF_RECORDS
 from titans_seq.errors import UserError
 from titans_seq.training.config import TrainingConfig
@@ -113,7 +114,7 @@ def finetune_labeller(
     column: str = "feature",
     start: str | Path | None = None,
     validation_records: Sequence[str] = (),
-    guard: int = 1024,
+    guard: int = GUARD,
     resume: bool = False,
     progress: bool = True,
 ) -> Path:
@@ -183,7 +184,7 @@ def finetune_profile(
     source: str | Path = "the table",
     start: str | Path | None = None,
     validation_records: Sequence[str] = (),
-    guard: int = 1024,
+    guard: int = GUARD,
     resume: bool = False,
     progress: bool = True,
 ) -> Path:

@@ -78,6 +78,7 @@ def test_a_run_that_ended_goes_on_to_the_same_weights(write: Callable[..., Path]
         (("g.fa", "--validation-records", "chr1"), "has no record 'chr1'. Of its 1 records, close are: one"),
         (("g.fa", "--validation-records", "one"), "every record is held out for validation"),
         (("g.fa", "--model.soft-mask-weight", "2"), "--model.soft-mask-weight must be in [0, 1], got 2.0"),
+        (("g.fa", "--validation-records", "one", "--guard", 5), "--guard 5: lies before the last 5 % of records, but --validation-records"),
         (("g.fa", "--max-steps", 0), "--max-steps must be at least 1, got 0"),
         (("g.fa", "--segment-length", 6, "--length-warmup", 5, 5), "fewer stages: segment_length=6 is no multiple of 4, got (5, 5)"),
     ],
