@@ -101,7 +101,7 @@ def test_areas_are_exact_where_no_two_chances_are_close() -> None:
 
 def test_bins_are_scored_as_all_at_once(genome_of: GenomeOf, tmp_path: Path) -> None:
     genome, model = genome_of({"a": random_letters(203, 1), "b": random_letters(50, 2)}), profile()
-    rows = [(i + 1, "a", 7 * i, 7 * i + 7, float(i % 5)) for i in range(20)]
+    rows = [(i + 1, "a", 7 * i, 7 * i + 7, float(i * i % 7)) for i in range(20)]
     table = pl.DataFrame(rows, schema=["line", "chrom", "start", "end", "value"], orient="row")
     values = bin_values(genome, table, 4, "t")
     stretches = Intervals.of([0], [10], [203])

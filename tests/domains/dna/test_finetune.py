@@ -138,7 +138,7 @@ def test_a_run_that_ended_goes_on_to_the_same_weights(run: Run, tmp_path: Path) 
     pretrained = tmp_path / "pretrained"
     TitansForDNA(DNAConfig(titans=presets.debug("mag"))).save_pretrained(pretrained)
     table = write_task(tmp_path / "task", train=planted(40, 3)) / "train.csv"
-    steps = ("finetune", table, *QUICK, "--start", pretrained, "--max-steps", 8, "--keep-checkpoints", 9, "--model.strands", "forward")
+    steps = ("finetune", table, *QUICK[2:], "--start", pretrained, "--max-steps", 8, "--keep-checkpoints", 9, "--model.strands", "forward")
     run(*steps, "-o", tmp_path / "whole")
     run(*steps, "-o", tmp_path / "stopped")
     for step in (6, 8):
@@ -191,7 +191,7 @@ def test_what_cannot_be_used_is_refused(
     Path("damaged.parquet").write_bytes(b"PAR1 nothing")
     TitansForDNA(DNAConfig(titans=presets.debug("mag"))).save_pretrained("pretrained")
     DNAClassifier(ClassifierConfig(encoder=EncoderConfig(titans=presets.debug("mag")))).save_pretrained("classifier")
-    output = ("-o", "run", *QUICK) if arguments[0] == "finetune" else ()
+    output = ("-o", "run", *QUICK[2 * ("--start" in arguments) :]) if arguments[0] == "finetune" else ()
     with pytest.raises(UserError) as error:
         run(*arguments, *output)
     assert message in str(error.value)
@@ -202,7 +202,10 @@ def test_what_cannot_be_used_is_refused(
     ("arguments", "message"),
     [
         (("--classes", "CDS", "--pooling", "max"), "--pooling max: is of labelled sequences, but with --classes a genome is read."),
-        (("--profile", "v.bedgraph", "--pooling", "mean"), "--pooling mean: is of labelled sequences, but with --profile a genome is read."),
+        (
+            ("--profile", "v.bedgraph", "--pooling", "mean"),
+            "--pooling mean: is of labelled sequences, but with --profile a genome is read.",
+        ),
         (("--classes", "CDS", "--no-augment"), "--no-augment: is of labelled sequences"),
         (("--classes", "CDS", "--validation-share", 0.2), "--validation-share 0.2: is of labelled sequences"),
         (("--classes", "CDS", "--label-column", "y"), "--label-column y: is of labelled sequences"),
