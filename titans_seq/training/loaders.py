@@ -253,7 +253,8 @@ class LengthWarmup:
         Raises:
             UserError: the position is of other data, of other stages, or no position in them.
         """
-        stage, taken, source = (state.get(name) for name in ("stage", "taken", "source"))
+        values: list[Any] = [state.get(name) for name in ("stage", "taken", "source")]
+        stage, taken, source = values
         limits = [*(batches + 1 for batches in self._stages), 2**63]
         if not _is_count(stage, len(limits)) or not _is_count(taken, limits[stage]) or not isinstance(source, dict):
             raise UserError(f"the position in the data is damaged: stage {stage!r:.40}, taken {taken!r:.40}, source {source!r:.40}.")
