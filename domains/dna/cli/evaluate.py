@@ -10,13 +10,27 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Parameter
 
-from domains.dna.cli.options import Annotation, Cache, Columns, Profile, Quiet, Reference, SegmentLength, Trained, Window, refuse
-from domains.dna.cli.reading import progress
+from domains.dna.cli.options import (
+    Annotation,
+    Cache,
+    Columns,
+    Profile,
+    Quiet,
+    Reference,
+    SegmentLength,
+    SkipOtherRecords,
+    Trained,
+    Window,
+    refuse,
+)
+from domains.dna.cli.reading import of_genome, progress
 from titans_seq.errors import UserError
 from titans_seq.options import ConfigFile
 from titans_seq.outputs import check_folder
 
 if TYPE_CHECKING:
+    import polars as pl
+
     from domains.dna.data.genome import Genome
     from domains.dna.data.labelled import Task
     from domains.dna.data.regions import Intervals
@@ -55,6 +69,7 @@ def evaluate(
     records: Annotated[
         list[str] | None, Parameter(help="Of a genome: names of the records that are scored, such as those held out. Default: all.")
     ] = None,
+    skip_other_records: SkipOtherRecords = False,
     segment_length: SegmentLength | None = None,
     window: Window = None,
     cache: Cache = None,
@@ -70,8 +85,10 @@ def evaluate(
         check_folder("--output", output.parent)
     import torch
 
+    from domains.dna.data.features import read_annotation
     from domains.dna.data.genome import open_genome
     from domains.dna.data.labelled_files import read_task
+    from domains.dna.data.values import read_values
     from domains.dna.evaluate_genome import stretches_of
     from domains.dna.heads import DNAClassifier, DNALabeller, DNAProfile
     from titans_seq.checkpoint import load_model
@@ -82,7 +99,7 @@ def evaluate(
     of_sequences: dict[str, object] = {"--both-strands": both_strands or None, "--output": output, "--sequence-column": sequence_column}
     of_sequences |= {"--label-column": label_column, "--genome": genome}
     of_genomes: dict[str, object] = {"--annotation": annotation, "--profile": profile, "--records": records}
-    of_genomes |= {"--segment-length": segment_length, "--window": window}
+    of_genomes |= {"--segment-length": segment_length, "--window": window, "--skip-other-records": skip_other_records or None}
     if isinstance(trained, DNAClassifier):
         refuse(of_genomes, f"is of genomes, and {model} tells classes of sequences")
         reference = None if genome is None else open_genome(genome, cache, not quiet)
@@ -94,12 +111,15 @@ def evaluate(
     how = {"segment_length": segment_length or 4096, "window": window}
     if isinstance(trained, DNALabeller):
         refuse({"--profile": profile}, f"is of profiles, and {model} tells labels of bases: give --annotation")
-        _score_labels(trained, opened, annotation or data, stretches, how, as_json, quiet)
+        source = annotation or data
+        known = of_genome(read_annotation(source), opened, source, skip_other_records)
+        _score_labels(trained, opened, known, source, stretches, how, as_json, quiet)
     else:
         refuse({"--annotation": annotation}, f"is of labels, and {model} tells values: give --profile")
         if profile is None:
             raise UserError(f"{model} tells values along a genome. Name with --profile a bedGraph of those that are known.")
-        _score_profile(trained, opened, profile, stretches, how, as_json, quiet)
+        known = of_genome(read_values(profile), opened, profile, skip_other_records)
+        _score_profile(trained, opened, known, profile, stretches, how, as_json, quiet)
 
 
 def _score_sequences(
@@ -118,24 +138,38 @@ def _score_sequences(
 
 
 def _score_labels(
-    model: "DNALabeller", genome: "Genome", annotation: Path, stretches: "Intervals", how: dict[str, Any], as_json: bool, quiet: bool
+    model: "DNALabeller",
+    genome: "Genome",
+    known: "pl.DataFrame",
+    source: Path,
+    stretches: "Intervals",
+    how: dict[str, Any],
+    as_json: bool,
+    quiet: bool,
 ) -> None:
-    from domains.dna.data.features import label_strands, read_annotation
+    from domains.dna.data.features import label_strands
     from domains.dna.evaluate_genome import evaluate_labels, print_labels
 
-    labels = label_strands(genome, read_annotation(annotation), model.config.classes, annotation)
+    labels = label_strands(genome, known, model.config.classes, source)
     with _reading(genome, stretches, 2, quiet) as (scratch, advance):
         found = evaluate_labels(model, genome, labels, stretches, scratch, advance=advance, **how)
     _show(found, print_labels, as_json, quiet)
 
 
 def _score_profile(
-    model: "DNAProfile", genome: "Genome", profile: Path, stretches: "Intervals", how: dict[str, Any], as_json: bool, quiet: bool
+    model: "DNAProfile",
+    genome: "Genome",
+    known: "pl.DataFrame",
+    source: Path,
+    stretches: "Intervals",
+    how: dict[str, Any],
+    as_json: bool,
+    quiet: bool,
 ) -> None:
-    from domains.dna.data.values import bin_values, read_values
+    from domains.dna.data.values import bin_values
     from domains.dna.evaluate_genome import evaluate_profile, print_profile
 
-    values = bin_values(genome, read_values(profile), model.config.bin_width, profile)
+    values = bin_values(genome, known, model.config.bin_width, source)
     with _reading(genome, stretches, model.encoder.strands, quiet) as (scratch, advance):
         found = evaluate_profile(model, genome, values, stretches, scratch, advance=advance, **how)
     _show(found, print_profile, as_json, quiet)

@@ -6,7 +6,8 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from domains.dna.cli.options import Annotation, Cache, Columns, Guard, Profile, Quiet, Reference, refuse, refuse_guard
+from domains.dna.cli.options import Annotation, Cache, Columns, Guard, Profile, Quiet, Reference, SkipOtherRecords, refuse, refuse_guard
+from domains.dna.cli.reading import of_genome
 from domains.dna.head_config import VALIDATION_SHARE, EncoderConfig, Pooling, ProfileLoss, encoder_of, finetuning
 from domains.dna.train import GUARD
 from titans_seq.errors import UserError
@@ -67,6 +68,7 @@ def finetune(
         Parameter(help="Of genomes: names of records to validate on, not trained on. Default: the last 5 % of every record."),
     ] = None,
     guard: Guard = None,
+    skip_other_records: SkipOtherRecords = False,
     cache: Cache = None,
     preset: Annotated[Preset | None, Parameter(help="Without --start: size that the flags of --model then change. Default: tiny.")] = None,
     quiet: Quiet = False,
@@ -96,6 +98,7 @@ def finetune(
     of_sequences |= {"--sequence-column": sequence_column, "--label-column": label_column}
     augmented = {} if augment is None else {"--augment" if augment else "--no-augment": True}
     of_genomes: dict[str, object] = {"--validation-records": validation_records, "--guard": guard}
+    of_genomes |= {"--skip-other-records": skip_other_records or None}
     of_profiles: dict[str, object] = {"--bin-width": bin_width, "--profile-loss": profile_loss}
     _refuse_streams(training)
     if head is None:
@@ -110,14 +113,15 @@ def finetune(
     if profile is None:
         refuse(of_profiles, "is of a profile, with --profile")
     if classes is not None:
+        opened, source = open_genome(data, cache, not quiet), annotation or data
         folder = finetune_labeller(
-            open_genome(data, cache, not quiet),
-            read_annotation(annotation or data),
+            opened,
+            of_genome(read_annotation(source), opened, source, skip_other_records),
             classes,
             output,
             model,
             training,
-            source=annotation or data,
+            source=source,
             start=start,
             validation_records=validation_records or (),
             guard=GUARD if guard is None else guard,
@@ -125,9 +129,10 @@ def finetune(
             progress=not quiet,
         )
     elif profile is not None:
+        opened = open_genome(data, cache, not quiet)
         folder = finetune_profile(
-            open_genome(data, cache, not quiet),
-            read_values(profile),
+            opened,
+            of_genome(read_values(profile), opened, profile, skip_other_records),
             output,
             model,
             training,

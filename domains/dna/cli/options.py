@@ -20,6 +20,13 @@ Annotation = Annotated[
     Parameter(help="Of labels: where the classes lie, GFF3, GTF, BED or GenBank. Default: DATA itself, a GenBank."),
 ]
 Profile = Annotated[Path | None, Parameter(help="Of a profile: a bedGraph of the values that are known, chrom, start, end, value.")]
+SkipOtherRecords = Annotated[
+    bool,
+    Parameter(
+        help="Leave out lines of --annotation, --profile or --regions that are of records which the genome lacks. Default: an error.",
+        negative="",
+    ),
+]
 Guard = Annotated[
     int | None,
     Parameter(
