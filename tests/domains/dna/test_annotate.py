@@ -173,8 +173,11 @@ def test_from_a_genbank_to_a_model_to_intervals(run: Run, tmp_path: Path, capsys
         (("finetune", "g.fa", "--classes", "CDS", "-o", "run"), "g.fa: is no GenBank file"),
         (("annotate", "classifier", SHIPPED, "-o", "run"), "classifier"),
         (("annotate", "labeller", "none.fa", "-o", "run"), "none.fa: no such file"),
-        (("annotate", "profile", "g.fa", "--min-length", 5, "-o", "run"), "--min-length 5: is of labels, and profile tells values of bins"),
-        (("annotate", "profile", "g.fa", "--bases", "-o", "run"), "--bases: is of labels, and profile tells values of bins"),
+        (
+            ("annotate", "profile", "g.fa", "--min-length", 5, "-o", "run"),
+            "--min-length 5: is of labels, and profile tells values",
+        ),
+        (("annotate", "profile", "g.fa", "--bases", "-o", "run"), "--bases: is of labels, and profile tells values"),
         (("annotate", "labeller", SHIPPED, "-o", "g.fa"), "--output g.fa"),
     ],
 )
