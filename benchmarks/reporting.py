@@ -1,11 +1,12 @@
 """What the benchmarks share: how results are written, how they get into the README, how a run shows its progress."""
 
+import argparse
 import json
 import os
 import platform
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -14,6 +15,7 @@ from typing import Any
 import torch
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn, TimeElapsedColumn
+from rich.table import Table
 
 from benchmarks.machine import ROOT, cpu_model, installed, revision
 from titans_seq.errors import UserError
@@ -83,6 +85,23 @@ class Section:
             path.write_text(self.replace(path.read_text(), content))
         except ValueError as error:
             sys.exit(f"error: {path} has {error}")
+
+
+def add_table_option(parser: argparse.ArgumentParser, output: Path) -> None:
+    """--output, and --table, of a benchmark whose results stand in docs/dna.md."""
+    parser.add_argument("--output", type=Path, default=output)
+    parser.add_argument("--table", action="store_true", help="measure nothing: print the results, and write them into docs/dna.md")
+
+
+def publish(found: Report, section: Section, markdown: Callable[[Report], str], table: Callable[[Report], Table]) -> None:
+    """What --table does with results: into the page, and onto the screen."""
+    section.write(ROOT / "docs" / "dna.md", markdown(found))
+    print_table(table(found))
+
+
+def print_table(table: Table) -> None:
+    """As wide as the terminal, or as it needs where there is none."""
+    Console(highlight=False, width=None if os.isatty(1) else 200).print(table)
 
 
 def write_sections(path: Path, sections: Mapping[Section, str]) -> None:

@@ -1,9 +1,10 @@
-"""Classes of sequences, on GUE's tasks with their official splits: `python -m benchmarks.dna.classification`.
+"""Classes of sequences, on the tasks of GUE and of Genomic Benchmarks (`tasks`): `python -m benchmarks.dna.classification`.
 
 k-mers under logistic regression (sizes never tuned, both listed), the CNN of Genomic Benchmarks, a transformer, and Titans. All networks
 are trained on one path, `titans_seq.training`, for the same number of steps, but the CNN, whose steps cost a fifth or less, for five times
-as many. The weights are those with the lowest loss on the validation part. With --scored validation the test part is left out of the
-task: that is how the rate of Titans was chosen; rates of the others are usual ones.
+as many; --epochs takes as many steps as so many passes over a task's training part have. The weights are those with the lowest loss on the
+validation part. With --scored validation the test part is left out of the task: that is how the rate of Titans was chosen; rates of the
+others are usual ones.
 
 Results are written after every measurement, and a run goes on where one was ended. `--table` prints them, and writes them into docs/dna.md.
 """
@@ -12,46 +13,51 @@ import argparse
 import os
 import sys
 import tempfile
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from statistics import fmean, stdev
 from time import process_time
 from typing import Any
 
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.dna.classifiers import BACKBONE, SUBJECTS, Subject, longest
-from benchmarks.machine import ROOT
-from benchmarks.reporting import RESULTS, Report, Section, environment, names, progress_bar, write_json
+from benchmarks.dna.tasks import GUE, TASKS, Split, find, load
+from benchmarks.reporting import (
+    RESULTS,
+    Report,
+    Section,
+    add_table_option,
+    environment,
+    names,
+    print_table,
+    progress_bar,
+    publish,
+    write_json,
+)
 from domains.dna.baselines import baseline_scores
 from domains.dna.config import DNAConfig
 from domains.dna.data.labelled import Task
-from domains.dna.data.labelled_files import read_task
 from domains.dna.evaluate import predict
 from domains.dna.labelled_batches import SequenceItems, item_loaders
 from domains.dna.metrics import classification_scores
 from domains.dna.train import pretrain
 from titans_seq import strict_json
+from titans_seq.errors import UserError
 from titans_seq.training import TrainingConfig
 from titans_seq.training.module import TrainingData
 from titans_seq.training.run import train
 
 OUTPUT = RESULTS / "dna_classification.json"
 SECTION = Section("dna-classification")
-TASKS = {
-    "prom_core_tata": "prom/prom_core_tata",
-    "prom_core_notata": "prom/prom_core_notata",
-    "prom_core_all": "prom/prom_core_all",
-    "tf/0": "tf/0",
-    "tf/1": "tf/1",
-    "tf/2": "tf/2",
+STARTS = {
+    "ecoli": Path("ecoli_k12") / "GCF_000005845.2_ASM584v2_genomic.fna.gz",
+    "human": Path("human_chr9_1mb") / "Homo_sapiens.GRCh38.dna_sm.primary_assembly_chr9_1_1000000.fa",
 }
-GOALS = {"prom_core_tata": 0.810, "prom_core_notata": 0.896, "prom_core_all": 0.875, "tf/0": 0.880, "tf/1": 0.869, "tf/2": 0.825}
-"""AUROC of a classifier on mean-pooled embeddings of Caduceus-Ph, not trained further (Nature Communications 2025, s41467-025-65823-8)."""
-GENOME = Path("dna") / "ecoli_k12" / "GCF_000005845.2_ASM584v2_genomic.fna.gz"
+"""What models of the next base are trained on, that others begin as."""
 TRAINING = TrainingConfig(batch_size=64, max_steps=200, choose="best", log_every=100, keep_checkpoints=1, weight_decay=0.1)
 PRETRAINING = TrainingConfig(learning_rate=2e-3, batch_size=16, segment_length=256, max_steps=500, validate_every=500)
 SHOWN = ("auroc", "mcc", "accuracy", "auprc", "f1")
@@ -60,7 +66,13 @@ SHOWN = ("auroc", "mcc", "accuracy", "auprc", "f1")
 def settings(subject: Subject, steps: int) -> dict[str, Any]:
     """What a measurement depends on, beside task and seed."""
     training = {"rate": subject.rate, "steps": steps * subject.longer, "batch_size": TRAINING.batch_size, "mirrored": subject.mirrored}
-    return {**training, **subject.architecture}
+    start = {} if subject.start is None else {"start": str(STARTS[subject.start]), "pretraining": PRETRAINING.to_dict()}
+    return {**training, **start, **subject.architecture}
+
+
+def steps_of(options: argparse.Namespace, task: Task) -> int:
+    """Steps of training, before a subject's `longer`."""
+    return options.steps if options.epochs is None else max(1, round(options.epochs * len(task.train) / TRAINING.batch_size))
 
 
 def measure(subject: Subject, task: Task, seed: int, steps: int, start: Path | None, part: str) -> Report:
@@ -91,47 +103,56 @@ def measure(subject: Subject, task: Task, seed: int, steps: int, start: Path | N
     return {"scores": scores, "parameters": parameters, "cpu_seconds": round(trained, 1), "settings": of}
 
 
+class Pretrained:
+    """Models of the next base, each trained when it is first asked for."""
+
+    def __init__(self, data: Path, folder: Path, say: Callable[[str], None]) -> None:
+        self._data, self._folder, self._say = data, folder, say
+
+    def __call__(self, start: str) -> Path:
+        """The folder of the model."""
+        run = self._folder / start
+        if not run.exists():
+            self._say(f"pretraining on {start}")
+            pretrain([self._data / "dna" / STARTS[start]], run, DNAConfig(titans=BACKBONE), PRETRAINING, cache=self._folder, progress=False)
+        return run / "model"
+
+
 def run(options: argparse.Namespace, found: Report) -> None:
     """Measure what is missing, task by task."""
-    pretrained: list[Path] = []
     with progress_bar() as progress, tempfile.TemporaryDirectory() as temporary:
         bar = progress.add_task("", total=len(options.tasks) * (1 + len(options.subjects) * len(options.seeds)))
-
-        def start() -> Path:
-            if not pretrained:
-                progress.update(bar, description="pretraining on E. coli")
-                pretrained.append(
-                    pretrain([options.data / GENOME], Path(temporary) / "ecoli", DNAConfig(titans=BACKBONE), PRETRAINING, progress=False)
-                )
-            return pretrained[0]
-
+        pretrained = Pretrained(options.data, Path(temporary), lambda text: progress.update(bar, description=text))
         for name in options.tasks:
-            task = read_task(options.data / "dna" / "gue" / TASKS[name])
-            if options.scored == "validation":
-                task = Task(task.name, task.classes, task.train, task.validation)
-            cells: dict[str, Callable[[], Report]] = {f"{name} | baselines": lambda task=task: _baselines(task, options.scored)}
-            for key in options.subjects:
-                subject = SUBJECTS[key]
-                for seed in options.seeds:
-                    cells[f"{name} | {key} | {seed}"] = lambda s=subject, t=task, n=seed: measure(
-                        s, t, n, options.steps, start() if s.pretrained else None, options.scored
-                    )
-            for key, work in cells.items():
+            for key, work, of in cells(name, options, pretrained):
                 progress.update(bar, description=key)
-                if key not in found["cells"] or not _current(found["cells"][key], key, options.steps):
+                cell = found["cells"].get(key)
+                if cell is None or (of is not None and cell["settings"] != of):
                     found["cells"][key] = {**work(), **_where()}
                     write_json(options.output, found)
                 progress.advance(bar)
 
 
+def cells(name: str, options: argparse.Namespace, pretrained: Pretrained) -> Iterator[tuple[str, Callable[[], Report], Report | None]]:
+    """Of a task, each cell's key, what measures it, and the settings that one of the file must have been measured with."""
+    for seed in options.seeds:
+        task = load(options.data, name, seed)
+        if options.scored == "validation":
+            task = Task(task.name, task.classes, task.train, task.validation)
+        if seed == options.seeds[0]:
+            yield f"{name} | baselines", partial(_baselines, task, options.scored), None
+        for key in options.subjects:
+            subject, steps = SUBJECTS[key], steps_of(options, task)
+
+            def work(subject: Subject = subject, task: Task = task, seed: int = seed, steps: int = steps) -> Report:
+                start = None if subject.start is None else pretrained(subject.start)
+                return measure(subject, task, seed, steps, start, options.scored)
+
+            yield f"{name} | {key} | {seed}", work, settings(subject, steps)
+
+
 def _baselines(task: Task, part: str) -> Report:
     return {"scores": {name: {part: scores} for name, scores in baseline_scores(task)["scores"].items()}}
-
-
-def _current(cell: Report, key: str, steps: int) -> bool:
-    """Whether a cell of the file was measured with the settings of now."""
-    parts = key.split(" | ")
-    return len(parts) < 3 or cell["settings"] == settings(SUBJECTS[parts[1]], steps)
 
 
 def _where() -> Report:
@@ -159,29 +180,59 @@ def entry(scores: Sequence[Report], name: str) -> str:
 
 
 def markdown(found: Report) -> str:
-    """The scores of the test parts, as two tables, and how they came about."""
+    """The scores of the test parts, as tables, and how they came about: GUE, Genomic Benchmarks, and what was left out of the network."""
     revisions = sorted({cell["revision"][:10] for cell in found["cells"].values() if cell["revision"]})
     seeds = sorted({key.split(" | ")[2] for key in found["cells"] if key.count("|") == 2})
-    head = f"Test parts as GUE has them; bold is the highest AUROC. Seeds {', '.join(seeds)}. `python -m benchmarks.dna.classification`"
-    tables = (_markdown_table(found, columns) for columns in (("auroc", "mcc"), ("accuracy", "auprc", "f1")))
-    return "\n\n".join([f"{head}, revision {', '.join(revisions)}.", *tables])
+    head = f"Bold is the highest of a column's first score. Seeds {', '.join(seeds)}. `python -m benchmarks.dna.classification`"
+    parts = [f"{head}, revision {', '.join(revisions)}."]
+    whole, ablated = ({**found, "cells": {k: c for k, c in found["cells"].items() if _is_ablation(k) == kind}} for kind in (False, True))
+    for caption, split, columns, published in TABLES:
+        tasks = [name for name in measured(whole) if TASKS[name].split == split]
+        if tasks:
+            parts += [*filter(None, [caption]), _markdown_table(whole, tasks, columns, published)]
+    if ablated["cells"]:
+        beside = {key: cell for key, cell in found["cells"].items() if _is_ablation(key) or key.split(" | ")[1] == "titans"}
+        table_of_parts = _markdown_table({**found, "cells": beside}, measured(ablated), ("auroc", "mcc"))
+        parts += ["What a part of the network is worth:", table_of_parts]
+    return "\n\n".join(parts)
 
 
-def _markdown_table(found: Report, columns: Sequence[str]) -> str:
-    made, tasks = rows(found, "test"), [name for name in TASKS if any(key.startswith(f"{name} |") for key in found["cells"])]
-    best = {task: max(_auroc(row[task]) for row in made.values() if task in row) for task in tasks}
+TABLES: tuple[tuple[str, Split, tuple[str, ...], str], ...] = (
+    ("GUE, test parts as it has them:", "official", ("auroc", "mcc"), "*Caduceus-Ph, embeddings, published*"),
+    ("", "official", ("accuracy", "auprc", "f1"), ""),
+    ("Genomic Benchmarks, as Caduceus splits it:", "caduceus", ("accuracy", "auroc", "mcc"), "*Caduceus-Ph, published*"),
+    ("Test parts of Genomic Benchmarks, split again here, comparable with nothing else:", "re-split", ("auroc", "mcc", "accuracy"), ""),
+)
+"""Caption, tasks, scores, and what the row of published values is called, if there is one."""
+
+
+def _is_ablation(key: str) -> bool:
+    subject = SUBJECTS.get(key.split(" | ")[1])
+    return subject is not None and subject.ablation
+
+
+def measured(found: Report) -> list[str]:
+    """The tasks of the cells, in the order of `TASKS`."""
+    there = {key.split(" | ")[0] for key in found["cells"]}
+    return [name for name in TASKS if name in there]
+
+
+def _markdown_table(found: Report, tasks: Sequence[str], columns: Sequence[str], published: str = "") -> str:
+    made = {label: row for label, row in rows(found, "test").items() if any(task in row for task in tasks)}
+    best = {task: max(_first(row[task], columns[0]) for row in made.values() if task in row) for task in tasks}
     lines = [f"| {' / '.join(columns)} | {' | '.join(tasks)} |", f"|{' --- |' * (1 + len(tasks))}"]
     for label, row in made.items():
         texts = [" / ".join(entry(row[task], column) for column in columns) if task in row else "-" for task in tasks]
-        bold = ["auroc" in columns and task in row and _auroc(row[task]) == best[task] for task in tasks]
+        bold = [task in row and _first(row[task], columns[0]) == best[task] for task in tasks]
         lines.append(f"| {label} | {' | '.join(f'**{x}**' if leads else x for x, leads in zip(texts, bold, strict=True))} |")
-    if "auroc" in columns:
-        lines.append(f"| *Caduceus-Ph, embeddings, published* | {' | '.join(f'{GOALS[task]:.3f}' for task in tasks)} |")
+    values = [TASKS[task].published for task in tasks]
+    if published:
+        lines.append(f"| {published} | {' | '.join('-' if value is None else f'{value:.3f}' for value in values)} |")
     return "\n".join(lines)
 
 
-def _auroc(scores: Sequence[Report]) -> float:
-    return fmean(one["auroc"] or 0.0 for one in scores)
+def _first(scores: Sequence[Report], name: str) -> float:
+    return fmean(one[name] or 0.0 for one in scores)
 
 
 def table(found: Report, part: str) -> Table:
@@ -197,32 +248,35 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog="python -m benchmarks.dna.classification", description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     usual = [key for key, subject in SUBJECTS.items() if not subject.ablation]
-    add("--tasks", type=names, default=list(TASKS), help=f"comma-separated: {', '.join(TASKS)}")
+    add("--tasks", type=names, default=GUE, help=f"comma-separated: {', '.join(TASKS)} (default: those of GUE)")
     add("--subjects", type=names, default=usual, help=f"comma-separated: {', '.join(SUBJECTS)}")
     add("--seeds", type=lambda text: [int(x) for x in names(text)], default=[0, 1, 2], help="comma-separated")
-    add("--steps", type=int, default=TRAINING.max_steps, help="of training")
+    length = parser.add_mutually_exclusive_group()
+    length.add_argument("--steps", type=int, default=TRAINING.max_steps, help=f"of training (default: {TRAINING.max_steps})")
+    length.add_argument("--epochs", type=float, help="in place of steps: so many passes over the training part (Caduceus: 10)")
     add("--scored", choices=("validation", "test"), default="test", help="the part that is scored; the other one is not looked at")
-    add(
-        "--data", type=Path, default=Path(os.environ.get("TITANS_SEQ_DATA", "data")), help="folder with dna/gue (default: $TITANS_SEQ_DATA)"
-    )
-    add("--output", type=Path, default=OUTPUT)
-    add("--table", action="store_true", help="measure nothing: print the results, and write them into docs/dna.md")
+    data = Path(os.environ.get("TITANS_SEQ_DATA", "data"))
+    add("--data", type=Path, default=data, help="folder with dna/gue or dna/genomic_benchmarks (default: $TITANS_SEQ_DATA)")
+    add_table_option(parser, OUTPUT)
     options = parser.parse_args(arguments)
     for chosen, known in ((options.tasks, TASKS), (options.subjects, SUBJECTS)):
         unknown = [name for name in chosen if name not in known]
         if unknown:
             parser.error(f"unknown: {', '.join(unknown)}; known are {', '.join(known)}")
-    found: Report = {**environment("benchmarks.dna.classification"), "goals": GOALS, "cells": {}}
+    found: Report = {**environment("benchmarks.dna.classification"), "published": {n: t.published for n, t in TASKS.items()}, "cells": {}}
     if options.output.exists():
         found["cells"] = strict_json.loads(options.output.read_text())["cells"]
     if options.table:
-        SECTION.write(ROOT / "docs" / "dna.md", markdown(found))
-    else:
-        if not (options.data / "dna" / "gue").is_dir():
-            sys.exit(f"error: {options.data} has no dna/gue; name the folder with --data")
+        publish(found, SECTION, markdown, partial(table, part="test"))
+        return
+    try:
+        for name in options.tasks:
+            find(options.data, name)
         torch.set_num_threads(1)
         run(options, found)
-    Console(highlight=False, width=None if os.isatty(1) else 160).print(table(found, options.scored))
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    print_table(table(found, options.scored))
 
 
 if __name__ == "__main__":

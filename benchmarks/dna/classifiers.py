@@ -120,7 +120,7 @@ class Subject:
         rate: of learning.
         architecture: what a result depends on beside the rate, as plain values.
         mirrored: it is trained on reverse complements as well, and tested by the mean over both strands.
-        pretrained: it begins as a model of the next base.
+        start: the name of the model of the next base that it begins as; None for new weights.
         ablation: it is measured only when it is named.
         longer: it is trained for so many times the steps of the others, where a step costs so much less.
     """
@@ -130,7 +130,7 @@ class Subject:
     rate: float
     architecture: dict[str, Any]
     mirrored: bool = False
-    pretrained: bool = False
+    start: str | None = None
     ablation: bool = False
     longer: int = 1
 
@@ -171,16 +171,28 @@ def _titans(label: str, rate: float = RATE, pooling: Pooling = "max", traits: di
     return Subject(label, make, rate, {"encoder": encoder.to_dict(), "pooling": pooling}, **(traits or {}))
 
 
+def _memory(**changes: Any) -> MemoryConfig:
+    return replace(BACKBONE.memory, **changes)
+
+
 _ABLATION = {"ablation": True}
+_START = {"ecoli": "Titans, both strands, after E. coli", "human": "Titans, both strands, after 1 Mb of human chr9"}
 SUBJECTS = {
     "cnn": _peer("CNN of Genomic Benchmarks", CNN, 1e-3, longer=5),
     "transformer": _peer("transformer", Transformer, 1e-3, mirrored=True),
     "titans": _titans("Titans, both strands"),
-    "titans-pretrained": _titans("Titans, both strands, after E. coli", traits={"pretrained": True}),
+    "titans-pretrained": _titans(_START["ecoli"], traits={"start": "ecoli"}),
+    "titans-pretrained-human": _titans(_START["human"], traits={"start": "human"}),
     "titans-forward": _titans("Titans, one strand", strands="forward", traits={"mirrored": True}),
+    "titans-no-memory": _titans("Titans, memory off", memory=_memory(max_step=1e-12, forgetting="none"), traits=_ABLATION),
+    "titans-no-momentum": _titans("Titans, no momentum", memory=_memory(momentum=False), traits=_ABLATION),
+    "titans-no-forgetting": _titans("Titans, no forgetting", memory=_memory(forgetting="none"), traits=_ABLATION),
+    "titans-no-convolution": _titans("Titans, no convolution", memory=_memory(convolution_width=1), traits=_ABLATION),
+    "titans-depth-2": _titans("Titans, memory of depth 2", memory=_memory(depth=2), traits=_ABLATION),
     "titans-no-stem": _titans("Titans, no stem", stem_width=0, traits=_ABLATION),
     "titans-mean": _titans("Titans, mean over bases", pooling="mean", traits=_ABLATION),
     "titans-mag": _titans("Titans MAG", variant="mag", traits=_ABLATION),
     "titans-slow": _titans("Titans, half the rate", RATE / 2, traits=_ABLATION),
     "titans-fast": _titans("Titans, twice the rate", RATE * 2, traits=_ABLATION),
 }
+"""The network's own memory is of depth 1; switched off it neither learns nor forgets."""

@@ -13,16 +13,24 @@ import json
 import multiprocessing
 from collections.abc import Callable, Sequence
 from functools import partial
-from pathlib import Path
 from time import process_time
 
 import torch
-from rich.console import Console
 from rich.table import Table
 from torch import Tensor, nn
 
-from benchmarks.machine import ROOT
-from benchmarks.reporting import RESULTS, Report, Section, environment, integers, progress_bar, write_json
+from benchmarks.reporting import (
+    RESULTS,
+    Report,
+    Section,
+    add_table_option,
+    environment,
+    integers,
+    print_table,
+    progress_bar,
+    publish,
+    write_json,
+)
 from benchmarks.speed.baselines import AttentionModel
 from benchmarks.speed.measure import forget_peak, peak_mib
 from domains.dna.config import of_preset
@@ -144,13 +152,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--lengths", type=integers, default=LENGTHS, help="rising, comma-separated")
     add("--modes", nargs="+", choices=MODES, default=list(MODES))
     add("--budget-seconds", type=float, default=300.0, help="of a cell (default: 300)")
-    add("--output", type=Path, default=OUTPUT)
-    add("--table", action="store_true", help="measure nothing: print the results, and write them into docs/dna.md")
+    add_table_option(parser, OUTPUT)
     options = parser.parse_args(arguments)
     if options.table:
-        written: Report = json.loads(options.output.read_text())
-        SECTION.write(ROOT / "docs" / "dna.md", markdown(written))
-        Console(highlight=False, width=200).print(table(written))
+        publish(json.loads(options.output.read_text()), SECTION, markdown, table)
         return
     found: Report = {**environment("benchmarks.dna.cost"), "segment": SEGMENT, "lengths": options.lengths, "cells": {}}
     with progress_bar() as progress:
@@ -161,7 +166,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for subject in SUBJECTS:
                 found["cells"][mode][subject] = measured(subject, options.lengths, mode, options.budget_seconds, tick)
                 write_json(options.output, found)
-    Console(highlight=False, width=200).print(table(found))
+    print_table(table(found))
 
 
 if __name__ == "__main__":

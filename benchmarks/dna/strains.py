@@ -18,12 +18,21 @@ from time import process_time
 
 import numpy as np
 import torch
-from rich.console import Console
 from rich.table import Table
 
 from benchmarks.dna.online import BACKBONE, CONTEXTS, FOLDER, GENOMES, NETWORK, SEGMENT, TRAINING, joined, mixed_experts, read
-from benchmarks.machine import ROOT
-from benchmarks.reporting import RESULTS, Report, Section, environment, integers, progress_bar, write_json
+from benchmarks.reporting import (
+    RESULTS,
+    Report,
+    Section,
+    add_table_option,
+    environment,
+    integers,
+    print_table,
+    progress_bar,
+    publish,
+    write_json,
+)
 from domains.dna.bits import OnlineTrainer, Reader
 from domains.dna.config import DNAConfig
 from domains.dna.data.alphabet import BASE_BITS, N
@@ -146,13 +155,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--bases", type=int, default=300_000, help="of each genome at most, but for the one between")
     add("--gaps", type=integers, default=[0, 100_000, 300_000, 1_000_000], help=f"bases of {BETWEEN} between the two, rising")
     add("--seeds", type=integers, default=[0, 1, 2])
-    add("--output", type=Path, default=OUTPUT)
-    add("--table", action="store_true", help="measure nothing: print the results, and write them into docs/dna.md")
+    add_table_option(parser, OUTPUT)
     options = parser.parse_args(arguments)
     if options.table:
-        written: Report = json.loads(options.output.read_text())
-        SECTION.write(ROOT / "docs" / "dna.md", markdown(written))
-        Console(highlight=False, width=160).print(table(written))
+        publish(json.loads(options.output.read_text()), SECTION, markdown, table)
         return
     if not options.folder.is_dir():
         parser.error(f"{options.folder} is not there: apt-get install ragout-examples, or name its folder with --folder")
@@ -179,7 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
             for name, row in Trial(seed, genomes, options.gaps, say).rows():
                 trial["rows"][name] = row
                 write_json(options.output, found)
-    Console(highlight=False, width=160).print(table(found))
+    print_table(table(found))
 
 
 if __name__ == "__main__":

@@ -3,7 +3,8 @@
 255 single-base variants that are (likely) pathogenic against 1,431 that are (likely) benign. A way is a number for each variant, larger
 where it is less likely benign:
 
-    Titans            -log p(ALT)/p(REF) as of `titans-seq dna score-variants`, mean of both strands; trained from scratch, three seeds
+    Titans            -log p(ALT)/p(REF) as of `titans-seq dna score-variants`, mean of both strands; trained from scratch, three seeds;
+                      with --models contexts with a context memory, which knows of a variant what it has read of the genome before
     order k           the same of counts of the k bases before, on both strands of the same genomes
     orangutan         whether the orangutan's genome has REF, another base or ALT at the aligned place
     phyloP            conservation over 100 vertebrates
@@ -32,6 +33,7 @@ from sklearn.metrics import average_precision_score, roc_auc_score
 from benchmarks.dna import mito
 from benchmarks.reporting import RESULTS, Report, Section, environment, progress_bar, write_json
 from domains.dna.config import DNAConfig
+from domains.dna.context_config import ContextMemoryConfig
 from domains.dna.data.genome import Genome, open_genome
 from domains.dna.metrics import BITS_PER_BASE
 from domains.dna.model import TitansForDNA
@@ -53,6 +55,7 @@ SEEDS = (0, 1, 2)
 BACKBONE = TitansConfig(
     dim=64, num_layers=2, variant="lmm", memory=MemoryConfig(num_heads=2, depth=1, expansion=1, chunk_size=64, max_step=0.1)
 )
+MODELS = {"plain": ("Titans", None), "contexts": ("Titans with a context memory", ContextMemoryConfig(table_bits=12))}
 READING = ReadingConfig(context_length=256, batch_size=32)
 DOWNSTREAM = 64
 RESAMPLES = 200
@@ -66,12 +69,18 @@ def training(seed: int, steps: int) -> TrainingConfig:
 
 
 def titans(
-    genomes: Sequence[Path], genome: Genome, variants: pl.DataFrame, seed: int, steps: int, folder: Path
+    genomes: Sequence[Path],
+    genome: Genome,
+    variants: pl.DataFrame,
+    seed: int,
+    steps: int,
+    folder: Path,
+    contexts: ContextMemoryConfig | None = None,
 ) -> tuple[np.ndarray, dict[str, float]]:
     """Scores (V,), and what training and reading cost."""
     begin = process_time()
-    run = folder / f"{seed}-{len(genomes)}"
-    made = pretrain(genomes, run, DNAConfig(titans=BACKBONE), training(seed, steps), cache=folder, progress=False)
+    run = folder / f"{seed}-{len(genomes)}{'' if contexts is None else '-contexts'}"
+    made = pretrain(genomes, run, DNAConfig(titans=BACKBONE, contexts=contexts), training(seed, steps), cache=folder, progress=False)
     trained = process_time() - begin
     model = TitansForDNA.from_pretrained(made)
     begin = process_time()
@@ -111,7 +120,9 @@ class Scores:
         return entry
 
 
-def measure(folder: Path, work: Path, seeds: Sequence[int], steps: int, say: Callable[[str], None]) -> Report:
+def measure(
+    folder: Path, work: Path, seeds: Sequence[int], steps: int, say: Callable[[str], None], models: Sequence[str] = ("plain",)
+) -> Report:
     """Every way's scores, and what the models cost."""
     genome = mito.read_genome(folder, work)
     variants, pathogenic = mito.read_variants(folder)
@@ -136,12 +147,13 @@ def measure(folder: Path, work: Path, seeds: Sequence[int], steps: int, say: Cal
         for order in ORDERS:
             say(f"order {order}, {name}")
             ways[f"order {order}, {name}"] = scores.of(-mito.markov_ratios(codes, genome, variants, order))
-        seen = []
-        for seed in seeds:
-            say(f"Titans, {name}, seed {seed}")
-            found, costs[f"{name}, seed {seed}"] = titans(genomes, genome, variants, seed, steps, work)
-            seen.append(found)
-        ways[f"Titans, {name}"] = scores.of(*seen)
+        for label, contexts in (MODELS[model] for model in models):
+            seen = []
+            for seed in seeds:
+                say(f"{label}, {name}, seed {seed}")
+                found, costs[f"{label}, {name}, seed {seed}"] = titans(genomes, genome, variants, seed, steps, work, contexts)
+                seen.append(found)
+            ways[f"{label}, {name}"] = scores.of(*seen)
     counts = {kind: [int((pathogenic & (kinds == kind)).sum()), int((~pathogenic & (kinds == kind)).sum())] for kind in np.unique(kinds)}
     return {"pathogenic_and_benign": counts, "ways": ways, "costs": costs}
 
@@ -173,6 +185,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--data", type=Path, default=Path(data) if data else None, help="folder of the real data sets (default: TITANS_SEQ_DATA)")
     add("--seeds", type=int, nargs="+", default=SEEDS)
     add("--steps", type=int, default=300, help="of training")
+    add("--models", nargs="+", choices=list(MODELS), default=["plain"], help="which networks (default: plain)")
     add("--output", type=Path, default=OUTPUT)
     add("--docs", type=Path, metavar="FILE", help="put the table of --output between the markers of this file, and measure nothing")
     options = parser.parse_args(arguments)
@@ -192,12 +205,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "seeds": list(options.seeds),
         "sets": {name: list(files) for name, files in SETS.items()},
         "resamples": RESAMPLES,
+        "models": {
+            name: None if contexts is None else contexts.to_dict() for name, contexts in (MODELS[model] for model in options.models)
+        },
     }
     made: Report = {**environment("benchmarks.dna.variants"), "settings": settings}
     with progress_bar() as progress, tempfile.TemporaryDirectory() as work:
         task = progress.add_task("", total=None)
         made |= measure(
-            options.data / "dna", Path(work), options.seeds, options.steps, lambda what: progress.update(task, description=what)
+            options.data / "dna",
+            Path(work),
+            options.seeds,
+            options.steps,
+            lambda what: progress.update(task, description=what),
+            options.models,
         )
     write_json(options.output, made)
     Console(highlight=False, soft_wrap=True).print(table(made), markup=False)

@@ -4,7 +4,7 @@ A record of any length is read in memory that does not grow with it. The strand 
 base waits in a file. Shapes: T bases of a segment, S strands that the model reads, V values of a base (1 + classes, or 1).
 """
 
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
 from typing import NamedTuple
 
@@ -16,6 +16,7 @@ from torch import Tensor
 from domains.dna.data.genome import Genome
 from domains.dna.heads import DNALabeller, DNAProfile
 from domains.dna.strands import ReaderState
+from titans_seq.errors import UserError
 
 Advance = Callable[[int], object]
 
@@ -39,7 +40,13 @@ class Profiled(NamedTuple):
 
 
 def label_genome(
-    model: DNALabeller, genome: Genome, scratch: str | Path, segment_length: int = 4096, advance: Advance = lambda bases: None
+    model: DNALabeller,
+    genome: Genome,
+    scratch: str | Path,
+    segment_length: int = 4096,
+    advance: Advance = lambda bases: None,
+    window: int | None = None,
+    records: Sequence[int] | None = None,
 ) -> Iterator[Labelled]:
     """The labels of all bases, segment by segment in the order of the file. A segment's length changes speed and memory, not the labels.
 
@@ -49,37 +56,60 @@ def label_genome(
         scratch: folder for a file of 4 S V bytes a base of the record that is read; removed when the record is done.
         segment_length: bases at a time.
         advance: told of each segment, of either strand, how many bases were read.
+        window: each `window` bases of a record are read by themselves, from a fresh state, as `finetune_labeller` trains; the last of a
+            record may be shorter. None: each record is read in one stream.
+        records: which are read; None for all.
     """
-    for record, start, stop, values in _read_genome(model, genome, Path(scratch), segment_length, advance, strands=2):
+    for record, start, stop, values in _read_genome(model, genome, Path(scratch), segment_length, advance, 2, window, records):
         yield Labelled(record, start, stop, values.double().softmax(-1).cpu().numpy())
 
 
 def profile_genome(
-    model: DNAProfile, genome: Genome, scratch: str | Path, segment_length: int = 4096, advance: Advance = lambda bases: None
+    model: DNAProfile,
+    genome: Genome,
+    scratch: str | Path,
+    segment_length: int = 4096,
+    advance: Advance = lambda bases: None,
+    window: int | None = None,
+    records: Sequence[int] | None = None,
 ) -> Iterator[Profiled]:
-    """The values of all bins, as `label_genome`; segments are rounded up to whole bins."""
+    """The values of all bins, as `label_genome`; segments are rounded up to whole bins.
+
+    Raises:
+        UserError: window is no multiple of a bin.
+    """
     width = model.config.bin_width
+    if window is not None and window % width:
+        raise UserError(f"windows must be of whole bins: {window} is no multiple of {width}, the bases of a bin of this model.")
     segment_length = -(-segment_length // width) * width
-    for record, start, stop, values in _read_genome(model, genome, Path(scratch), segment_length, advance, model.encoder.strands):
+    strands = model.encoder.strands
+    for record, start, stop, values in _read_genome(model, genome, Path(scratch), segment_length, advance, strands, window, records):
         of_bases = values.mean(1).T  # (1, T)
         yield Profiled(record, start, stop, model.binned(of_bases, torch.ones_like(of_bases, dtype=torch.bool))[0].cpu().numpy())
 
 
 @torch.inference_mode()
 def _read_genome(
-    model: DNALabeller | DNAProfile, genome: Genome, scratch: Path, segment_length: int, advance: Advance, strands: int
+    model: DNALabeller | DNAProfile,
+    genome: Genome,
+    scratch: Path,
+    segment_length: int,
+    advance: Advance,
+    strands: int,
+    window: int | None,
+    records: Sequence[int] | None,
 ) -> Iterator[tuple[int, int, int, Tensor]]:
     """Record, start, stop, and what the head says of the bases on each of 1 or 2 strands: (T, strands, V)."""
     model.eval()
-    for record, length in enumerate(genome.lengths.tolist()):
-        path = scratch / f"record-{record}"
+    for record in range(len(genome)) if records is None else records:
+        length, path = int(genome.lengths[record]), scratch / f"record-{record}"
         shape = (length, model.encoder.strands, model.head.linear.out_features)
         waiting = np.memmap(path, dtype=_dtype(model), mode="w+", shape=shape) if strands == 2 else None
         if waiting is not None:
-            for start, stop, said in _read_strand(model, genome, record, -1, segment_length):
+            for start, stop, said in _read_strand(model, genome, record, -1, segment_length, window):
                 waiting[length - stop : length - start] = said.flip(0).cpu().numpy()
                 advance(stop - start)
-        for start, stop, said in _read_strand(model, genome, record, 1, segment_length):
+        for start, stop, said in _read_strand(model, genome, record, 1, segment_length, window):
             advance(stop - start)
             if waiting is None:
                 yield record, start, stop, said
@@ -100,18 +130,34 @@ def _values(own: Tensor, other: Tensor) -> Tensor:
 
 
 def _read_strand(
-    model: DNALabeller | DNAProfile, genome: Genome, record: int, strand: int, segment_length: int
+    model: DNALabeller | DNAProfile, genome: Genome, record: int, strand: int, segment_length: int, window: int | None
 ) -> Iterator[tuple[int, int, Tensor]]:
     """Along a strand, from its begin: where a segment starts and stops on it, and what its features add to the values, (T, S, V)."""
     length, device = int(genome.lengths[record]), model.head.linear.weight.device
-    state: ReaderState | None = None
-    for start in range(0, length, segment_length):
-        stop = min(start + segment_length, length)
-        begin, end = (start, stop) if strand > 0 else (length - stop, length - start)
-        codes = torch.from_numpy(genome.window(record, begin, end, strand).astype(np.int64))[None].to(device)
-        features, state = model.encoder.reader.read(codes, state)
-        said = model.head.parts(features[0])
-        yield start, stop, said if said.dtype in (torch.float32, torch.float64) else said.float()
+    for first, count, size in _windows(length, strand, segment_length, window):
+        state: ReaderState | None = None
+        step = size if count > 1 else segment_length
+        for offset in range(0, size, step):
+            start = first + offset
+            stop = start + (count * size if count > 1 else min(step, size - offset))
+            begin, end = (start, stop) if strand > 0 else (length - stop, length - start)
+            codes = torch.from_numpy(genome.window(record, begin, end, strand).astype(np.int64))
+            features, state = model.encoder.reader.read(codes.view(count, -1).to(device), state)
+            said = model.head.parts(features.flatten(0, 1))
+            yield start, stop, said if said.dtype in (torch.float32, torch.float64) else said.float()
+
+
+def _windows(length: int, strand: int, segment_length: int, window: int | None) -> Iterator[tuple[int, int, int]]:
+    """Windows along a strand, those of the file: where some that are read side by side begin on it, how many they are, their bases."""
+    window = min(window or length, length)
+    whole, rest = divmod(length, window)
+    together = max(1, segment_length // window)
+    batches = [(min(together, whole - done), window) for done in range(0, whole, together)]
+    short = [(1, rest)] if rest else []
+    start = 0
+    for count, size in batches + short if strand > 0 else short + batches:
+        yield start, count, size
+        start += count * size
 
 
 class Runs:

@@ -52,6 +52,11 @@ class ContextMemoryConfig(Config):
         return [0, *accumulate(1 << min(2 * length, self.table_bits) for length, _ in self.contexts)]
 
     @property
+    def table_bytes(self) -> int:
+        """Of the tables of a row: four counts and a tag of 4 bytes a slot."""
+        return 20 * self.first_slots[-1]
+
+    @property
     def smoothing(self) -> list[float]:
         """Of each context, added to the counts: little where a context that came once is likely a repeat."""
         return [_smoothing(length) for length, _ in self.contexts]

@@ -61,7 +61,7 @@ class ContextLayer(Learner):
 
     def initial_state(self, batch_size: int) -> ContextLayerState:
         """Of a memory that was told nothing."""
-        f = self.smoothing.new_zeros(batch_size, len(self.config.lengths), 4)
+        f = self.smoothing.new_zeros(batch_size, len(self.config.lengths), 4, dtype=torch.float32)
         return ContextLayerState(ContextMemoryState.initial(self.config, batch_size, f.device), f, f[..., 0].clone())
 
     def ask(
@@ -99,7 +99,7 @@ class ContextLayer(Learner):
     def _ask(self, bases: Tensor, state: ContextLayerState, mask: Tensor | None) -> tuple[Tensor, Tensor, Tensor, ContextLayerState]:
         """Of a block: counts and f (B, T, E, 4), record (B, T, E), the state after."""
         counts, memory = read_and_write(bases, state.memory, self.config, mask, not self.frozen)
-        f = (counts + self.smoothing).log()
+        f = (counts + self.smoothing.float()).log()  # float32 whatever the model's dtype, as all that is carried
         f = f - f.mean(-1, keepdim=True)
         before = torch.cat([state.f[:, None], f[:, :-1]], dim=1)
         counted = bases < N if mask is None else mask & (bases < N)

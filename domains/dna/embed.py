@@ -18,7 +18,7 @@ from domains.dna.data.regions import Intervals
 from domains.dna.data.windows import whole
 from domains.dna.documents import NucleotideDocuments
 from domains.dna.model import DNAState, TitansForDNA
-from domains.dna.reading import BOTH, read, reading
+from domains.dna.reading import BOTH, read, reading, rows_at_once
 from domains.dna.settings import ReadingConfig
 
 
@@ -126,9 +126,9 @@ def _read(
     """
     direction = stretches.strand * strand
     documents, lead = _with_context(genome, stretches, direction, config.context_length)
-    order = np.argsort(-documents.lengths, kind="stable")
-    for first in range(0, len(order), config.batch_size):
-        batch = order[first : first + config.batch_size]
+    order, at_once = np.argsort(-documents.lengths, kind="stable"), rows_at_once(model, config.batch_size, 2)
+    for first in range(0, len(order), at_once):
+        batch = order[first : first + at_once]
         for start, tokens, y in _segments(model, documents, batch, config.segment_length):
             for row, stretch in enumerate(batch[: len(tokens)]):
                 begin, end = max(lead[stretch], start), min(documents.lengths[stretch], start + tokens.shape[1])

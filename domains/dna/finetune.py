@@ -22,6 +22,7 @@ from domains.dna.head_config import (
     encoder_of,
     finetuning,
 )
+from domains.dna.train import GUARD
 from domains.dna.train import VALIDATION_SHARE as SHARE_OF_RECORDS
 from titans_seq.errors import UserError
 from titans_seq.training.config import TrainingConfig
@@ -30,6 +31,8 @@ if TYPE_CHECKING:
     import polars as pl
 
     from domains.dna.heads import DNAClassifier, DNALabeller, DNAProfile
+    from domains.dna.labelled_batches import Item
+    from titans_seq.card import Card
 
 AUDIT_NAME = "audit.json"
 Model = TypeVar("Model", "DNAClassifier", "DNALabeller", "DNAProfile")
@@ -70,10 +73,8 @@ def finetune_classifier(
 
     from domains.dna.audit import audit_task, print_audit, write_audit
     from domains.dna.heads import DNAClassifier
-    from domains.dna.labelled_batches import SequenceItems, item_loaders
+    from domains.dna.labelled_batches import SequenceItems
     from titans_seq.card import Card
-    from titans_seq.training.module import TrainingData
-    from titans_seq.training.run import train as run
 
     encoder, training = encoder or encoder_of(start), training or finetuning()
     if task.validation is None:
@@ -90,15 +91,14 @@ def finetune_classifier(
         tags=("genomics",),
     )
 
-    def make_data() -> TrainingData:
+    def keep_audit() -> None:
         if rank_zero_only.rank == 0:
             audit = audit_task(task)
             write_audit(audit, Path(output) / AUDIT_NAME)
             if progress:
                 print_audit(audit)
-        return TrainingData(*item_loaders(*items, training), card)
 
-    return run(_maker(lambda: DNAClassifier(config), start), make_data, training, output, resume, progress)
+    return _train(lambda: DNAClassifier(config), start, items, card, training, output, resume, progress, before=keep_audit)
 
 
 def finetune_labeller(
@@ -113,7 +113,7 @@ def finetune_labeller(
     column: str = "feature",
     start: str | Path | None = None,
     validation_records: Sequence[str] = (),
-    guard: int = 1024,
+    guard: int = GUARD,
     resume: bool = False,
     progress: bool = True,
 ) -> Path:
@@ -140,10 +140,8 @@ def finetune_labeller(
     """
     from domains.dna.data.features import label_strands
     from domains.dna.heads import DNALabeller
-    from domains.dna.labelled_batches import LabelledWindows, item_loaders
+    from domains.dna.labelled_batches import LabelledWindows
     from titans_seq.card import Card
-    from titans_seq.training.module import TrainingData
-    from titans_seq.training.run import train as run
 
     encoder, training = encoder or encoder_of(start), training or finetuning()
     labels = label_strands(genome, regions, classes, source, column)
@@ -153,7 +151,7 @@ def finetune_labeller(
     windows = training_windows, consecutive_windows(split.validation, training.segment_length)
     if encoder.strands == "forward":
         windows = both_strands(windows[0]), both_strands(windows[1])
-    items = [LabelledWindows(genome, labels, part) for part in windows]
+    items = LabelledWindows(genome, labels, windows[0]), LabelledWindows(genome, labels, windows[1])
     shares = ", ".join(f"{name} on {share:.1%}" for name, share in zip(classes, _shares(labels, len(classes)), strict=True))
     card = Card(
         title="Titans labeller of DNA",
@@ -164,11 +162,7 @@ def finetune_labeller(
         f"of the genome there is {shares}.{_origin(start)}",
         tags=("genomics",),
     )
-
-    def make_data() -> TrainingData:
-        return TrainingData(*item_loaders(items[0], items[1], training), card)
-
-    return run(_maker(lambda: DNALabeller(config), start), make_data, training, output, resume, progress)
+    return _train(lambda: DNALabeller(config), start, items, card, training, output, resume, progress)
 
 
 def finetune_profile(
@@ -183,7 +177,7 @@ def finetune_profile(
     source: str | Path = "the table",
     start: str | Path | None = None,
     validation_records: Sequence[str] = (),
-    guard: int = 1024,
+    guard: int = GUARD,
     resume: bool = False,
     progress: bool = True,
 ) -> Path:
@@ -205,10 +199,8 @@ def finetune_profile(
     """
     from domains.dna.data.values import bin_values
     from domains.dna.heads import DNAProfile
-    from domains.dna.labelled_batches import ProfileWindows, item_loaders
+    from domains.dna.labelled_batches import ProfileWindows
     from titans_seq.card import Card
-    from titans_seq.training.module import TrainingData
-    from titans_seq.training.run import train as run
 
     encoder, training = encoder or encoder_of(start), training or finetuning()
     config = ProfileConfig(encoder=encoder, bin_width=bin_width, loss=loss)
@@ -224,7 +216,7 @@ def finetune_profile(
     for part, does in zip(windows, ("train on", "validate on"), strict=True):
         if not len(part):
             raise UserError(f"{genome.source}: no bin of {bin_width} bases is left to {does}. Take longer records, or smaller bins.")
-    items = [ProfileWindows(genome, values, part, bin_width) for part in windows]
+    items = ProfileWindows(genome, values, windows[0], bin_width), ProfileWindows(genome, values, windows[1], bin_width)
     card = Card(
         title="Titans profile of DNA",
         description=f"Tells a value for each {bin_width:,} bases. `titans-seq dna annotate MODEL FASTA` writes a bedGraph.",
@@ -232,11 +224,7 @@ def finetune_profile(
         f"{length:,}; validated on {origin}, {int(parts[1].lengths.sum()):,} bases.{_origin(start)}",
         tags=("genomics",),
     )
-
-    def make_data() -> TrainingData:
-        return TrainingData(*item_loaders(items[0], items[1], training), card)
-
-    return run(_maker(lambda: DNAProfile(config), start), make_data, training, output, resume, progress)
+    return _train(lambda: DNAProfile(config), start, items, card, training, output, resume, progress)
 
 
 def _split(genome: Genome, validation_records: Sequence[str], guard: int) -> tuple[Split, str]:
@@ -245,6 +233,29 @@ def _split(genome: Genome, validation_records: Sequence[str], guard: int) -> tup
         return by_record(genome, validation_records, ()), "records that were not trained on"
     of_each = f"the last {SHARE_OF_RECORDS:.0%} of each record, not trained on, nor {guard:,} bases before"
     return by_fraction(whole(genome), SHARE_OF_RECORDS, 0.0, guard), of_each
+
+
+def _train(
+    make: Callable[[], Model],
+    start: str | Path | None,
+    items: "tuple[Sequence[Item], Sequence[Item]]",
+    card: "Card",
+    training: TrainingConfig,
+    output: str | Path,
+    resume: bool,
+    progress: bool,
+    before: Callable[[], None] = lambda: None,
+) -> Path:
+    """Train a model on items and validate it on others. before: done once the run's folder is there."""
+    from domains.dna.labelled_batches import item_loaders
+    from titans_seq.training.module import TrainingData
+    from titans_seq.training.run import train as run
+
+    def make_data() -> TrainingData:
+        before()
+        return TrainingData(*item_loaders(*items, training), card)
+
+    return run(_maker(make, start), make_data, training, output, resume, progress)
 
 
 def _maker(make: Callable[[], Model], start: str | Path | None) -> Callable[[], Model]:

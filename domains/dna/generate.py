@@ -12,7 +12,7 @@ from domains.dna.model import BEGIN, TitansForDNA
 from domains.dna.reading import read_on
 from titans_seq.config import SamplingConfig
 from titans_seq.decoding import Decoder
-from titans_seq.sampling import chances
+from titans_seq.sampling import chances, draw, make_generators
 
 _SEGMENT = 1024
 
@@ -55,14 +55,18 @@ def generate(
         if state is None:
             state = model.initial_state(1)
         state = state.index_select(torch.zeros(num_sequences, dtype=torch.int64, device=device))
-    draws = [np.random.default_rng([seed, stream, number]) for number in range(num_sequences)]
+    generators = _generators(seed, stream, num_sequences)
     made = np.empty((num_sequences, length), np.uint8)
     last = np.full(num_sequences, tokens[-1], np.uint8)
     for t in range(length):
         logits, state = decoder(torch.from_numpy(last).to(device).long()[:, None], state)
-        below = chances(logits[:, 0].float().cpu(), config).numpy().cumsum(axis=1)
-        drawn = np.array([draw.random() for draw in draws])
-        last = (below[:, :-1] <= drawn[:, None] * below[:, -1:]).sum(axis=1).astype(np.uint8)
+        last = draw(chances(logits[:, 0].float().cpu(), config), generators).numpy().astype(np.uint8)
         made[:, t] = last
         advance(num_sequences)
     return made
+
+
+def _generators(seed: int, stream: int, count: int) -> list[torch.Generator]:
+    """One for each sequence of a stream, which no other sequence or stream changes."""
+    of_stream = make_generators(seed, stream + 1)[stream]
+    return make_generators(int(torch.randint(2**62, (), generator=of_stream)), count)

@@ -6,6 +6,7 @@ from typing import Literal
 
 from titans_seq import presets
 from titans_seq.config import Config, TitansConfig
+from titans_seq.errors import UserError
 from titans_seq.training.config import TrainingConfig
 
 Strands = Literal["forward", "both"]
@@ -95,16 +96,18 @@ def finetuning() -> TrainingConfig:
     return TrainingConfig(batch_size=32, max_steps=1000, validate_every=100, choose="best")
 
 
-def encoder_of(start: str | Path | None = None, preset: presets.Preset = "tiny") -> EncoderConfig:
+def encoder_of(start: str | Path | None = None, preset: presets.Preset | None = None) -> EncoderConfig:
     """An encoder on the backbone of a pretrained model, or else on one that has a name.
 
-    start: folder or name of a `TitansForDNA`; of its files the shapes are read alone.
+    start: folder or name of a `TitansForDNA`; of its files the shapes are read alone. preset: None for tiny.
 
     Raises:
-        UserError: there is no such model.
+        UserError: there is no such model, or both are given.
     """
     if start is None:
-        return EncoderConfig(titans=presets.PRESETS[preset]("mag"))
+        return EncoderConfig(titans=presets.PRESETS[preset or "tiny"]("mag"))
+    if preset is not None:
+        raise UserError(f"--preset {preset}: the size is that of --start {start}. Leave one of them out.")
     from domains.dna.model import TitansForDNA
 
     return EncoderConfig(titans=TitansForDNA.from_pretrained(start, device="meta").config.titans)

@@ -16,6 +16,8 @@ from titans_seq.memory import frozen_memory
 
 BOTH = (1, -1)
 """The strands: as the file has it, and the reverse complement."""
+TABLE_BYTES = 1 << 30
+"""That the tables of context memories may take together: fewer rows are read at a time where they are large."""
 
 
 @contextmanager
@@ -24,6 +26,12 @@ def reading(model: TitansForDNA, learn: bool = True) -> Iterator[None]:
     model.eval()
     with torch.inference_mode(), nullcontext() if learn else frozen_memory(model):
         yield
+
+
+def rows_at_once(model: TitansForDNA, wanted: int, states: int = 1) -> int:
+    """`wanted` stretches, or as many as have room for the tables of a context memory in `TABLE_BYTES`. states: held for each of them."""
+    contexts = model.config.contexts
+    return wanted if contexts is None else max(1, min(wanted, TABLE_BYTES // (states * contexts.table_bytes)))
 
 
 def read(model: TitansForDNA, tokens: np.ndarray, state: DNAState | None) -> tuple[Tensor, Tensor, DNAState]:

@@ -8,6 +8,9 @@ from titans_seq.errors import UserError
 from titans_seq.training.config import TrainingConfig
 
 VALIDATION_SHARE = 0.05
+"""Of each record, its end, that is validated on."""
+GUARD = 1024
+"""Bases before that which are not trained on either, so that the two do not touch."""
 
 
 def pretrain(
@@ -17,7 +20,7 @@ def pretrain(
     training: TrainingConfig | None = None,
     *,
     validation_records: Sequence[str] = (),
-    guard: int = 1024,
+    guard: int = GUARD,
     both_strands: bool = True,
     cache: str | Path | None = None,
     resume: bool = False,

@@ -23,7 +23,7 @@ from domains.dna.alleles import RefMismatch, Site, find_alleles
 from domains.dna.data.alphabet import BASE_BITS, N, reverse_complement
 from domains.dna.data.genome import Genome
 from domains.dna.model import BEGIN, TitansForDNA
-from domains.dna.reading import BOTH, log_likelihoods, read_on, reading
+from domains.dna.reading import BOTH, log_likelihoods, read_on, reading, rows_at_once
 from domains.dna.settings import ReadingConfig
 from titans_seq.errors import UserError
 
@@ -150,15 +150,17 @@ def _ratios(model: TitansForDNA, windows: Sequence[Window], config: ReadingConfi
     def sizes(i: int) -> tuple[int, int]:
         return len(windows[i].before), max(windows[i].lengths)
 
+    alleles = max((1 + len(window.alternatives) for window in windows), default=1)
+    at_once = rows_at_once(model, config.batch_size, 1 + alleles)  # the context's state, and a copy for each allele
     for _, alike in groupby(sorted(range(len(windows)), key=sizes), key=lambda i: len(windows[i].before)):
         numbers = list(alike)
-        for first in range(0, len(numbers), config.batch_size):
-            batch = numbers[first : first + config.batch_size]
+        for first in range(0, len(numbers), at_once):
+            batch = numbers[first : first + at_once]
             yield from zip(batch, _ratios_of_batch(model, [windows[i] for i in batch], config.segment_length), strict=True)
 
 
 def _ratios_of_batch(model: TitansForDNA, windows: Sequence[Window], segment_length: int) -> Iterator[list[float]]:
-    """The context of each site is read once, and from the state after it each of its alleles."""
+    """The context of each site is read once, and from a copy of the state after it each of its alleles."""
     before = np.stack([window.before for window in windows])  # (B, 1 + C)
     state = read_on(model, before[:, :-1], None, segment_length)
     texts = [text[: max(window.lengths)] for window in windows for text in (window.reference, *window.alternatives)]

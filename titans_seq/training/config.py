@@ -32,6 +32,9 @@ class TrainingConfig(Config):
         accumulate: batches a step; each unit counts alike, however the batches are filled.
         segment_length: tokens of a row in one batch; gradients reach no further (truncated back-propagation through time).
         carry_state: hand the state on from a segment to the next of the same document, detached; else every segment starts anew.
+        length_warmup: steps of each of n stages with shorter sequences, before those of segment_length: the first has segment_length / 2^n
+            tokens a row, and each has twice those of the one before (HyenaDNA, arXiv 2306.15794). Rows grow as they shrink, so tokens a
+            step stay. Such a sequence goes on from none. Empty for none.
         document_length: longer documents are cut into pieces of this many tokens; None for pieces so long that each row has four of them.
         ema_decay: of an exponential moving average of the weights, which is then what is validated and saved as the model; None for none.
         compile: `torch.compile` each block.
@@ -62,6 +65,7 @@ class TrainingConfig(Config):
     accumulate: int = 1
     segment_length: int = 256
     carry_state: bool = True
+    length_warmup: tuple[int, ...] = ()
     document_length: int | None = None
     ema_decay: float | None = None
     compile: bool = False
@@ -89,6 +93,10 @@ class TrainingConfig(Config):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         in_run = self.warmup_steps is None or 0 <= self.warmup_steps <= self.max_steps
         self._require("warmup_steps", in_run, f"between 0 and max_steps={self.max_steps}, or None")
+        self._require("length_warmup", all(steps >= 1 for steps in self.length_warmup), "steps, each at least 1")
+        shortest = 2 ** len(self.length_warmup)
+        fits = self.segment_length % shortest == 0
+        self._require("length_warmup", fits, f"of fewer stages: segment_length={self.segment_length} is no multiple of {shortest}")
         together = self.devices * self.nodes
         self._require("batch_size", self.batch_size % together == 0, f"a multiple of devices times nodes, {together}")
         self._require("document_length", self.document_length is None or self.document_length >= 1, "at least 1 or None")
@@ -101,6 +109,11 @@ class TrainingConfig(Config):
     def warmup(self) -> int:
         """Steps of the warm-up."""
         return min(100, self.max_steps // 10) if self.warmup_steps is None else self.warmup_steps
+
+    @property
+    def length_warmup_steps(self) -> int:
+        """Steps before those with sequences of segment_length."""
+        return sum(self.length_warmup)
 
     @property
     def tokens_per_step(self) -> int:

@@ -226,6 +226,42 @@ class WindowStream:
         self._taken = state["taken"]
 
 
+class LengthWarmup:
+    """Sources one after the other, each for a number of batches, the last for good. Only the one that is read is made.
+
+    stages: batches of each source before the last. make: makes the source of a stage, 0 ..
+    """
+
+    def __init__(self, stages: Sequence[int], make: Callable[[int], Source]) -> None:
+        self._stages, self._make = tuple(stages), make
+        self._stage, self._taken, self._source = 0, 0, make(0)
+
+    def take(self) -> Batch | None:
+        """The next batch of the stage, or the first of the next stage."""
+        if self._stage < len(self._stages) and self._taken == self._stages[self._stage]:
+            self._stage, self._taken, self._source = self._stage + 1, 0, self._make(self._stage + 1)
+        self._taken += 1
+        return self._source.take()
+
+    def state_dict(self) -> dict[str, Any]:
+        """As of `Source`."""
+        return {"stage": self._stage, "taken": self._taken, "source": self._source.state_dict()}
+
+    def load_state_dict(self, state: dict[str, Any]) -> None:
+        """As of `Source`.
+
+        Raises:
+            UserError: the position is of other data, of other stages, or no position in them.
+        """
+        values: list[Any] = [state.get(name) for name in ("stage", "taken", "source")]
+        stage, taken, source = values
+        limits = [*(batches + 1 for batches in self._stages), 2**63]
+        if not _is_count(stage, len(limits)) or not _is_count(taken, limits[stage]) or not isinstance(source, dict):
+            raise UserError(f"the position in the data is damaged: stage {stage!r:.40}, taken {taken!r:.40}, source {source!r:.40}.")
+        self._stage, self._taken, self._source = stage, taken, self._make(stage)
+        self._source.load_state_dict(source)
+
+
 class TrainingLoader:
     """A source as Lightning reads it: `batches` of them in all, and its position in every checkpoint."""
 
@@ -268,10 +304,20 @@ def document_loaders(
     Documents of the validation are read whole unless `document_length` is set, in no more rows than there are documents.
     """
 
+    stages = len(config.length_warmup)
+
     def make_training(rank: int, world_size: int) -> TrainingLoader:
-        rows, length = config.batch_size, config.document_length
-        stream = DocumentStream(training, rows, config.segment_length, length, config.seed, rank, world_size)
-        return TrainingLoader(stream, config.max_steps * config.accumulate)
+        def make_stream(stage: int) -> DocumentStream:
+            rows, length, longest = config.batch_size, config.segment_length, config.document_length
+            if stage < stages:  # as many more rows as they are shorter, each a document of its own
+                shorter = 2 ** (stages - stage)
+                rows, length = rows * shorter, length // shorter
+                longest = min(length, longest or length)
+            return DocumentStream(training, rows, length, longest, config.seed, rank, world_size)
+
+        batches = [steps * config.accumulate for steps in config.length_warmup]
+        source = LengthWarmup(batches, make_stream) if stages else make_stream(stages)
+        return TrainingLoader(source, config.max_steps * config.accumulate)
 
     def make_validation(rank: int, world_size: int) -> EvaluationLoader:
         assert validation is not None

@@ -123,12 +123,18 @@ class TrainingModule(pl.LightningModule):
 
     def training_step(self, batch: Batch, batch_idx: int) -> Tensor:
         """Sum of the losses over a batch's units, scaled by a constant; `on_before_optimizer_step` makes the step's sum a mean."""
-        result = self.loss(batch, self._carried if self.config.carry_state else None)
-        if self.config.carry_state and result.state is not None:
+        result = self.loss(batch, self._carried)
+        if self._carries and result.state is not None:
             self._carried = result.state.detach()
         self.window.add(result.loss, result.units)
         self._step_units = self._step_units.to(result.loss.device) + result.units.detach()
         return result.loss * (result.units * (self.config.accumulate / self._scale))  # Lightning divides by accumulate
+
+    @property
+    def _carries(self) -> bool:
+        """Whether the next batch goes on from this one: not while sequences are short, which are none's continuation."""
+        warmup = self.config.length_warmup_steps
+        return self.config.carry_state and (warmup == 0 or self.trainer.global_step >= warmup)
 
     @property
     def _scale(self) -> int:
@@ -162,7 +168,7 @@ class TrainingModule(pl.LightningModule):
 
     def validation_step(self, batch: Batch, batch_idx: int) -> None:
         """Count the loss of a batch; documents are read as in training."""
-        if self._validation_state is None and self.config.carry_state:
+        if self._validation_state is None:  # a row that has ended has nothing to begin a stream with
             rows = next(x for x in batch.values() if isinstance(x, Tensor)).shape[0]
             self._validation_state = self.model.initial_state(rows)
         result = self.loss(batch, self._validation_state)

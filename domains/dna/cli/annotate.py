@@ -1,15 +1,14 @@
 """`titans-seq dna annotate`: what a model says lies on a genome."""
 
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from domains.dna.cli.options import Cache, Quiet, Trained
+from domains.dna.cli.options import Cache, Quiet, SegmentLength, Trained, Window, refuse
+from domains.dna.cli.reading import progress
 from titans_seq.errors import UserError
 from titans_seq.options import ConfigFile
 
@@ -33,8 +32,11 @@ def annotate(
     bases: Annotated[
         bool, Parameter(help="Of labels: write bases.parquet as well, the probability of each class at each base and strand.", negative="")
     ] = False,
-    min_length: Annotated[int, Parameter(help="Of labels: bases that an interval has at least.", validator=Positive)] = 1,
-    segment_length: Annotated[int, Parameter(help="Bases read at a time: speed and memory, not what is said.", validator=Positive)] = 4096,
+    min_length: Annotated[
+        int | None, Parameter(help="Of labels: bases that an interval has at least. Default: 1.", validator=Positive)
+    ] = None,
+    segment_length: SegmentLength = 4096,
+    window: Window = None,
     cache: Cache = None,
     quiet: Quiet = False,
     config: ConfigFile = None,
@@ -54,14 +56,20 @@ def annotate(
         raise UserError(f"{model}: is a {type(loaded).__name__}, which says nothing of single bases. Train one: dna finetune --classes ..")
     opened = open_genome(genome, cache, not quiet)
     if isinstance(loaded, DNALabeller):
-        writers = _label_writers(loaded, opened, bases, min_length, segment_length, quiet)
+        writers = _label_writers(loaded, opened, bases, min_length or 1, segment_length, window, quiet)
     else:
-        writers = _profile_writers(loaded, opened, segment_length, quiet)
+        refuse(
+            {"--bases": bases or None, "--min-length": min_length},
+            f"is of labels, and {model} tells values: profile.bedgraph has a line a bin",
+        )
+        writers = _profile_writers(loaded, opened, segment_length, window, quiet)
     for path in write_all(output, writers):
         print(path)
 
 
-def _label_writers(model: "DNALabeller", genome: "Genome", bases: bool, min_length: int, segment_length: int, quiet: bool) -> Writers:
+def _label_writers(
+    model: "DNALabeller", genome: "Genome", bases: bool, min_length: int, segment_length: int, window: int | None, quiet: bool
+) -> Writers:
     """The first of them reads the genome, in the folder that it writes into; the others write what was gathered."""
     import polars as pl
 
@@ -72,8 +80,8 @@ def _label_writers(model: "DNALabeller", genome: "Genome", bases: bool, min_leng
     runs = Runs(genome, classes)
 
     def read(scratch: Path) -> "Iterator[Labelled]":
-        with _progress(genome, 2, quiet) as advance:
-            for labelled in label_genome(model, genome, scratch, segment_length, advance):
+        with progress("reading", 2 * int(genome.lengths.sum()), quiet) as advance:
+            for labelled in label_genome(model, genome, scratch, segment_length, advance, window):
                 runs.add(labelled)
                 yield labelled
 
@@ -87,23 +95,12 @@ def _label_writers(model: "DNALabeller", genome: "Genome", bases: bool, min_leng
     return writers | {"labels.bed": write_intervals, "labels.gff3": lambda path: write_gff3(runs.table(min_length), path)}
 
 
-def _profile_writers(model: "DNAProfile", genome: "Genome", segment_length: int, quiet: bool) -> Writers:
+def _profile_writers(model: "DNAProfile", genome: "Genome", segment_length: int, window: int | None, quiet: bool) -> Writers:
     from domains.dna.annotate import profile_genome, write_bedgraph
 
     def write(path: Path) -> None:
-        with _progress(genome, model.encoder.strands, quiet) as advance:
-            profiled = profile_genome(model, genome, path.parent, segment_length, advance)
+        with progress("reading", model.encoder.strands * int(genome.lengths.sum()), quiet) as advance:
+            profiled = profile_genome(model, genome, path.parent, segment_length, advance, window)
             write_bedgraph(profiled, genome, model.config.bin_width, path)
 
     return {"profile.bedgraph": write}
-
-
-@contextmanager
-def _progress(genome: "Genome", strands: int, quiet: bool) -> Iterator[Callable[[int], object]]:
-    """A bar, and what to tell how many bases were read."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as progress:
-        task = progress.add_task("reading", total=strands * int(genome.lengths.sum()))
-        yield partial(progress.advance, task)

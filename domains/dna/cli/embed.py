@@ -9,8 +9,8 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from domains.dna.cli.bits import STRANDS, Strand
-from domains.dna.cli.options import Cache, Genomes, Quiet
-from domains.dna.cli.reading import Model, load, progress
+from domains.dna.cli.options import Cache, Genomes, Quiet, SkipOtherRecords, refuse
+from domains.dna.cli.reading import Model, load, of_genome, progress
 from domains.dna.settings import ReadingConfig
 from titans_seq.errors import UserError
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
@@ -64,6 +64,7 @@ def embed(
         Literal["parquet", "npy"],
         Parameter(name="--format", help="embeddings.parquet; or embeddings.npy, float32, with rows.parquet saying what each row is."),
     ] = "parquet",
+    skip_other_records: SkipOtherRecords = False,
     cache: Cache = None,
     quiet: Quiet = False,
     reading: Annotated[ReadingConfig, TOP_LEVEL],
@@ -80,7 +81,9 @@ def embed(
         raise UserError(f"--regions {regions}: are places in one genome, but {len(genomes)} files are given. Name one.")
     from domains.dna.data.genome import open_genome
 
-    parts = [_part(open_genome(path, cache, not quiet), regions, bin_size) for path in genomes]
+    if regions is None:
+        refuse({"--skip-other-records": skip_other_records or None}, "is of --regions, and every record is embedded")
+    parts = [_part(open_genome(path, cache, not quiet), regions, bin_size, skip_other_records) for path in genomes]
     fill = partial(_fill, model, parts, bin_size, strand, reading, quiet)
     writers: dict[str, Callable[[Path], object]] = (
         {"embeddings.npy": fill, "rows.parquet": lambda path: _write_parquet(parts, None, path)}
@@ -91,7 +94,7 @@ def embed(
         print(path)
 
 
-def _part(genome: "Genome", regions: Path | None, bin_size: int | None) -> _Part:
+def _part(genome: "Genome", regions: Path | None, bin_size: int | None, skip_other_records: bool) -> _Part:
     from domains.dna.data.region_files import read_regions
     from domains.dna.data.regions import locate
     from domains.dna.data.windows import whole
@@ -99,7 +102,7 @@ def _part(genome: "Genome", regions: Path | None, bin_size: int | None) -> _Part
 
     if regions is None:
         return _Part(genome, Rows(genome, whole(genome), bin_size), [])
-    table = read_regions(regions)
+    table = of_genome(read_regions(regions), genome, regions, skip_other_records)
     rows = Rows(genome, locate(table, genome, regions), bin_size)
     if not len(rows):
         raise UserError(f"{regions}: none of its regions holds a base. Name regions whose end lies behind their start.")

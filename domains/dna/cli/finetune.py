@@ -6,8 +6,10 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from domains.dna.cli.options import Cache, Columns, Quiet, Reference
+from domains.dna.cli.options import Annotation, Cache, Columns, Guard, Profile, Quiet, Reference, SkipOtherRecords, refuse, refuse_guard
+from domains.dna.cli.reading import of_genome
 from domains.dna.head_config import VALIDATION_SHARE, EncoderConfig, Pooling, ProfileLoss, encoder_of, finetuning
+from domains.dna.train import GUARD
 from titans_seq.errors import UserError
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
 from titans_seq.presets import Preset
@@ -33,13 +35,21 @@ def finetune(
         str | None,
         Parameter(help="Model of the next base whose weights are taken over: a folder that pretrain made, or owner/name on the hub."),
     ] = None,
-    pooling: Annotated[Pooling, Parameter(help="Of sequences: the mean of the features of all bases, or the largest of each.")] = "mean",
+    pooling: Annotated[
+        Pooling | None,
+        Parameter(help="Of sequences: the mean of the features of all bases, or the largest of each (max). Default: mean."),
+    ] = None,
     augment: Annotated[
-        bool, Parameter(help="Of sequences: train on the reverse complements as well, where the model reads one strand.")
-    ] = True,
+        bool | None,
+        Parameter(help="Of sequences, where the model reads one strand: train on the reverse complements as well. Default: yes."),
+    ] = None,
     validation_share: Annotated[
-        float, Parameter(help="Of sequences: share of the training part that is validated on, if there is no part for that.")
-    ] = VALIDATION_SHARE,
+        float | None,
+        Parameter(
+            help="Of sequences: share of the training part that is validated on, if there is no part for that. "
+            f"Default: {VALIDATION_SHARE}."
+        ),
+    ] = None,
     sequence_column: Columns = None,
     label_column: Columns = None,
     genome: Reference = None,
@@ -47,23 +57,20 @@ def finetune(
         list[str] | None,
         Parameter(help="Label each base of a genome: what is to be told, such as CDS tRNA. Where they overlap the first counts."),
     ] = None,
-    annotation: Annotated[
-        Path | None, Parameter(help="With --classes: where these lie, GFF3, GTF, BED or GenBank. Default: DATA itself, a GenBank.")
+    annotation: Annotation = None,
+    profile: Profile = None,
+    bin_width: Annotated[int | None, Parameter(help="Of a profile: bases of a bin. Default: 32.", validator=Number(gte=1))] = None,
+    profile_loss: Annotated[
+        ProfileLoss | None, Parameter(help="Of a profile: poisson for counts, mse for any other values. Default: poisson.")
     ] = None,
-    profile: Annotated[
-        Path | None, Parameter(help="Regress a value for each bin of a genome on those of this bedGraph: chrom, start, end, value.")
-    ] = None,
-    bin_width: Annotated[int, Parameter(help="With --profile: bases of a bin.", validator=Number(gte=1))] = 32,
-    profile_loss: Annotated[ProfileLoss, Parameter(help="With --profile: poisson for counts, mse for any other values.")] = "poisson",
     validation_records: Annotated[
         list[str] | None,
         Parameter(help="Of genomes: names of records to validate on, not trained on. Default: the last 5 % of every record."),
     ] = None,
-    guard: Annotated[
-        int, Parameter(help="Of genomes: bases before the last 5 % that are not trained on either.", validator=Number(gte=0))
-    ] = 1024,
+    guard: Guard = None,
+    skip_other_records: SkipOtherRecords = False,
     cache: Cache = None,
-    preset: Annotated[Preset, Parameter(help="Without --start: size that the flags of --model then change.")] = "tiny",
+    preset: Annotated[Preset | None, Parameter(help="Without --start: size that the flags of --model then change. Default: tiny.")] = None,
     quiet: Quiet = False,
     model: EncoderConfig,
     training: Annotated[TrainingConfig, TOP_LEVEL],
@@ -84,36 +91,57 @@ def finetune(
         raise UserError(f"--annotation {annotation}: say with --classes which of its kinds of regions are to be told, such as CDS tRNA.")
     if classes is not None and profile is not None:
         raise UserError("--classes and --profile are two models. Train one after the other.")
-    if not 0 < validation_share < 1:
+    if validation_share is not None and not 0 < validation_share < 1:
         raise UserError(f"--validation-share must be between 0 and 1, got {validation_share}.")
+    head = "--classes" if classes is not None else "--profile" if profile is not None else None
+    of_sequences: dict[str, object] = {"--pooling": pooling, "--validation-share": validation_share, "--genome": genome}
+    of_sequences |= {"--sequence-column": sequence_column, "--label-column": label_column}
+    augmented = {} if augment is None else {"--augment" if augment else "--no-augment": True}
+    of_genomes: dict[str, object] = {"--validation-records": validation_records, "--guard": guard}
+    of_genomes |= {"--skip-other-records": skip_other_records or None}
+    of_profiles: dict[str, object] = {"--bin-width": bin_width, "--profile-loss": profile_loss}
+    _refuse_streams(training)
+    if head is None:
+        refuse(of_genomes, "is of a genome, with --classes or --profile; without them DATA is labelled sequences")
+        if training.segment_length != finetuning().segment_length:
+            refuse({"--segment-length": training.segment_length}, "sequences are read whole, however long they are")
+        if model.strands == "both":
+            refuse(augmented, "a model of both strands takes a sequence and its reverse complement for one (--model.strands)")
+    else:
+        refuse(of_sequences | augmented, f"is of labelled sequences, but with {head} a genome is read")
+        refuse_guard(guard, validation_records)
+    if profile is None:
+        refuse(of_profiles, "is of a profile, with --profile")
     if classes is not None:
+        opened, source = open_genome(data, cache, not quiet), annotation or data
         folder = finetune_labeller(
-            open_genome(data, cache, not quiet),
-            read_annotation(annotation or data),
+            opened,
+            of_genome(read_annotation(source), opened, source, skip_other_records),
             classes,
             output,
             model,
             training,
-            source=annotation or data,
+            source=source,
             start=start,
             validation_records=validation_records or (),
-            guard=guard,
+            guard=GUARD if guard is None else guard,
             resume=resume,
             progress=not quiet,
         )
     elif profile is not None:
+        opened = open_genome(data, cache, not quiet)
         folder = finetune_profile(
-            open_genome(data, cache, not quiet),
-            read_values(profile),
+            opened,
+            of_genome(read_values(profile), opened, profile, skip_other_records),
             output,
             model,
             training,
-            bin_width=bin_width,
-            loss=profile_loss,
+            bin_width=bin_width or 32,
+            loss=profile_loss or "poisson",
             source=profile,
             start=start,
             validation_records=validation_records or (),
-            guard=guard,
+            guard=GUARD if guard is None else guard,
             resume=resume,
             progress=not quiet,
         )
@@ -123,12 +151,22 @@ def finetune(
             output,
             model,
             training,
-            pooling=pooling,
+            pooling=pooling or "mean",
             start=start,
-            validation_share=validation_share,
-            augment=augment,
+            validation_share=validation_share or VALIDATION_SHARE,
+            augment=augment is not False,
             resume=resume,
             progress=not quiet,
         )
     if rank_zero_only.rank == 0:
         print(folder if quiet else f"The model is in {folder}.")
+
+
+def _refuse_streams(training: TrainingConfig) -> None:
+    """Refuse settings of training on documents that are read on from segment to segment."""
+    for name in ("carry_state", "document_length", "length_warmup"):
+        value = getattr(training, name)
+        if value != getattr(finetuning(), name):
+            flag = "--no-carry-state" if value is False else f"--{name.replace('_', '-')}"
+            given = True if value is False else list(value) if isinstance(value, tuple) else value
+            refuse({flag: given}, "is of documents that are read on; a sequence or a window of a genome is read by itself")

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from domains.dna.cli.bits import STRANDS, Strand
 from domains.dna.cli.options import Cache, Quiet
-from domains.dna.cli.reading import Genome, Model, load, progress, table_writer
+from domains.dna.cli.reading import GenomeFile, Model, load, progress, table_writer
 from domains.dna.cli.score_variants import Downstream
 from domains.dna.settings import ReadingConfig
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
@@ -19,7 +19,7 @@ from titans_seq.options import TOP_LEVEL, ConfigFile, configured
 
 @configured(reading=ReadingConfig)
 def mutagenesis(
-    genome: Genome,
+    genome: GenomeFile,
     region: Annotated[str, Parameter(help="RECORD:START-END, counted from 1, the last base included; or a record's name.")],
     /,
     *,

@@ -1,9 +1,13 @@
 """Options that several commands have."""
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
+
+from titans_seq.errors import UserError
 
 Genomes = Annotated[list[Path], Parameter(help="FASTA (also .gz or bgzf), .2bit or GenBank files; phix174 is one that ships.")]
 Cache = Annotated[Path | None, Parameter(help="Folder for the genomes' caches. Default: .titans_seq beside each file.")]
@@ -11,3 +15,50 @@ Quiet = Annotated[bool, Parameter(help="Print nothing but what was written.", ne
 Reference = Annotated[Path | None, Parameter(help="Of interval lists, such as those of Genomic Benchmarks: the genome they are of.")]
 Columns = Annotated[str | None, Parameter(help="Name of this column in tables. Default: a usual name for it, such as sequence, label.")]
 Trained = Annotated[str, Parameter(help="Folder of a trained model, or its name on the Hugging Face hub, owner/name.")]
+Annotation = Annotated[
+    Path | None,
+    Parameter(help="Of labels: where the classes lie, GFF3, GTF, BED or GenBank. Default: DATA itself, a GenBank."),
+]
+Profile = Annotated[Path | None, Parameter(help="Of a profile: a bedGraph of the values that are known, chrom, start, end, value.")]
+SkipOtherRecords = Annotated[
+    bool,
+    Parameter(
+        help="Leave out lines of --annotation, --profile or --regions that are of records which the genome lacks. Default: an error.",
+        negative="",
+    ),
+]
+Guard = Annotated[
+    int | None,
+    Parameter(
+        help="Of genomes: bases before the last 5 % that are not trained on either, a gap between the two. Default: 1024.",
+        validator=Number(gte=0),
+    ),
+]
+SegmentLength = Annotated[int, Parameter(help="Bases read at a time: speed and memory, not what is said.", validator=Number(gte=1))]
+Window = Annotated[
+    int | None,
+    Parameter(
+        help="Read each so many bases by themselves, as training did (its --segment-length). Default: each record in one stream.",
+        validator=Number(gte=1),
+    ),
+]
+
+
+def refuse(options: Mapping[str, object], why: str) -> None:
+    """Refuse options that change nothing where they were given.
+
+    options: flag -> its value, None where it was not given. why: goes on after "--flag value: ".
+
+    Raises:
+        UserError: one was given; it is named.
+    """
+    for flag, value in options.items():
+        if value is not None:
+            given = " ".join(map(str, value)) if isinstance(value, list) else value
+            raise UserError(f"{flag if value is True else f'{flag} {given}'}: {why}. Leave it out.")
+
+
+def refuse_guard(guard: int | None, validation_records: list[str] | None) -> None:
+    """Refuse a guard where whole records are held out."""
+    if validation_records:
+        refuse({"--guard": guard}, "lies before the last 5 % of records, but --validation-records holds out whole ones")

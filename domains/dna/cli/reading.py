@@ -13,10 +13,11 @@ from titans_seq.outputs import check_folder
 if TYPE_CHECKING:
     import polars as pl
 
+    from domains.dna.data.genome import Genome
     from domains.dna.model import TitansForDNA
 
 Model = Annotated[str, Parameter(help="Folder of a trained model, or its name on the Hugging Face hub, owner/name.")]
-Genome = Annotated[Path, Parameter(help="FASTA (also .gz or bgzf), .2bit or GenBank file.")]
+GenomeFile = Annotated[Path, Parameter(help="FASTA (also .gz or bgzf), .2bit or GenBank file.")]
 
 
 def load(name: str) -> "TitansForDNA":
@@ -53,3 +54,25 @@ def check_file(flag: str, path: Path) -> None:
 def table_writer(rows: "pl.DataFrame") -> Callable[[Path], None]:
     """Writes CSV or Parquet, by the suffix of the file."""
     return lambda path: rows.write_parquet(path) if path.suffix == ".parquet" else rows.write_csv(path)
+
+
+def of_genome(regions: "pl.DataFrame", genome: "Genome", source: Path, skip: bool) -> "pl.DataFrame":
+    """The table of regions of a file without what lies on records that the genome lacks, where that is asked for (`SkipOtherRecords`).
+
+    Raises:
+        UserError: there are such regions and skip is False, or there are no others.
+    """
+    import polars as pl
+
+    from domains.dna.data.regions import match_names, refuse
+
+    there = pl.col("chrom").is_in(list(match_names(regions["chrom"].unique().to_list(), genome.names)))
+    named = f"{', '.join(genome.names[:5])}{', ..' if len(genome) > 5 else ''}"
+    if not regions.filter(there).height:
+        raise UserError(
+            f"{source}: no line of it is of a record of {genome.source}, which has {named}. Use the genome that it was made for."
+        )
+    if not skip:
+        mend = "Use the genome that the file was made for, or leave such lines out with --skip-other-records"
+        refuse(source, regions.filter(~there), "chrom", f"is no record of {genome.source}, which has {named}", mend)
+    return regions.filter(there)

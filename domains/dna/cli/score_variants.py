@@ -12,7 +12,7 @@ from cyclopts.validators import Number
 
 from domains.dna.cli.bits import STRANDS, Strand
 from domains.dna.cli.options import Cache, Quiet
-from domains.dna.cli.reading import Genome, Model, load, progress, table_writer
+from domains.dna.cli.reading import GenomeFile, Model, load, progress, table_writer
 from domains.dna.settings import ReadingConfig
 from titans_seq.errors import UserError
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
@@ -29,7 +29,7 @@ Downstream = Annotated[
 @configured(reading=ReadingConfig)
 def score_variants(
     vcf: Annotated[Path, Parameter(help="VCF file, plain, .gz or bgzf.")],
-    genome: Genome,
+    genome: GenomeFile,
     /,
     *,
     model: Model,

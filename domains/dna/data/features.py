@@ -28,7 +28,7 @@ def read_features(path: str | Path) -> pl.DataFrame:
     """
     path = Path(path)
     if find_kind(path) != "genbank":
-        raise UserError(f"{path}: is no GenBank file. Features are also read from GFF3 and GTF (`read_regions`).")
+        raise UserError(f"{path}: is no GenBank file, and holds no features. Those of a GFF3, GTF or BED are named with --annotation.")
     rows: list[tuple] = []
     number = 0
     for record in read_genbank(path):

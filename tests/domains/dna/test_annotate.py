@@ -18,9 +18,9 @@ from domains.dna.data.features import label_strands, read_annotation
 from domains.dna.data.genome import Genome
 from domains.dna.data.region_files import read_regions
 from domains.dna.data.regions import Intervals
-from domains.dna.data.windows import consecutive_windows, overlapping_windows
-from domains.dna.head_config import EncoderConfig, LabellerConfig
-from domains.dna.heads import DNALabeller
+from domains.dna.data.windows import consecutive_windows, overlapping_windows, whole
+from domains.dna.head_config import EncoderConfig, LabellerConfig, ProfileConfig
+from domains.dna.heads import DNALabeller, DNAProfile
 from domains.dna.labelled_batches import LabelledWindows
 from domains.dna.strands import reverse_complement
 from titans_seq import UserError, presets
@@ -40,10 +40,10 @@ def labeller(variant: Variant, strands: str, classes: tuple[str, ...] = ("CDS", 
     return model.eval()
 
 
-def probabilities(model: DNALabeller, genome: Genome, scratch: Path, segment: int) -> list[np.ndarray]:
+def probabilities(model: DNALabeller, genome: Genome, scratch: Path, segment: int, window: int | None = None) -> list[np.ndarray]:
     """Of each record (length, 2, V), in segments."""
     parts: list[list[np.ndarray]] = [[] for _ in genome.names]
-    for part in label_genome(model, genome, scratch, segment):
+    for part in label_genome(model, genome, scratch, segment, window=window):
         assert part.start == sum(map(len, parts[part.record]))
         parts[part.record].append(part.probabilities)
     assert not any(scratch.iterdir())
@@ -54,18 +54,21 @@ def probabilities(model: DNALabeller, genome: Genome, scratch: Path, segment: in
 @pytest.mark.parametrize("variant", VARIANTS)
 @torch.no_grad()
 def test_segments_give_what_one_pass_does(variant: Variant, strands: str, genome_of: GenomeOf, tmp_path: Path) -> None:
+    """A record in one stream, and each of its windows by itself, as in training."""
     genome, model, scratch = genome_of(RECORDS), labeller(variant, strands), tmp_path / "scratch"
     scratch.mkdir()
-    whole = []
-    for record, length in enumerate(genome.lengths.tolist()):
-        codes = torch.from_numpy(genome.read(record, 0, length).astype(np.int64))[None]
-        logits = model(codes)
-        if strands == "forward":
-            logits = torch.cat([logits, model(reverse_complement(codes)).flip(1)], dim=2)
-        whole.append(logits[0].softmax(-1).numpy())
-    for segment in (1, 7, 35, 4096):
-        for found, expected in zip(probabilities(model, genome, scratch, segment), whole, strict=True):
-            np.testing.assert_allclose(found, expected, rtol=1e-6, atol=1e-9)
+    for window in (None, 1, 12, 33, 1000):
+        windows = whole(genome) if window is None else consecutive_windows(whole(genome), window)
+        expected: list[list[np.ndarray]] = [[] for _ in genome.names]
+        for record, start, stop in zip(windows.record, windows.start, windows.stop, strict=True):
+            codes = torch.from_numpy(genome.read(record, start, stop).astype(np.int64))[None]
+            logits = model(codes)
+            if strands == "forward":
+                logits = torch.cat([logits, model(reverse_complement(codes)).flip(1)], dim=2)
+            expected[record].append(logits[0].softmax(-1).numpy())
+        for segment in (7, 35, 4096) if window else (1, 7, 35, 4096):
+            for found, parts in zip(probabilities(model, genome, scratch, segment, window), expected, strict=True):
+                np.testing.assert_allclose(found, np.concatenate(parts), rtol=1e-6, atol=1e-9)
 
 
 @given(
@@ -170,6 +173,11 @@ def test_from_a_genbank_to_a_model_to_intervals(run: Run, tmp_path: Path, capsys
         (("finetune", "g.fa", "--classes", "CDS", "-o", "run"), "g.fa: is no GenBank file"),
         (("annotate", "classifier", SHIPPED, "-o", "run"), "classifier"),
         (("annotate", "labeller", "none.fa", "-o", "run"), "none.fa: no such file"),
+        (
+            ("annotate", "profile", "g.fa", "--min-length", 5, "-o", "run"),
+            "--min-length 5: is of labels, and profile tells values",
+        ),
+        (("annotate", "profile", "g.fa", "--bases", "-o", "run"), "--bases: is of labels, and profile tells values"),
         (("annotate", "labeller", SHIPPED, "-o", "g.fa"), "--output g.fa"),
     ],
 )
@@ -179,6 +187,7 @@ def test_what_cannot_be_used_is_refused(
     monkeypatch.chdir(tmp_path)
     Path("g.fa").write_text(">a\nACGT\n")
     labeller("mag", "both").save_pretrained("labeller")
+    DNAProfile(ProfileConfig(encoder=EncoderConfig(titans=presets.debug("mag")))).save_pretrained("profile")
     with pytest.raises(UserError) as error:
         run(*arguments, "--cache", tmp_path / "cache", "--quiet")
     assert message in str(error.value)

@@ -138,7 +138,7 @@ def test_a_run_that_ended_goes_on_to_the_same_weights(run: Run, tmp_path: Path) 
     pretrained = tmp_path / "pretrained"
     TitansForDNA(DNAConfig(titans=presets.debug("mag"))).save_pretrained(pretrained)
     table = write_task(tmp_path / "task", train=planted(40, 3)) / "train.csv"
-    steps = ("finetune", table, *QUICK, "--start", pretrained, "--max-steps", 8, "--keep-checkpoints", 9, "--model.strands", "forward")
+    steps = ("finetune", table, *QUICK[2:], "--start", pretrained, "--max-steps", 8, "--keep-checkpoints", 9, "--model.strands", "forward")
     run(*steps, "-o", tmp_path / "whole")
     run(*steps, "-o", tmp_path / "stopped")
     for step in (6, 8):
@@ -174,7 +174,7 @@ def test_the_audit_is_printed_first(run: Run, tmp_path: Path, capsys: pytest.Cap
         (("finetune", "two.csv", "--start", "pretrained", "--model.titans.dim", 24), "dim is 16 there, 24 here"),
         (("finetune", "two.csv", "--annotation", "a.gff3"), "say with --classes which of its kinds"),
         (("finetune", "two.csv", "--classes", "CDS"), "two.csv"),
-        (("evaluate", "pretrained", "two.csv"), "DNAClassifier needs 'titans_dna_classifier'"),
+        (("evaluate", "pretrained", "two.csv"), "pretrained: is a TitansForDNA, which has no head to be scored. Train one"),
         (("evaluate", "classifier", "two.csv"), "has labels that the model does not know: 'a', 'b'. It knows: 0, 1."),
         (("evaluate", "classifier", "numbers.csv", "--part", "test"), "has no test part. Those it has: train."),
         (("evaluate", "classifier", "numbers.csv", "-o", "p.txt"), "--output p.txt: name a file that ends in .csv or .parquet"),
@@ -191,8 +191,41 @@ def test_what_cannot_be_used_is_refused(
     Path("damaged.parquet").write_bytes(b"PAR1 nothing")
     TitansForDNA(DNAConfig(titans=presets.debug("mag"))).save_pretrained("pretrained")
     DNAClassifier(ClassifierConfig(encoder=EncoderConfig(titans=presets.debug("mag")))).save_pretrained("classifier")
-    output = ("-o", "run", *QUICK) if arguments[0] == "finetune" else ()
+    output = ("-o", "run", *QUICK[2 * ("--start" in arguments) :]) if arguments[0] == "finetune" else ()
     with pytest.raises(UserError) as error:
         run(*arguments, *output)
     assert message in str(error.value)
     assert not Path("run").exists()
+
+
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--classes", "CDS", "--pooling", "max"), "--pooling max: is of labelled sequences, but with --classes a genome is read."),
+        (
+            ("--profile", "v.bedgraph", "--pooling", "mean"),
+            "--pooling mean: is of labelled sequences, but with --profile a genome is read.",
+        ),
+        (("--classes", "CDS", "--no-augment"), "--no-augment: is of labelled sequences"),
+        (("--classes", "CDS", "--validation-share", 0.2), "--validation-share 0.2: is of labelled sequences"),
+        (("--classes", "CDS", "--label-column", "y"), "--label-column y: is of labelled sequences"),
+        (("--classes", "CDS", "--genome", "g.fa"), "--genome g.fa: is of labelled sequences"),
+        (("--classes", "CDS", "--bin-width", 8), "--bin-width 8: is of a profile, with --profile."),
+        (("--profile-loss", "mse"), "--profile-loss mse: is of a profile"),
+        (("--classes", "CDS", "--guard", 9, "--validation-records", "a"), "--guard 9: lies before the last 5 % of records"),
+        (("--guard", 9), "--guard 9: is of a genome, with --classes or --profile"),
+        (("--validation-records", "a", "b"), "--validation-records a b: is of a genome"),
+        (("--segment-length", 64), "--segment-length 64: sequences are read whole"),
+        (("--augment",), "--augment: a model of both strands takes a sequence and its reverse complement for one"),
+        (("--no-augment", "--model.strands", "both"), "--no-augment: a model of both strands"),
+        (("--length-warmup", 5, 5), "--length-warmup 5 5: is of documents that are read on"),
+        (("--classes", "CDS", "--document-length", 64), "--document-length 64: is of documents that are read on"),
+        (("--no-carry-state",), "--no-carry-state: is of documents that are read on"),
+        (("--start", "somewhere", "--preset", "tiny"), "--preset tiny: the size is that of --start somewhere"),
+    ],
+)
+def test_an_option_that_would_change_nothing_is_refused(arguments: tuple[Any, ...], message: str, run: Run, tmp_path: Path) -> None:
+    with pytest.raises(UserError) as error:
+        run("finetune", tmp_path / "data", *arguments, "-o", tmp_path / "run", "--quiet")
+    assert message in str(error.value)
+    assert "Leave" in str(error.value)

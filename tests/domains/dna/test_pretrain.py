@@ -54,7 +54,7 @@ def test_it_learns_what_order_two_does_not_tell(write: Callable[..., Path], rand
 
 def test_a_run_that_ended_goes_on_to_the_same_weights(write: Callable[..., Path], random_words: Words, tmp_path: Path, run: Run) -> None:
     genome = write(f">one\n{random_words(30, 1)}\n>two\n{random_words(20, 2).lower()}NNN\n", "g.fa.gz")
-    steps = ("pretrain", genome, *SIZES, "--guard", 7, "--checkpoint-every", 3, "--keep-checkpoints", 9)
+    steps = ("pretrain", genome, *SIZES, "--guard", 7, "--length-warmup", 2, 3, "--checkpoint-every", 3, "--keep-checkpoints", 9)
     run(*steps, "-o", tmp_path / "whole", "--max-steps", 9)
     run(*steps, "-o", tmp_path / "stopped", "--max-steps", 9)
     checkpoints = tmp_path / "stopped" / "checkpoints"
@@ -78,7 +78,9 @@ def test_a_run_that_ended_goes_on_to_the_same_weights(write: Callable[..., Path]
         (("g.fa", "--validation-records", "chr1"), "has no record 'chr1'. Of its 1 records, close are: one"),
         (("g.fa", "--validation-records", "one"), "every record is held out for validation"),
         (("g.fa", "--model.soft-mask-weight", "2"), "--model.soft-mask-weight must be in [0, 1], got 2.0"),
+        (("g.fa", "--validation-records", "one", "--guard", 5), "--guard 5: lies before the last 5 % of records, but --validation-records"),
         (("g.fa", "--max-steps", 0), "--max-steps must be at least 1, got 0"),
+        (("g.fa", "--segment-length", 6, "--length-warmup", 5, 5), "fewer stages: segment_length=6 is no multiple of 4, got (5, 5)"),
     ],
 )
 def test_what_cannot_be_trained_is_refused(

@@ -127,14 +127,17 @@ def test_the_loss_is_of_known_bins(loss: str, genome_of: GenomeOf) -> None:
 def test_segments_give_what_one_pass_does(strands: str, genome_of: GenomeOf, tmp_path: Path) -> None:
     genome, model, scratch = genome_of({"a": "ACGTTGCANNCATTGACCagtacgattACGGCAT", "b": "A"}), profile("mac", strands), tmp_path / "scratch"
     scratch.mkdir()
-    for segment in (1, 9, 4096):
+    for segment, window in ((1, None), (9, None), (4096, None), (9, 8), (4096, 8), (5, 20)):
         parts: list[list[np.ndarray]] = [[], []]
-        for part in profile_genome(model, genome, scratch, segment):
+        for part in profile_genome(model, genome, scratch, segment, window=window):
             parts[part.record].append(part.values)
         for record, found in enumerate(parts):
             codes = torch.from_numpy(genome.read(record, 0, int(genome.lengths[record])).astype(np.int64))[None]
-            np.testing.assert_allclose(np.concatenate(found), model(codes)[0], rtol=1e-6)
+            expected = torch.cat([model(piece)[0] for piece in codes.split(window or codes.shape[1], dim=1)])
+            np.testing.assert_allclose(np.concatenate(found), expected, rtol=1e-6)
     assert not any(scratch.iterdir())
+    with pytest.raises(UserError, match="6 is no multiple of 4, the bases of a bin"):
+        list(profile_genome(model, genome, scratch, window=6))
 
 
 def test_spans_are_whole_bins(genome_of: GenomeOf) -> None:

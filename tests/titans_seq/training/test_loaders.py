@@ -12,8 +12,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from titans_seq import UserError
+from titans_seq.training.config import TrainingConfig
 from titans_seq.training.documents import Pieces, TokenDocuments
-from titans_seq.training.loaders import DocumentStream, EvaluationLoader, TrainingLoader, WindowStream
+from titans_seq.training.loaders import DocumentStream, EvaluationLoader, LengthWarmup, TrainingLoader, WindowStream, document_loaders
 
 LENGTHS = st.lists(st.integers(0, 30), min_size=1, max_size=8).filter(lambda lengths: max(lengths) >= 2)
 
@@ -199,3 +200,63 @@ def test_the_loader_knows_its_length_and_position() -> None:
 
 def test_pieces_of_no_document() -> None:
     assert len(Pieces.cut(np.array([0, 1]), 4)) == 0
+
+
+def warmed_up(rank: int = 0, world_size: int = 1) -> TrainingLoader:
+    """Two steps of sequences of 2 tokens, one of 4, then 8; two batches a step."""
+    config = TrainingConfig(max_steps=6, batch_size=2, accumulate=2, segment_length=8, length_warmup=(2, 1), document_length=20, seed=3)
+    return document_loaders(numbered([50, 33]), None, config)[0](rank, world_size)
+
+
+def test_sequences_are_short_first() -> None:
+    """Every batch has as many tokens; the last stage reads as without a warm-up."""
+    batches = list(zip(range(12), warmed_up(), strict=False))
+    assert [batch["tokens"].shape for _, batch in batches] == [(8, 2)] * 4 + [(4, 4)] * 2 + [(2, 8)] * 6
+    for _, batch in batches[:6]:
+        assert batch["reset"].any(1).all()  # none of them is longer than a row; one behind the short rest of a document is cut in two
+    plain = DocumentStream(numbered([50, 33]), 2, 8, 20, seed=3)
+    for _, batch in batches[6:]:
+        expected = plain.take()
+        assert expected is not None
+        assert same(batch, expected)
+
+
+@pytest.mark.parametrize("taken", [0, 3, 4, 5, 6, 9])
+def test_a_warm_up_goes_on_from_anywhere_on_any_number_of_devices(taken: int) -> None:
+    whole = warmed_up()
+    batches = iter(whole)
+    for _ in range(taken):
+        next(batches)
+    parts = [warmed_up(rank, 2) for rank in range(2)]
+    for part in parts:
+        part.load_state_dict(json.loads(json.dumps(whole.state_dict())))
+    for _, batch, *both in zip(range(4), batches, *map(iter, parts), strict=False):
+        assert torch.equal(batch["tokens"], torch.cat([half["tokens"] for half in both]))
+
+
+@pytest.mark.parametrize("damage", [{"stage": 3}, {"stage": 0, "taken": 5}, {"taken": -1}, {"source": None}, {"stage": True}])
+def test_a_damaged_position_in_a_warm_up_is_refused(damage: dict[str, Any]) -> None:
+    loader = warmed_up()
+    with pytest.raises(UserError, match="position in the data is damaged"):
+        loader.load_state_dict(loader.state_dict() | damage)
+
+
+def test_one_stage_is_made_at_a_time() -> None:
+    made = []
+
+    def make(stage: int) -> DocumentStream:
+        made.append(stage)
+        return DocumentStream(numbered([9]), 1, 2, seed=0)
+
+    source = LengthWarmup([2, 2], make)
+    for expected in ([0], [0], [0, 1], [0, 1], [0, 1, 2], [0, 1, 2]):
+        source.take()
+        assert made == expected
+
+
+@pytest.mark.parametrize(
+    ("stages", "message"), [((0, 2), "each at least 1"), ((1, 1, 1, 1), "fewer stages: segment_length=24 is no multiple of 16")]
+)
+def test_a_warm_up_that_is_none_is_refused(stages: tuple[int, ...], message: str) -> None:
+    with pytest.raises(ValueError, match=message):
+        TrainingConfig(segment_length=24, length_warmup=stages)

@@ -13,6 +13,7 @@ import torch
 from domains.text.model import TextConfig
 from domains.text.train import train
 from tests.titans_seq.training.small import SMALL, TINY, command, forks, results, run, start
+from titans_seq.errors import UserError
 from titans_seq.training.checkpoints import checkpoints_of, newest_checkpoint
 from titans_seq.training.metrics import read_metrics
 
@@ -84,6 +85,24 @@ def test_killed_inside_the_write_of_a_checkpoint(kill: str, texts: Path, killed:
     train([texts], output, TextConfig(titans=SMALL), TINY, resume=True, progress=False)
     assert_same(output, uninterrupted)
     assert not [path for path in output.rglob("*") if "unfinished" in path.name]
+
+
+def test_killed_while_sequences_are_short(texts: Path, tmp_path: Path) -> None:
+    """At the end of a stage of a length warm-up, and inside one."""
+    config = replace(TINY, length_warmup=(3, 3))
+    kills = {name: KILL_IN_THE_WRITER.format(name="torch.save", counts_all=True, calls=calls, half="pass") for name, calls in ENDS.items()}
+    assert forks(texts, tmp_path, config, kills) == dict.fromkeys(kills, -signal.SIGKILL)
+    train([texts], tmp_path / "whole", TextConfig(titans=SMALL), config, progress=False)
+    for name, calls in ENDS.items():
+        assert [int(path.stem.removeprefix("step-")) for path in checkpoints_of(tmp_path / name / "checkpoints")][-1] == calls - 1
+        train([texts], tmp_path / name, TextConfig(titans=SMALL), config, resume=True, progress=False)
+        assert_same(tmp_path / name, tmp_path / "whole")
+    with pytest.raises(UserError, match=r"training\.length_warmup was \[3, 3\], is \[3\]"):
+        train([texts], tmp_path / "whole", TextConfig(titans=SMALL), replace(config, length_warmup=(3,)), resume=True, progress=False)
+
+
+ENDS = {"between stages": 4, "inside a stage": 6}
+"""Which writing of a checkpoint, of one a step, a process dies in."""
 
 
 @pytest.mark.slow
