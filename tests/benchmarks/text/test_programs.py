@@ -60,7 +60,7 @@ def test_shakespeare(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert second.keys() - first.keys() == {"titans | 1", "titans-carried | 0", "titans-carried | 1"}
     assert all(second[key] == cell for key, cell in first.items())
     text = capsys.readouterr().out
-    assert "| nanoGPT, run here | 804,096 | 0.001 | 1.8857 | **1.8982** |  |" in text
+    assert "| nanoGPT, its code on the same text | 804,096 | 0.001 | 1.8857 | **1.8982** |  |" in text
     assert "| Titans, T 16, fresh state | 20," in text
 
 
