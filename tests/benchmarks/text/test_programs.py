@@ -41,6 +41,7 @@ def small(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(ablations, "STEPS", 2)
     monkeypatch.setattr(shakespeare, "SEARCH_STEPS", 2)
     monkeypatch.setattr(ablations, "SCORED", 100)
+    monkeypatch.setattr(ablations, "WINDOW", 32)
 
 
 def run(module: ModuleType, data: Path, *arguments: str) -> dict:
