@@ -7,10 +7,13 @@ from torch import Tensor
 
 from titans_seq.config import SamplingConfig
 
+COLDEST = 1e-30
+"""Below it a temperature is 0: logits over it would be infinite."""
+
 
 def chances(logits: Tensor, config: SamplingConfig) -> Tensor:
     """What each token is drawn with: logits (B, V) -> (B, V) float64, rows that sum to 1, 0 for what the filters leave out."""
-    if config.temperature == 0:
+    if config.temperature < COLDEST:
         return torch.nn.functional.one_hot(logits.argmax(-1), logits.shape[-1]).double()
     found = (logits.double() / config.temperature).softmax(-1)
     if config.top_k is None and config.top_p is None and config.min_p is None:

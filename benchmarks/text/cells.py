@@ -46,7 +46,7 @@ def run_cells(cells: Mapping[str, Cell], output: Path, module: str) -> None:
                 progress.update(bar, description=f"{key}: {what}")
 
             say("begins")
-            if found.get(key, {}).get("settings") != cell.settings:
+            if found.get(key, {}).get("settings") != json.loads(json.dumps(cell.settings)):  # tuples are lists there
                 where = environment(module)
                 checkpoint = output.parent / f".{output.stem}-{key.replace(' | ', '-')}-{_digest(cell.settings)}.checkpoint"
                 found[key] = {**cell.work(say, checkpoint), "settings": cell.settings, **{name: where[name] for name in WHERE}}

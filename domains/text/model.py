@@ -51,7 +51,10 @@ class TitansForCausalLM(LanguageModel):
             UserError: the model was made without one.
         """
         if self._tokenizer is None:
-            raise UserError(f"the model's tokeniser, {self.config.tokenizer}, is not there: it was made without one.")
+            raise UserError(
+                f"the model's tokeniser, {self.config.tokenizer}, is not there: it reads tokens, not texts. One that was trained on a "
+                "task of symbols is for `titans-seq text task evaluate`."
+            )
         return self._tokenizer
 
     def _save_more(self, folder: Path) -> None:

@@ -18,6 +18,7 @@ from domains.text.model import TitansForCausalLM
 from domains.text.output import RowOutput
 from titans_seq.backbone import TitansState
 from titans_seq.decoding import Decoder
+from titans_seq.errors import UserError
 from titans_seq.sampling import chances, draw, make_generators, penalise_repetition
 
 
@@ -60,10 +61,11 @@ def speculate(
         tally: counts.
 
     Raises:
-        ValueError: the models have other tokens, proposals is below 1, or one context is given without the other.
+        UserError: the models have other tokens.
+        ValueError: proposals is below 1, or one context is given without the other.
     """
     if draft.config.tokenizer != model.config.tokenizer or draft.config.vocabulary != model.config.vocabulary:
-        raise ValueError(f"draft must have the model's tokeniser, {model.config.tokenizer}, got {draft.config.tokenizer}")
+        raise UserError("the draft model has another tokeniser than the model. Both must be trained with the same one (--tokenizer).")
     if proposals < 1:
         raise ValueError(f"proposals must be at least 1, got {proposals}")
     if (context is None) != (draft_context is None):

@@ -17,6 +17,7 @@ from torch import Tensor, nn
 from titans_seq.backbone import Titans
 from titans_seq.display import html_table
 from titans_seq.memory import MemoryTrace, NeuralMemory, trace_memory
+from titans_seq.state import State
 
 QUANTITIES = ("surprise", "alpha", "eta", "theta", "weight_norm", "momentum_norm", "read", "learned")
 """Columns of numbers of a recording; `MemoryTrace` says what they are."""
@@ -33,7 +34,8 @@ class _Watched:
 class Recording:
     """What the memories of a model did within `record`, token by token.
 
-    A stream is what was read from one begin on: a call of the backbone without a state begins one, calls with a state go on.
+    A stream is what was read from one begin on: a call of the backbone without a state, with the initial one, or with another number of
+    rows begins one, others go on.
     """
 
     def __init__(self, memories: list[_Watched]) -> None:
@@ -122,13 +124,13 @@ def _frame(trace: MemoryTrace, before: Tensor) -> pl.DataFrame:
 
 
 @contextmanager
-def record(model: nn.Module) -> Iterator[Recording]:
+def record(model: Any) -> Iterator[Recording]:
     """Within it, whatever `model` reads is traced in every memory: by a call, a forecast, a generation, a stream.
 
     The model does what it does without it; it takes about a millisecond a token and memory more, so read thousands of tokens, not millions.
 
     Args:
-        model: any module with a `NeuralMemory` in it: a backbone, or a model of any domain.
+        model: any module with a `NeuralMemory` in it: a backbone, a model of any domain, or what has one as its `model`, as predictors do.
 
     Yields:
         a `Recording`, which fills while the model reads.
@@ -136,6 +138,7 @@ def record(model: nn.Module) -> Iterator[Recording]:
     Raises:
         ValueError: there is no memory in `model`.
     """
+    model = model if isinstance(model, nn.Module) else model.model
     watched = {memory: _Watched(name) for name, memory in model.named_modules() if isinstance(memory, NeuralMemory)}
     if not watched:
         raise ValueError(f"{type(model).__name__} has no NeuralMemory in it; record looks at models of titans_seq")
@@ -151,16 +154,24 @@ def record(model: nn.Module) -> Iterator[Recording]:
 
 
 def _begin(watched: dict[NeuralMemory, _Watched], owners: dict[NeuralMemory, Titans]) -> Any:
-    """Hook of a backbone: a call without a state begins a stream in all its memories."""
+    """Hook of a backbone: a call that begins a stream does so in all its memories."""
 
     def hook(backbone: nn.Module, args: tuple[Any, ...], kwargs: dict[str, Any]) -> None:
-        state = _arguments(backbone, args, kwargs).get("state")
+        assert isinstance(backbone, Titans)
+        given = _arguments(backbone, args, kwargs)
+        state, rows = given.get("state"), len(given["x"])
+        fresh = state is None or _same(state, backbone.initial_state(rows))
         for memory, owner in owners.items():
             streams = watched[memory].streams
-            if owner is backbone and (state is None or not streams):
+            if owner is backbone and (fresh or not streams or rows != len(streams[-1][-1].active)):
                 streams.append([])
 
     return hook
+
+
+def _same(state: State, other: State) -> bool:
+    pairs = zip(state.tensors(), other.tensors(), strict=True)
+    return all(one.shape == two.shape and torch.equal(one, two.to(one)) for one, two in pairs)
 
 
 def _trace(watched: _Watched, alone: bool) -> Any:

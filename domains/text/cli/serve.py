@@ -18,7 +18,7 @@ def serve(
     model: Model,
     /,
     *,
-    host: Annotated[str, Parameter(help="Interface to listen on; 0.0.0.0 for all, which wants an --api-key.")] = "127.0.0.1",
+    host: Annotated[str, Parameter(help="Interface to listen on; 0.0.0.0 for all, then give an --api-key.")] = "127.0.0.1",
     port: Annotated[int, Parameter(help="Port to listen on; 0 for any that is free.", validator=Number(gte=0, lte=65535))] = 8000,
     sessions: Annotated[
         Path | None, Parameter(help="Folder in which sessions are kept, one file each. Default: requests remember nothing.")
@@ -29,7 +29,10 @@ def serve(
         Parameter(help="What clients must send as `Authorization: Bearer KEY`. Default: anybody may ask.", env_var="TITANS_SEQ_API_KEY"),
     ] = None,
     grace: Annotated[
-        float, Parameter(help="Seconds that running requests have to end in, when the server is asked to end.", validator=Number(gte=0))
+        float,
+        Parameter(
+            help="Seconds that running requests have to end in, when the server is asked to end.", validator=Number(gte=0, lte=86_400)
+        ),
     ] = 30.0,
     limits: Annotated[Limits, TOP_LEVEL],
     config: ConfigFile = None,
@@ -50,5 +53,6 @@ def serve(
     if sessions is not None:
         check_folder("--sessions", sessions)
     language_model = load(model)
+    language_model.tokenizer  # noqa: B018 - a model without one can answer nothing: say so before anything listens
     service = Service(language_model, name or (Path(model).name if Path(model).exists() else model), limits, sessions)
     run(service, host, port, api_key, grace)

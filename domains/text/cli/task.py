@@ -92,7 +92,9 @@ def train(
     output: RunFolder,
     settings: Settings = None,
     books: BookFiles = None,
-    count: Annotated[int | None, Parameter(help="Examples that there are to train on. Default: new ones at every step.")] = None,
+    count: Annotated[
+        int | None, Parameter(help="Examples that there are to train on. Default: new ones at every step.", validator=Number(gte=1))
+    ] = None,
     tokenizer: TokenizerFile = None,
     end_token: EndToken = None,
     preset: Size = "tiny",
@@ -102,9 +104,13 @@ def train(
     quiet: QuietRun = False,
     config: ConfigFile = None,
 ) -> None:
-    """Train a model on a task; none of the examples that `evaluate` takes is trained on. Segments are as long as the examples."""
+    """Train a model on a task. The first 128 examples that `evaluate` takes with the same seed are never trained on, where a task has more
+    than those. Segments are as long as the examples, and each begins afresh.
+    """
     from domains.text.tasks.train import train as run
 
+    if training.length_warmup:
+        raise UserError("--length-warmup: the examples of a task have one length; set that of the task, --set length=N.")
     task = _task(name, settings, books, _tokenizer(tokenizer, end_token))
     folder = run(task, output, model, training, count=count, resume=resume, progress=not quiet)
     say_where(folder, quiet)

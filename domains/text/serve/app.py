@@ -31,7 +31,7 @@ def build_app(service: Service, api_key: str | None = None) -> FastAPI:
         finally:
             await service.close()
 
-    app = FastAPI(title="titans-seq", lifespan=lifespan, docs_url=None, redoc_url=None)
+    app = FastAPI(title="titans-seq", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
     app.add_middleware(_LimitBody, service=service)
     install(app)
     may_ask = [Depends(_check_key(api_key))] if api_key is not None else []
@@ -169,7 +169,7 @@ class _LimitBody:
 def _check_key(api_key: str) -> Any:
     async def check(request: Request) -> None:
         scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode(), api_key.encode()):
+        if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode("latin-1"), api_key.encode()):
             raise ApiError(401, "the API key is missing or wrong: Authorization: Bearer KEY.", "invalid_api_key")
 
     return check

@@ -27,8 +27,8 @@ from titans_seq.decoding import Decoder
 from titans_seq.errors import UserError
 
 log = logging.getLogger("titans_seq.serve")
-HEADER_ROOM = 1 << 16
-"""Bytes of a state's file beside its tensors, at most."""
+HEADER_ROOM, HEADER_BYTES = 1 << 16, 1 << 10
+"""Bytes of a state's file beside its tensors, and beside each tensor, at most."""
 
 
 @dataclass
@@ -61,7 +61,7 @@ class Service:
         self.engine, self.total = Engine(limits.max_requests), Tally()
         self._sessions = None if folder is None else Sessions(folder, self.identity, limits.max_sessions)
         self._decoder, self._empty = Decoder(model), begin(model).to("cpu").clone()
-        self.max_state_bytes = limits.max_state_bytes or self._empty.nbytes + HEADER_ROOM
+        self.max_state_bytes = limits.max_state_bytes or self._empty.nbytes + HEADER_ROOM + HEADER_BYTES * len(self._empty.tensors())
 
     @property
     def sessions(self) -> Sessions:

@@ -213,10 +213,11 @@ class Sessions:
 
     def _look(self, path: Path) -> Session | None:
         """What a file's header tells, without reading all of it; None for a file whose name is no session's."""
-        id, status = path.name.removesuffix(SUFFIX), path.stat()
-        if not ID.fullmatch(id):
-            log.warning("%s: is left alone, its name is no session's.", path)
+        id = path.name.removesuffix(SUFFIX)
+        if not ID.fullmatch(id) or not path.is_file():
+            log.warning("%s: is left alone, it is no session's file.", path)
             return None
+        status = path.stat()
         try:
             return Session(id, read_length(path, self._owner) - 1, status.st_size, int(status.st_mtime))
         except UserError as error:
@@ -224,7 +225,7 @@ class Sessions:
             return Session(id, 0, status.st_size, int(status.st_mtime), _reason(error, path))
 
     def _remove(self, id: str) -> None:
-        self.path(id).unlink()
+        self.path(id).unlink(missing_ok=True)
         sync_folder(self._folder)
 
 

@@ -18,6 +18,8 @@ from titans_seq.errors import UserError
 BabiTask = Literal["qa1", "qa2", "qa3", "qa4", "qa5", "qa6", "qa7", "qa8", "qa9", "qa10"]
 SHORTEST = 10
 """Tokens of a sentence of background, at least."""
+FRUITLESS = 100
+"""Random pages without one, after which the books are none of sentences."""
 PREFIX = "\nAnswer:"
 
 
@@ -120,7 +122,14 @@ class BabiLong(TextTask):
 
     def _background(self, draw: np.random.Generator, room: int) -> Iterator[str]:
         """Sentences of so many tokens together."""
+        fruitless = 0
         while room > 0:
+            if fruitless == FRUITLESS:
+                raise UserError(
+                    f"the books have no sentences of at least {SHORTEST} tokens: {FRUITLESS} random pages held none. Name books of prose, "
+                    "whose sentences end with . ! or ? and a space."
+                )
+            fruitless += 1
             for sentence in self._pages(draw, 10 * room):
                 if self.tokens(sentence) < SHORTEST:
                     continue
@@ -131,6 +140,7 @@ class BabiLong(TextTask):
                 if sentence:
                     yield sentence
                 room -= size
+                fruitless = 0
                 if room <= 0:
                     return
 

@@ -8,7 +8,7 @@ from pathlib import Path
 from domains.text.data.sources import find_files, read_blocks
 from titans_seq.errors import UserError
 
-_END = re.compile(r"""[.!?][.!?"'”\u2019)\]]*\s+(?=["'“\u2018(\[]?[A-Z0-9])""")
+_END = re.compile(r"""[.!?][.!?"'”\u2019)\]]*\s+(?=["'“\u2018(\[]?[A-Z0-9À-ÖØ-ÞΑ-ΩА-Я])""")
 """Where a sentence ends and another begins. Simpler than nltk's, which the originals use: "Mr. Smith" is cut."""
 
 

@@ -59,7 +59,7 @@ def train(
 
     def make_data() -> TrainingData:
         validation, test = (examples(task, training.seed, held_out, part) for part in ("validation", "test"))
-        number = count or training.max_steps * training.accumulate * training.batch_size
+        number = count if count is not None else training.max_steps * training.accumulate * training.batch_size
         items: Sequence[Any] = Examples(task, training.seed, number, "training", [*validation, *test])
         items = items if count is None else list(items)
         return TrainingData(*example_loaders(items, validation, training, fresh=count is None), _card(task))

@@ -19,6 +19,7 @@ from domains.text.speculative import Tally, _Proposals, _Run, speculate
 from domains.text.tokenizers import JsonTokenizer
 from tests.domains.text.conftest import small
 from titans_seq import presets
+from titans_seq.errors import UserError
 from titans_seq.sampling import chances
 
 
@@ -152,7 +153,7 @@ def test_it_goes_on_from_what_both_have_read(model: TitansForCausalLM) -> None:
 
 
 def test_what_does_not_fit_is_refused(model: TitansForCausalLM) -> None:
-    with pytest.raises(ValueError, match="draft must have the model's tokeniser, bytes"):
+    with pytest.raises(UserError, match="the draft model has another tokeniser"):
         whole(model, letters(0), "a", GenerationConfig())
     with pytest.raises(ValueError, match="proposals must be at least 1"):
         whole(model, small(1), "a", GenerationConfig(), proposals=0)

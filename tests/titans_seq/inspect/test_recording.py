@@ -6,7 +6,10 @@ import polars as pl
 import pytest
 import torch
 
-from titans_seq import AttentionConfig, MemoryConfig, NeuralMemory, Titans, TitansConfig
+from domains.text.config import GenerationConfig, TextConfig
+from domains.text.generate import generate
+from domains.text.model import TitansForCausalLM
+from titans_seq import AttentionConfig, MemoryConfig, NeuralMemory, Titans, TitansConfig, presets
 from titans_seq.config import VARIANTS
 from titans_seq.inspect import QUANTITIES, plot_heads, plot_memory, record
 from titans_seq.memory import trace_memory
@@ -72,6 +75,19 @@ def test_calls_without_a_state_are_streams_of_their_own() -> None:
     assert torch.equal(first, last)
     with pytest.raises(ValueError, match="one stream is expected, 3 were read"):
         recording.stacked("surprise")
+
+
+def test_texts_that_are_gone_on_with_are_streams_of_their_own() -> None:
+    model = TitansForCausalLM(TextConfig(titans=presets.debug("mag"))).eval()
+    config = GenerationConfig(max_tokens=3, temperature=0.0)
+    with record(model) as recording:
+        for prompts in (["It was"], ["It was"], ["It was", "But it"]):
+            generate(model, prompts, config)
+    frame = recording.frame()
+    assert frame["stream"].unique().sort().to_list() == [0, 1, 2]
+    first, second = (numbers(frame.filter(pl.col("stream") == number)) for number in (0, 1))
+    assert torch.equal(first, second)
+    assert frame.filter(pl.col("stream") == 2)["row"].unique().sort().to_list() == [0, 1]
 
 
 def test_a_memory_by_itself_and_what_is_stacked() -> None:

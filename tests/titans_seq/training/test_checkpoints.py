@@ -47,7 +47,7 @@ def test_what_a_run_leaves(finished: Path) -> None:
     model = {f"model/{name}" for name in ("config.json", "model.safetensors", "README.md")}
     assert files == {".lock", "config.json", "metrics.csv", *model, *checkpoints}
     config = json.loads((finished / "config.json").read_text())
-    assert config["training"] == CONFIG.to_dict()
+    assert config["training"] == json.loads(CONFIG.to_json())
     assert config["model"] == MODEL.to_dict()
     assert config["model_type"] == "titans_text"
     assert config["versions"]["torch"] == torch.__version__
