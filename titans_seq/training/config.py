@@ -97,7 +97,6 @@ class TrainingConfig(Config):
         shortest = 2 ** len(self.length_warmup)
         fits = self.segment_length % shortest == 0
         self._require("length_warmup", fits, f"of fewer stages: segment_length={self.segment_length} is no multiple of {shortest}")
-        self._require("length_warmup", sum(self.length_warmup) < self.max_steps, f"fewer steps together than max_steps={self.max_steps}")
         together = self.devices * self.nodes
         self._require("batch_size", self.batch_size % together == 0, f"a multiple of devices times nodes, {together}")
         self._require("document_length", self.document_length is None or self.document_length >= 1, "at least 1 or None")

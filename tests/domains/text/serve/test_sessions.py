@@ -19,6 +19,7 @@ from tests.domains.text.conftest import small
 from tests.domains.text.serve.conftest import NAME, Server, equal, lone
 
 ENDLESS = 4000
+"""Tokens, far more than a test waits for; drawn greedily, so that no chance end comes before."""
 """Tokens that no test waits for."""
 
 
@@ -29,7 +30,9 @@ def ask(client: OpenAI, session: str, prompt: str, **options: Any) -> Any:
 def endless(client: OpenAI, session: str | None = None) -> Any:
     """A stream that has begun."""
     more = {} if session is None else {"session": session}
-    stream = client.completions.create(model=NAME, prompt="ab", max_tokens=ENDLESS, stream=True, extra_body=more, logit_bias={})
+    stream = client.completions.create(
+        model=NAME, prompt="ab", max_tokens=ENDLESS, temperature=0, stream=True, extra_body=more, logit_bias={}
+    )
     next(stream)
     return stream
 
@@ -139,7 +142,9 @@ def test_a_cancelled_stream_stops_the_work_and_changes_nothing(server: Server, t
 def test_a_client_that_does_not_wait_for_a_whole_answer_stops_it(server: Server) -> None:
     made = server.health()["tokens_made"]
     with pytest.raises(requests.Timeout):
-        requests.post(f"{server.url}/v1/completions", json={"model": NAME, "prompt": "a", "max_tokens": ENDLESS}, timeout=0.5)
+        requests.post(
+            f"{server.url}/v1/completions", json={"model": NAME, "prompt": "a", "max_tokens": ENDLESS, "temperature": 0}, timeout=0.5
+        )
     server.wait_idle()
     assert server.health()["tokens_made"] - made < ENDLESS // 2
 
@@ -203,7 +208,7 @@ def test_sessions_outlive_a_kill_and_move_to_another_server(
     for id in ("kept", "torn"):
         first.session(id)
         first.complete("ab", session=id, max_tokens=5, seed=2)
-    body = {"model": NAME, "prompt": "ab", "max_tokens": ENDLESS, "stream": True, "session": "kept"}
+    body = {"model": NAME, "prompt": "ab", "max_tokens": ENDLESS, "temperature": 0, "stream": True, "session": "kept"}
     with requests.post(f"{first.url}/v1/completions", json=body, stream=True, timeout=60) as running:
         lines = running.iter_lines()
         next(lines)
