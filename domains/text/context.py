@@ -93,46 +93,28 @@ def extend(
     """
     if len(tokens) != len(context.last):
         raise ValueError(f"tokens must be given for each of {len(context.last)} rows, got {len(tokens)}")
-    for start in range(0, max(map(len, tokens), default=0), SEGMENT):
-        parts = [row[start : start + SEGMENT] for row in tokens]
-        _, context = read_segment(model, context, parts)
-        on_read(sum(map(len, parts)))
+    for part in segments(tokens):
+        _, _, context = read_segment(model, context, part)
+        on_read(sum(map(len, part)))
     return context
 
 
+def segments(tokens: Sequence[np.ndarray]) -> Iterator[list[np.ndarray]]:
+    """`SEGMENT` tokens of each row at a time; of a row that has ended, none."""
+    for start in range(0, max(map(len, tokens), default=0), SEGMENT):
+        yield [row[start : start + SEGMENT] for row in tokens]
+
+
 @torch.no_grad()
-def read_segment(model: TitansForCausalLM, context: Context, tokens: Sequence[np.ndarray]) -> tuple[Tensor, Context]:
-    """Read at once what `extend` reads in segments. Returns also what the logits of each token are made of (`model.logits_of`):
-    (B, T, dim), T being the length of the longest row, of which a row's own length counts.
+def read_segment(model: TitansForCausalLM, context: Context, tokens: Sequence[np.ndarray]) -> tuple[Tensor, Tensor, Context]:
+    """Read at once: the last token before, and `tokens`, (T,) integers for each row, but for the final one.
+
+    Returns:
+        What the logits of each token are made of (`model.logits_of`), (B, T, dim), T being the length of the longest row; the tokens
+        themselves, (B, T) int64, `IGNORED` at padding, which is on the right; and the context after them.
     """
     device, counts = context.last.device, torch.tensor([len(row) for row in tokens])
-    last = context.last.tolist()
-    read, following = (part.to(device) for part in _laid_out(last, tokens))
-    mask = following != IGNORED
-    y, state = model.hidden(read, context.state, mask=None if mask.all() else mask)
-    return y, Context(state, torch.tensor(last, device=device), context.length + counts.to(device))
-
-
-def pieces(last: Tensor, tokens: Sequence[np.ndarray]) -> Iterator[tuple[Tensor, Tensor]]:
-    """Rows of any lengths as the model reads them, `SEGMENT` tokens at a time.
-
-    Args:
-        last: (B,) int64, the token before each row.
-        tokens: (T,) integers for each row.
-
-    Yields:
-        What is read, (B, at most SEGMENT) int64: `last` and the tokens but for the final one; and the token after each, `IGNORED` at
-        padding, which is on the right.
-    """
-    before = last.tolist()
-    for start in range(0, max(map(len, tokens), default=0), SEGMENT):
-        read, following = _laid_out(before, [row[start : start + SEGMENT] for row in tokens])
-        yield read.to(last.device), following.to(last.device)
-
-
-def _laid_out(last: list[int], tokens: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
-    """What is read and what follows, as of `pieces`; `last` becomes the last token of each row."""
-    size = max(map(len, tokens))
+    last, size = context.last.tolist(), int(counts.max())
     read, following = torch.zeros(len(tokens), size, dtype=torch.int64), torch.full((len(tokens), size), IGNORED)
     for i, row in enumerate(tokens):
         if len(row):
@@ -140,7 +122,9 @@ def _laid_out(last: list[int], tokens: Sequence[np.ndarray]) -> tuple[Tensor, Te
             read[i, : len(row)] = torch.from_numpy(np.concatenate([[last[i]], part[:-1]]))
             following[i, : len(row)] = torch.from_numpy(part)
             last[i] = int(part[-1])
-    return read, following
+    mask = following != IGNORED
+    y, state = model.hidden(read.to(device), context.state, mask=None if mask.all() else mask.to(device))
+    return y, following.to(device), Context(state, torch.tensor(last, device=device), context.length + counts.to(device))
 
 
 def read_documents(

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from domains.text.context import Context, begin, extend, pieces
+from domains.text.context import Context, begin, extend, read_segment, segments
 from domains.text.model import TitansForCausalLM
 from domains.text.tokenizers import Tokenizer
 from titans_seq.losses import IGNORED, likeliest, token_nats
@@ -38,15 +38,13 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
 
 def follow(model: TitansForCausalLM, context: Context, tokens: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:
     """The likelihood of tokens, (T,) integers for each row of a context, none among them: nats (B,) float64 and greedy (B,) bool."""
-    state, weight, rows = context.state, model.output_weight, len(tokens)
+    weight, rows = model.output_weight, len(tokens)
     nats, greedy = torch.zeros(rows, dtype=torch.float64), torch.ones(rows, dtype=torch.bool)
-    for read, following in pieces(context.last, tokens):
-        mask = following != IGNORED
-        with torch.no_grad():
-            y, state = model.hidden(read, state, mask=None if mask.all() else mask)
+    for part in segments(tokens):
+        y, following, context = read_segment(model, context, part)
         flat = y.flatten(0, 1)
         nats += token_nats(flat, weight, following.flatten()).view_as(following).double().sum(1).cpu()
-        greedy &= ((likeliest(flat, weight).view_as(following) == following) | ~mask).all(1).cpu()
+        greedy &= ((likeliest(flat, weight).view_as(following) == following) | (following == IGNORED)).all(1).cpu()
     return nats, greedy
 
 

@@ -76,7 +76,7 @@ def work(model: TitansForCausalLM, decoder: Decoder, job: Job) -> Generator[Step
     echoes = [_Echo(model, job.logprobs) for _ in job.prompts] if job.echo and job.logprobs is not None else []
     for start in range(0, max(map(len, job.prompts)), PIECE):
         parts = [prompt[start : start + PIECE] for prompt in job.prompts]
-        y, context = read_segment(model, context, parts)
+        y, _, context = read_segment(model, context, parts)
         for row, echo in enumerate(echoes):
             with torch.no_grad():
                 echo.add(parts[row].tolist(), model.logits_of(y[row, : len(parts[row])]).float().cpu())
