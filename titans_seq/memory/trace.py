@@ -70,12 +70,11 @@ def trace_memory(
         token = slice(t, t + 1)
         if reset is not None:
             now = begin.where(reset[:, t], now)
-        before = now
+        surprise = _surprise(memory, k[:, :, token], v[:, :, token], now)
         here = None if mask is None else active[:, token]
         y, now = memory._memory(q[:, :, token], k[:, :, token], v[:, :, token], x[:, token], now, "auto", here, None)
         unlearned = memory.answer(q[:, :, token], memory.snapshot(MemoryLayerState(_unlearned(now, first.memory), first.convolution)))
         level = _global(now)
-        surprise = _surprise(memory, k[:, :, token], v[:, :, token], before)
         steps.append((surprise, _norms(level.weights), _norms(level.momentum), y, y - unlearned))
     surprises, weight_norms, momentum_norms, answers, learned = zip(*steps, strict=True)
     alpha, eta, theta = (torch.stack(gate, 2) for gate in zip(*map(_of_heads, memory.gates(x)), strict=True))
