@@ -4,7 +4,7 @@ One pass, in segments through the state: memory does not grow with the genome. W
 frozen), or with `OnlineTrainer` all weights.
 """
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from typing import NamedTuple
 
@@ -178,12 +178,40 @@ class WindowSums:
         self._bases[first:last] += np.bincount(places[scored.counted] - first, minlength=last - first)
 
     def table(self) -> pl.DataFrame:
-        """A row a window: record, start, end (0-based, half-open as in BED), bases that are no N, and bits in all."""
+        """A row a window: file, record, start, end (0-based, half-open as in BED), bases that are no N, and bits in all."""
         record = np.repeat(np.arange(len(self._genome)), np.diff(self._first))
         start = (np.arange(self._first[-1]) - self._first[record]) * self._window
         end = np.minimum(start + self._window, self._genome.lengths[record])
         names = pl.Series(self._genome.names, dtype=pl.String).gather(record)
-        return pl.DataFrame({"record": names, "start": start, "end": end, "bases": self._bases, "bits": self._bits})
+        table = pl.DataFrame({"record": names, "start": start, "end": end, "bases": self._bases, "bits": self._bits})
+        return table.select(pl.lit(str(self._genome.source)).alias("file"), pl.all())
+
+
+def score_windows(
+    reader: Reader,
+    genomes: Sequence[Genome],
+    window: int = 10_000,
+    strand: int = 1,
+    segment_length: int = 1024,
+    carry: bool = True,
+    advance: Callable[[int], object] = lambda count: None,
+) -> pl.DataFrame:
+    """The table of `WindowSums` of all genomes, one after the other.
+
+    Args:
+        reader, strand, segment_length, carry: as `score_bases`.
+        genomes: what is read.
+        window: bases of a row.
+        advance: is told how many bases were read.
+    """
+    parts = []
+    for genome in genomes:
+        sums = WindowSums(genome, window)
+        for scored in score_bases(reader, genome, strand, segment_length, carry):
+            sums.add(scored)
+            advance(scored.stop - scored.start)
+        parts.append(sums.table())
+    return pl.concat(parts)
 
 
 def mean_of_strands(forward: pl.DataFrame, reverse: pl.DataFrame) -> pl.DataFrame:
@@ -193,7 +221,7 @@ def mean_of_strands(forward: pl.DataFrame, reverse: pl.DataFrame) -> pl.DataFram
 
 
 def by_record(windows: pl.DataFrame) -> pl.DataFrame:
-    """Sums over each record of a file, of a table of windows that has a column `file` as well: file, record, length, bases, bits, .."""
+    """Sums over each record of a file, of a table of windows: file, record, length, bases, bits, .."""
     sums = (pl.col("end").max().alias("length"), pl.exclude("start", "end").sum())
     return windows.group_by("file", "record", maintain_order=True).agg(*sums)
 

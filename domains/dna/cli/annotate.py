@@ -23,7 +23,7 @@ Writers = dict[str, Callable[[Path], object]]
 
 def annotate(
     model: Trained,
-    genome: Annotated[Path, Parameter(help="FASTA (also .gz or bgzf), .2bit or GenBank; phix174 ships.")],
+    genome: Annotated[Path, Parameter(help="FASTA (also .gz or bgzf), .2bit or GenBank; phix174 and chloroplast ship.")],
     /,
     *,
     output: Annotated[

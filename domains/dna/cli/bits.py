@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from domains.dna.cli.options import Cache, Genomes, Quiet
+from domains.dna.cli.options import Cache, Genomes, Quiet, refuse
 from domains.dna.cli.reading import load, progress, table_writer
 from domains.dna.config import DNAConfig, of_preset
 from titans_seq.errors import UserError
@@ -53,6 +53,10 @@ def bits(
     output: Annotated[
         Path | None, Parameter(name=("--output", "-o"), help="Folder for records, windows and bits.png. Default: nothing is written.")
     ] = None,
+    annotation: Annotated[
+        Path | None, Parameter(help="What lies there, drawn below the bits: GFF3, GTF, BED or GenBank, such as the genome itself.")
+    ] = None,
+    features: Annotated[list[str] | None, Parameter(help="Of --annotation: kinds that are drawn. Default: CDS tRNA rRNA.")] = None,
     file_format: Annotated[Literal["csv", "parquet"], Parameter(name="--format", help="Of the tables.")] = "csv",
     as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON object a record.", negative="")] = False,
     cache: Cache = None,
@@ -67,15 +71,24 @@ def bits(
 
     if model is None and not train:
         raise UserError("an untrained model needs 2 bits for any base. Name one with --model, or train one in this pass with --train.")
-    if output is not None:
+    if output is None:
+        refuse({"--annotation": annotation}, "is for the picture, which is drawn with --output alone")
+    else:
         check_folder("--output", output)
+    if annotation is None:
+        refuse({"--features": features}, "are of an annotation, which --annotation names")
     import polars as pl
 
-    from domains.dna.bits import by_record, mean_of_strands, per_base
+    from domains.dna.bits import WindowSums, by_record, mean_of_strands, per_base
+    from domains.dna.data.features import read_annotation
     from domains.dna.data.genome import open_genome
     from domains.dna.plots import plot_bits
+    from domains.dna.track import GENES, Layout
 
+    drawn, kinds = None if annotation is None else read_annotation(annotation), features or GENES
     opened = [open_genome(path, cache, not quiet) for path in genomes]
+    if drawn is not None:
+        Layout(pl.concat([WindowSums(genome, window).table() for genome in opened])).place(drawn, kinds)  # raises before anything slow
     starting = partial(_model, model, fresh, seed)
     tables = [
         _windows(_reader(starting(), learn, learning_rate if train else None), opened, direction, segment_length, window, carry, quiet)
@@ -92,7 +105,7 @@ def bits(
         writers: dict[str, Callable[[Path], object]] = {
             f"records.{file_format}": table_writer(records),
             f"windows.{file_format}": table_writer(per_base(windows)),
-            "bits.png": partial(plot_bits, per_base(windows)),
+            "bits.png": partial(plot_bits, per_base(windows), annotation=drawn, features=kinds),
         }
         for path in write_all(output, writers):
             print(path, file=sys.stderr if as_json else sys.stdout)
@@ -125,20 +138,11 @@ def _windows(
     reader: "Reader", genomes: "list[Genome]", strand: int, segment_length: int, window: int, carry: bool, quiet: bool
 ) -> "pl.DataFrame":
     """Bits of all windows of all genomes, read along a strand."""
-    import polars as pl
+    from domains.dna.bits import score_windows
 
-    from domains.dna.bits import WindowSums, score_bases
-
-    parts = []
     total = sum(int(genome.lengths.sum()) for genome in genomes)
     with progress("reading" if strand > 0 else "reading back", total, quiet) as advance:
-        for genome in genomes:
-            sums = WindowSums(genome, window)
-            for scored in score_bases(reader, genome, strand, segment_length, carry):
-                sums.add(scored)
-                advance(scored.stop - scored.start)
-            parts.append(sums.table().select(pl.lit(str(genome.source)).alias("file"), pl.all()))
-    return pl.concat(parts)
+        return score_windows(reader, genomes, window, strand, segment_length, carry, advance)
 
 
 def _print(records: "pl.DataFrame", everything: "pl.DataFrame") -> None:

@@ -42,7 +42,10 @@ Part = Literal["train", "validation", "test"]
 def evaluate(
     model: Trained,
     data: Annotated[
-        Path, Parameter(help="Labelled sequences, as of dna finetune; for models of labels and profiles a genome (phix174 ships).")
+        Path,
+        Parameter(
+            help="Labelled sequences, as of dna finetune; for models of labels and profiles a genome (phix174 and chloroplast ship)."
+        ),
     ],
     /,
     *,

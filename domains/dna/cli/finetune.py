@@ -19,7 +19,7 @@ Data = Annotated[
     Path,
     Parameter(
         help="Labelled sequences: a table (CSV, TSV, Parquet), or a folder or archive laid out as GUE or Genomic Benchmarks; "
-        "with --classes or --profile a genome (FASTA, .2bit, GenBank; phix174 ships)."
+        "with --classes or --profile a genome (FASTA, .2bit, GenBank; phix174 and chloroplast ship)."
     ),
 ]
 

@@ -9,7 +9,7 @@ from cyclopts.validators import Number
 
 from titans_seq.errors import UserError
 
-Genomes = Annotated[list[Path], Parameter(help="FASTA (also .gz or bgzf), .2bit or GenBank files; phix174 is one that ships.")]
+Genomes = Annotated[list[Path], Parameter(help="FASTA (also .gz or bgzf), .2bit or GenBank files; phix174 and chloroplast ship.")]
 Cache = Annotated[Path | None, Parameter(help="Folder for the genomes' caches. Default: .titans_seq beside each file.")]
 Quiet = Annotated[bool, Parameter(help="Print nothing but what was written.", negative="")]
 Reference = Annotated[Path | None, Parameter(help="Of interval lists, such as those of Genomic Benchmarks: the genome they are of.")]

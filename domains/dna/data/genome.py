@@ -16,7 +16,7 @@ from titans_seq.cache import Place, user_folder
 from titans_seq.display import html_table
 from titans_seq.errors import UserError
 
-EXAMPLES = {"phix174": "phix174.gbk"}
+EXAMPLES = {"phix174": "phix174.gbk", "chloroplast": "NC_000932.gb.gz"}
 """Genomes that ship with the package: name -> file in datasets/."""
 
 
