@@ -54,9 +54,8 @@ class Layout:
         known = match_names(chosen["chrom"].unique().to_list(), list(dict.fromkeys(self.names)))
         chosen = chosen.with_columns(record=pl.col("chrom").replace_strict(known, default=None, return_dtype=pl.String))
         inside = (pl.max_horizontal("start", "first"), pl.min_horizontal("end", "last"))
-        placed = (
-            chosen.join(self._stretches, on="record").with_columns(start=inside[0], end=inside[1]).filter(pl.col("start") < pl.col("end"))
-        )
+        placed = chosen.join(self._stretches, on="record").with_columns(start=inside[0], end=inside[1])
+        placed = placed.filter(pl.col("start") < pl.col("end"))
         if placed.is_empty():
             kinds = ", ".join(annotation["feature"].unique().drop_nulls().sort().head(20))
             raise UserError(
@@ -81,7 +80,7 @@ def draw_genes(ax: Axes, genes: pl.DataFrame, features: Sequence[str], width: fl
     for number, kind in enumerate(features):
         of_kind = genes.filter(pl.col("feature") == kind).select("start", "end", "strand")
         if of_kind.height:
-            shapes = [_arrow(*row, _HEAD * point) for row in of_kind.iter_rows()]
+            shapes = [_arrow(start, end, strand, _HEAD * point) for start, end, strand in of_kind.iter_rows()]
             colour = _COLOURS[number % len(_COLOURS)]
             ax.add_collection(PolyCollection(shapes, facecolors=colour, edgecolors=colour, linewidths=0.3, label=kind))
     for strand, middle in _MIDDLE.items():

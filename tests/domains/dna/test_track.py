@@ -108,7 +108,7 @@ def test_the_command_draws_them(write: Callable[..., Path], run: Callable[..., N
         assert png.startswith(b"\x89PNG")
         sizes.append(int.from_bytes(png[20:24]))
     assert sizes == [510, 630, 630]  # pixels high: there is a second panel
-    with pytest.raises(UserError, match="--annotation .*: is for the picture, which is drawn with --output alone"):
+    with pytest.raises(UserError, match=r"--annotation .*: is for the picture, which is drawn with --output alone"):
         run(*command, "--annotation", genes)
     with pytest.raises(UserError, match="--features exon: are of an annotation, which --annotation names"):
         run(*command, "-o", tmp_path / "no", "--features", "exon")
