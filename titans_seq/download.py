@@ -135,11 +135,12 @@ def _download(job: _Job, sha256: str, progress: bool) -> None:
 
 
 def _receive(job: _Job, progress: bool) -> None:
-    from rich.console import Console
-    from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+    from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn, TransferSpeedColumn
+
+    from titans_seq.progress import make_bar
 
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TransferSpeedColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress) as bar:
+    with make_bar(*columns, transient=False, disable=not progress) as bar:
         task = bar.add_task(_file_name(job.url), total=None)
 
         def show(held: int, total: int | None) -> None:

@@ -60,7 +60,7 @@ class Layout:
             kinds = ", ".join(annotation["feature"].unique().drop_nulls().sort().head(20))
             raise UserError(
                 f"no {' or '.join(features)} of the annotation lies on {', '.join(self.names[:5])}: its kinds are {kinds}, its records "
-                f"{', '.join(annotation['chrom'].unique().sort().head(5))}. Name kinds that it has (--features), and take that of this genome."
+                f"{', '.join(annotation['chrom'].unique().sort().head(5))}. Name kinds that it has (--features), or take this genome's."
             )
         shift = pl.col("border") - pl.col("first")
         return placed.select("feature", "name", "strand", pl.col("start", "end") + shift)

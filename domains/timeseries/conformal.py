@@ -20,8 +20,6 @@ from gluonts.dataset.split import TestData
 from gluonts.model.estimator import Estimator
 from gluonts.model.forecast import Forecast, QuantileForecast
 from gluonts.model.predictor import Predictor
-from rich.console import Console
-from rich.progress import track
 
 from domains.timeseries.adaptive import AdaptiveForecaster
 from domains.timeseries.config import QUANTILES
@@ -38,6 +36,7 @@ from titans_seq.checkpoint import FILES
 from titans_seq.errors import UserError
 from titans_seq.files import read_safetensors, write_safetensors
 from titans_seq.hub import HubOptions, locate
+from titans_seq.progress import make_bar
 
 CALIBRATION_NAME = "calibration.safetensors"
 
@@ -261,10 +260,11 @@ def calibrate(
     scores = []
     windows = test_data.windows * len(test_data.dataset) if hasattr(test_data.dataset, "__len__") else None
     pairs = zip(predictor.predict(test_data.input), test_data.label, strict=True)
-    for forecast, label in track(pairs, "Calibrating", windows, console=Console(stderr=True), disable=not progress):
-        levels = levels or _levels_of(forecast)
-        made = quantiles_of(forecast, levels.values)
-        scores.append(levels.scores(made, actual_of(label), spread_of(made)).astype(np.float32))
+    with make_bar(disable=not progress) as bar:
+        for forecast, label in bar.track(pairs, total=windows, description="Calibrating"):
+            levels = levels or _levels_of(forecast)
+            made = quantiles_of(forecast, levels.values)
+            scores.append(levels.scores(made, actual_of(label), spread_of(made)).astype(np.float32))
     if levels is None:
         raise ValueError("test_data holds no window to calibrate on")
     return CalibratedPredictor(predictor, replace(split_conformal(np.stack(scores), levels), model=_name_of(predictor)))

@@ -1,4 +1,4 @@
-"""What a run shows while it trains: a bar on a terminal, a line now and then elsewhere."""
+"""What a run shows while it trains: a bar on a terminal or in a notebook, a line now and then elsewhere."""
 
 import time
 from datetime import timedelta
@@ -9,6 +9,7 @@ from lightning.pytorch.callbacks import ProgressBar
 from rich.console import Console
 from rich.progress import BarColumn, MofNCompleteColumn, Progress, TextColumn
 
+from titans_seq.progress import make_bar
 from titans_seq.training.config import TrainingConfig
 from titans_seq.training.metrics import WriteMetrics
 
@@ -16,7 +17,7 @@ from titans_seq.training.metrics import WriteMetrics
 class TrainingProgress(ProgressBar):
     """Steps done, loss in the domain's unit, tokens (or the domain's units) per second, an estimate of the time left.
 
-    console: where to; None for standard output. every: seconds between two lines where that is no terminal.
+    console: where to; None for standard output. every: seconds between two lines where there is no bar.
     """
 
     def __init__(self, config: TrainingConfig, metrics: WriteMetrics, console: Console | None = None, every: float = 10.0) -> None:
@@ -40,9 +41,9 @@ class TrainingProgress(ProgressBar):
         """Begin to count the time."""
         self._first_step, self._start = trainer.global_step, time.monotonic()
         self._shown = self._start
-        if self._enabled and self._console.is_terminal:
+        if self._enabled and (self._console.is_terminal or self._console.is_jupyter):
             columns = (BarColumn(bar_width=20), MofNCompleteColumn(), TextColumn("{task.fields[status]}"))
-            self._bar = Progress(*columns, console=self._console, refresh_per_second=4)
+            self._bar = make_bar(*columns, console=self._console, transient=False)
             self._bar.add_task("", total=self._config.max_steps, completed=trainer.global_step, status="")
             self._bar.start()
 
@@ -56,10 +57,12 @@ class TrainingProgress(ProgressBar):
             self._bar.update(self._bar.task_ids[0], status="validating")
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
-        """Print the result in a line of its own."""
+        """Print the result in a line of its own; the bar shows the step again."""
         metric = pl_module.model.metric
         value = self._metrics.last[f"validation_{metric.column}"]
         self._print(f"step {trainer.global_step}: validation {value:.4f} {metric.name}")
+        if self._bar is not None:
+            self._bar.update(self._bar.task_ids[0], status=self._status(trainer, pl_module))
 
     def on_train_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Leave the bar as it is."""

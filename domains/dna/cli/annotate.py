@@ -8,9 +8,9 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from domains.dna.cli.options import Cache, Quiet, SegmentLength, Trained, Window, refuse
-from domains.dna.cli.reading import progress
 from titans_seq.errors import UserError
 from titans_seq.options import ConfigFile
+from titans_seq.progress import progress
 
 if TYPE_CHECKING:
     from domains.dna.annotate import Labelled

@@ -11,11 +11,12 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from domains.dna.cli.options import Cache, Genomes, Quiet, refuse
-from domains.dna.cli.reading import load, progress, table_writer
+from domains.dna.cli.reading import load, table_writer
 from domains.dna.config import DNAConfig, of_preset
 from titans_seq.errors import UserError
 from titans_seq.options import ConfigFile, configured
 from titans_seq.presets import Preset
+from titans_seq.progress import progress
 
 if TYPE_CHECKING:
     import polars as pl

@@ -23,10 +23,11 @@ from domains.dna.cli.options import (
     Window,
     refuse,
 )
-from domains.dna.cli.reading import of_genome, progress
+from domains.dna.cli.reading import of_genome
 from titans_seq.errors import UserError
 from titans_seq.options import ConfigFile
 from titans_seq.outputs import check_folder
+from titans_seq.progress import progress
 
 if TYPE_CHECKING:
     import polars as pl

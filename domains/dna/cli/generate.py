@@ -9,9 +9,10 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from domains.dna.cli.options import Cache, Quiet
-from domains.dna.cli.reading import Model, check_file, load, progress
+from domains.dna.cli.reading import Model, check_file, load
 from titans_seq.config import SamplingConfig
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
+from titans_seq.progress import progress
 
 if TYPE_CHECKING:
     import numpy as np

@@ -1,7 +1,6 @@
 """What the commands share that read with a trained model."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -27,17 +26,6 @@ def load(name: str) -> "TitansForDNA":
     from domains.dna.model import TitansForDNA
 
     return TitansForDNA.from_pretrained(name, device="cuda" if torch.cuda.is_available() else "cpu")
-
-
-@contextmanager
-def progress(what: str, total: int, quiet: bool) -> Iterator[Callable[[int], None]]:
-    """A bar on standard error; what it gives is told how much was done."""
-    from rich.console import Console
-    from rich.progress import Progress
-
-    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as bar:
-        task = bar.add_task(what, total=total)
-        yield lambda count: bar.advance(task, count)
 
 
 def check_file(flag: str, path: Path) -> None:

@@ -12,10 +12,11 @@ from cyclopts.validators import Number
 
 from domains.dna.cli.bits import STRANDS, Strand
 from domains.dna.cli.options import Cache, Quiet
-from domains.dna.cli.reading import GenomeFile, Model, load, progress, table_writer
+from domains.dna.cli.reading import GenomeFile, Model, load, table_writer
 from domains.dna.settings import ReadingConfig
 from titans_seq.errors import UserError
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
+from titans_seq.progress import progress
 
 if TYPE_CHECKING:
     import polars as pl

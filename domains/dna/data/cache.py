@@ -15,8 +15,7 @@ from pathlib import Path
 from typing import BinaryIO
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
 from domains.dna.data.alphabet import BASE_BITS, N
 from domains.dna.data.sequences import find_kind, read_records
@@ -24,6 +23,7 @@ from titans_seq import cache, strict_json
 from titans_seq.cache import Place, places_of
 from titans_seq.errors import UserError
 from titans_seq.files import digest
+from titans_seq.progress import make_bar
 
 FORMAT = 1
 KIND = "genomes"
@@ -150,7 +150,7 @@ def _build(source: Path, progress: bool, place: Place) -> Index:
 def _write_codes(source: Path, file: BinaryIO, progress: bool) -> tuple[list[str], list[int]]:
     names, lengths = [], []
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress, transient=True) as bar:
+    with make_bar(*columns, disable=not progress) as bar:
         task = bar.add_task(f"Reading {source.name}", total=source.stat().st_size)
         for name, blocks in read_records(source, lambda opened: bar.wrap_file(opened, task_id=task)):
             begin = file.tell()

@@ -43,9 +43,7 @@ def load(model: str) -> "TitansForCausalLM":
 @contextmanager
 def reading(total: int | None, quiet: bool, what: str = "reading") -> Iterator[Callable[[int], None]]:
     """A progress bar on standard error; called with the tokens that were read."""
-    from rich.console import Console
-    from rich.progress import Progress
+    from titans_seq.progress import progress
 
-    with Progress(console=Console(stderr=True), transient=True, disable=quiet) as progress:
-        task = progress.add_task(what, total=total)
-        yield lambda tokens: progress.advance(task, tokens)
+    with progress(what, total, quiet) as advance:
+        yield advance

@@ -21,8 +21,7 @@ from pathlib import Path
 from typing import Any, BinaryIO, NamedTuple
 
 import numpy as np
-from rich.console import Console
-from rich.progress import BarColumn, DownloadColumn, Progress, TextColumn, TimeRemainingColumn
+from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
 from domains.text.data.sources import BLOCK, LINES, PARQUET, Block, find_files, kind_of, read_blocks
 from domains.text.tokenizers import Tokenizer
@@ -30,6 +29,7 @@ from titans_seq import cache, strict_json
 from titans_seq.cache import Place, places_of
 from titans_seq.errors import UserError
 from titans_seq.files import digest
+from titans_seq.progress import make_bar
 
 FORMAT = 1
 KIND = "texts"
@@ -266,7 +266,7 @@ def _shown(files: list[Path], field: str, progress: bool) -> Iterator[tuple[int,
     plain = all(not packing and kind not in (*LINES, *PARQUET) for kind, packing in map(kind_of, files))
     total = sum(path.stat().st_size for path in files) if plain else None
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
-    with Progress(*columns, console=Console(stderr=True), disable=not progress, transient=True) as bar:
+    with make_bar(*columns, disable=not progress) as bar:
         task = bar.add_task("Tokenising", total=total)
         for number, path in enumerate(files):
             for block in read_blocks(path, field):

@@ -7,11 +7,10 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 
 from cyclopts import Group, Parameter
 from cyclopts.validators import Number
-from rich.console import Console
-from rich.progress import Progress
 
 from titans_seq.config import TitansConfig
 from titans_seq.errors import UserError
+from titans_seq.progress import make_bar
 from titans_seq.training.config import Precision
 
 if TYPE_CHECKING:  # these take seconds to import; `titans-seq --help` is to be instant
@@ -159,7 +158,7 @@ def read(file: Path | None, options: TableOptions, progress: bool = False) -> "T
     }
     if options.cache is None:
         return read_table(file, **chosen)
-    with Progress(console=Console(stderr=True), transient=True, disable=not progress) as bar:
+    with make_bar(disable=not progress) as bar:
         task = bar.add_task(f"Copying {file.name}", total=None)
         return map_table(file, options.cache, **chosen, progress=lambda done, total: bar.update(task, completed=done, total=total))
 
