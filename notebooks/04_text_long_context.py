@@ -65,7 +65,7 @@ print(f"{question.prompt} -> {question.answers[0]}   (depth {question.depth:.0%}
 print(len(tokenizer.encode_batch([question.prompt])[0]), "tokens of", tokenizer.vocabulary)
 
 # %% [markdown]
-# ## Half a minute of training
+# ## Under a minute of training
 #
 # One block whose mixer is the memory alone (LMM): there is no attention that could do the work. The memory is a single matrix, which suits facts
 # ([01_memory](01_memory.ipynb) compares it with deep ones), every gradient is taken where the token before left it, and nothing is forgotten on purpose.
@@ -151,7 +151,7 @@ with frozen_memory(model):
 plot_depths(LENGTHS[:5], depth_shares(off), "Answers with the memory off,")
 
 # %% [markdown]
-# A fact is found almost always up to 512 tokens, sixteen times the length of the training, and four times in five at 4,096; the first fifth of the text suffers most.
+# A fact is found almost always up to 512 tokens, sixteen times the length of the training, and four times in five at 4,096; the early ones go first.
 # (No text of 32 tokens has enough sentences for one in the middle.) Nothing is forgotten on purpose, and the noise is always the same, so that soon it surprises
 # nobody and hardly changes the memory. What is lost is lost to interference: where a key of the noise is not at right angles to that of the fact, learning the one moves the answer to
 # the other. With the memory off the same weights guess, often the same word.
