@@ -124,7 +124,7 @@ for facts, learns, colour in ((2, False, "grey"), (6, True, "tab:orange"), (2, T
     ax.plot(range(0, 150, 5), sentences, label=f"{facts} facts, memory {'on' if learns else 'off'}", color=colour)
 ax.axvline(32, color="grey", lw=0.8, ls=":")
 ax.set(xlabel="position in the text, tokens (dotted: where texts of the training ended)", ylabel="bits a token", ylim=(0, None))
-ax.legend(frameon=False, loc="lower right")
+ax.legend(frameon=False, loc="center right")
 plt.show()
 
 # %% [markdown]
