@@ -8,6 +8,7 @@ from typing import Any, get_args
 
 from domains.text.tasks.babilong import BabiLong, BabiLongConfig, BabiTask
 from domains.text.tasks.books import Books
+from domains.text.tasks.facts import Facts, FactsConfig
 from domains.text.tasks.mad import Compression, FuzzyRecall, InContextRecall, Memorisation, SelectiveCopy
 from domains.text.tasks.needles import PRESETS, NeedleConfig, Needles
 from domains.text.tasks.recall import AssociativeRecall, InductionHeads, MultiQueryRecall
@@ -34,6 +35,7 @@ SYMBOL_TASKS: dict[str, tuple[type[SymbolTask], dict[str, Any]]] = {
     "group_words": (GroupWords, {}),
 }
 TEXT_TASKS: dict[str, tuple[type[TextTask], type[Config], dict[str, Any]]] = {
+    "facts": (Facts, FactsConfig, {}),
     **{name: (Needles, NeedleConfig, settings) for name, settings in PRESETS.items()},
     **{f"babilong_{task}": (BabiLong, BabiLongConfig, {"task": task}) for task in get_args(BabiTask)},
 }

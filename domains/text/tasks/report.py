@@ -75,6 +75,17 @@ def _by_depth(questions: Sequence[Question], found: Sequence[Result]) -> tuple[t
     return tuple((float(r) / c if c else float("nan"), int(c)) for r, c in zip(right, counts.tolist(), strict=True))
 
 
+def depth_shares(rows: Sequence[Row]) -> np.ndarray:
+    """The needle map: (`BINS`, lengths) answers found by depth and length, as `plots.plot_depths` draws them; NaN where none was asked.
+
+    Raises:
+        ValueError: the task has no depth.
+    """
+    if any(row.depths is None for row in rows):
+        raise ValueError("the task has no depth: its answers depend on several places")
+    return np.array([[share for share, _ in row.depths or ()] for row in rows]).T
+
+
 def example_rows(task: Task, seed: int, count: int) -> Iterator[dict[str, Any]]:
     """Test examples as plain values, one for each line of a file."""
     for i, example in enumerate(Examples(task, seed, count, "test")):
@@ -113,6 +124,5 @@ def write_report(folder: Path, name: str, rows: Sequence[Row]) -> None:
             for row in rows
             for k, (share, size) in enumerate(row.depths or ())
         ]
-        shares = np.array([[share for share, _ in row.depths or ()] for row in rows]).T
-        writers |= {"depths.csv": partial(csv, grid), "depths.png": partial(plot_depths, lengths, shares, name)}
+        writers |= {"depths.csv": partial(csv, grid), "depths.png": partial(plot_depths, lengths, depth_shares(rows), name)}
     write_all(folder, writers)

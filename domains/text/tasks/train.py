@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Sequence
 from dataclasses import replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -78,7 +79,10 @@ def config_for(task: "Task", model: TextConfig) -> TextConfig:
 def _titans(task: "Task") -> Callable[[TextConfig], Any]:
     from domains.text.model import TitansForCausalLM
     from domains.text.tasks.autoencoder import TitansAutoencoder
+    from domains.text.tasks.texts import TextTask
 
+    if isinstance(task, TextTask):
+        return partial(TitansForCausalLM, tokenizer=task.tokenizer)  # which is saved with it
     return TitansAutoencoder if task.at_once else TitansForCausalLM
 
 
