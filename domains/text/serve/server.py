@@ -11,6 +11,7 @@ import uvicorn
 
 from domains.text.serve.app import build_app
 from domains.text.serve.service import Service
+from domains.text.serve.stalls import closing_after
 from titans_seq.errors import UserError
 
 STALLED = 5
@@ -70,7 +71,12 @@ def run(service: Service, host: str, port: int, api_key: str | None = None, grac
         log.warning("whoever reaches %s can use this server and its sessions: there is no --api-key.", address)
     log.info("serving %s at %s (Ctrl-C ends)", service.name, address)
     config = uvicorn.Config(
-        build_app(service, api_key), log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=int(grace) + STALLED
+        build_app(service, api_key),
+        http=closing_after(service.limits.max_stall_seconds),
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=int(grace) + STALLED,
     )
     server = _Server(config, service, grace)
     server.run(sockets=[listener])
