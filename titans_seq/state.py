@@ -34,8 +34,8 @@ class OtherModelError(UserError):
     def __init__(self, path: str | Path, owner: str | None, expected: str) -> None:
         whose = "a model that it does not name" if owner is None else f"another model ({owner})"
         super().__init__(
-            f"{path}: is a state of {whose}, not of this one ({expected}). Only the model that read, with the same weights, can go on from it: "
-            "load that one, or read the text again with this one."
+            f"{path}: is a state of {whose}, not of this one ({expected}). Only the model that read, with the same weights, can go on from "
+            "it: load that one, or read the text again with this one."
         )
         self.owner = owner
 

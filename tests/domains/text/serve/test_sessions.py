@@ -225,7 +225,9 @@ def test_sessions_outlive_a_kill_and_move_to_another_server(
         assert listed.keys() == {"kept", "torn", "foreign"}
         assert listed["kept"]["tokens"] == 7
         assert "damaged" in listed["torn"]["problem"]
-        whose = f"belongs to another model (system_fingerprint {small(1).identity()}) than the one that is served ({language_model.identity()})"
+        whose = (
+            f"belongs to another model (system_fingerprint {small(1).identity()}) than the one that is served ({language_model.identity()})"
+        )
         assert listed["foreign"]["problem"].startswith(whose)
         refusals = {
             "torn": ("session 'torn' cannot be gone on with", "session_damaged"),
