@@ -196,9 +196,7 @@ def test_compiled_blocks_train_alike(texts: Path, tmp_path: Path, monkeypatch: p
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_a_stage_of_short_sequences_is_training_on_short_documents(
-    texts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture
-) -> None:
+def test_a_stage_of_short_sequences_is_training_on_short_documents(texts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
     """Nothing is handed on from one of them to the next. That the run ends before the stages do is said."""
     config = replace(TINY, max_steps=4, warmup_steps=1)
     short = replace(config, batch_size=12, segment_length=4, document_length=4, carry_state=False)
