@@ -171,6 +171,8 @@ def load(folder: Path) -> Trained:
         UserError: table.json is missing or damaged.
     """
     path = folder / TABLE_NAME
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder. Give one that `titans-seq forecast train` wrote, or owner/name on the hub.")
     if not path.is_file():
         raise UserError(f"{path}: no such file. Give a folder that `titans-seq forecast train` wrote.")
     try:

@@ -201,6 +201,7 @@ def test_the_audit_is_printed_first(run: Run, tmp_path: Path, capsys: pytest.Cap
     ("arguments", "message"),
     [
         (("finetune", "none.csv"), "none.csv: no such file or folder"),
+        (("finetune", "two.csv", "--sequence-column", "dna"), "Name the one that holds the sequences: --sequence-column."),
         (("finetune", "one.csv"), "all sequences are of class 'a'; at least two classes are needed"),
         (("finetune", "two.csv", "--validation-share", 1), "--validation-share must be between 0 and 1, got 1.0"),
         (("finetune", "two.csv", "--model.stem-width", 1), "--model.stem-width must be 0, or from 2 to 1024, got 1"),

@@ -490,6 +490,7 @@ def test_of_many_channels_the_first_are_printed(capsys: pytest.CaptureFixture[st
 
 
 def test_a_folder_that_train_did_not_write(run: Run, tmp_path: Path) -> None:
+    assert "model: no such folder. Give one that `titans-seq forecast train` wrote" in run("predict", "model").stderr
     (tmp_path / "model").mkdir()
     done = run("predict", "model")
     assert done.returncode == 2
