@@ -51,7 +51,7 @@ def clean() -> dict[str, str]:
 
 def run(*command: str | Path, cwd: Path) -> str:
     """Output of a command outside the repository."""
-    done = subprocess.run([str(part) for part in command], cwd=cwd, env=clean(), capture_output=True, text=True, timeout=900)
+    done = subprocess.run([str(part) for part in command], cwd=cwd, env=clean(), capture_output=True, text=True, timeout=1800)
     assert done.returncode == 0, done.stdout[-3000:] + done.stderr[-3000:]
     return done.stdout
 
@@ -134,7 +134,7 @@ def test_it_installs_into_an_empty_environment_and_works_there(extras: str, whee
     text = ("text", "train", "book.txt", "-o", "run", "--preset", "debug", "--max-steps", "2", "--quiet")
     run(commands / "titans-seq", *text, cwd=tmp_path)
     for name, (needs, done) in OF_EXTRAS.items():
-        used = subprocess.run([commands / "python", "-c", needs], cwd=tmp_path, env=clean(), capture_output=True, text=True, timeout=900)
+        used = subprocess.run([commands / "python", "-c", needs], cwd=tmp_path, env=clean(), capture_output=True, text=True, timeout=1800)
         assert used.returncode == 0, f"{name}: {used.stderr[-3000:]}"
         assert (done if name in extras else f"pip install 'titans-seq[{name}]'") in used.stdout, f"{name}: {used.stdout[-3000:]}"
     assert run(commands / "python", "-m", "pip", "check", cwd=tmp_path).strip() == "No broken requirements found."
