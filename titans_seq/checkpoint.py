@@ -189,6 +189,11 @@ def read_header(folder: Path) -> Header:
     Raises:
         UserError: a file of the model is missing, or config.json is damaged, not ours, or in a newer format than this version reads.
     """
+    if not folder.exists():
+        raise UserError(
+            f"{folder}: no such folder. Give one that a training or save_pretrained wrote (of a run RUN it is RUN/model), or the name of a "
+            "model on the hub, owner/name."
+        )
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (folder / name).is_file():
             if (folder / "model" / name).is_file():

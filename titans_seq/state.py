@@ -25,6 +25,21 @@ _METADATA_KEY = "titans_seq_state"
 _OWNER_KEY = "titans_seq_owner"
 
 
+class OtherModelError(UserError):
+    """A state is of another model than the one that is to go on from it.
+
+    owner: `Pretrained.identity` of the model that it is of; None if the file does not say.
+    """
+
+    def __init__(self, path: str | Path, owner: str | None, expected: str) -> None:
+        whose = "a model that it does not name" if owner is None else f"another model ({owner})"
+        super().__init__(
+            f"{path}: is a state of {whose}, not of this one ({expected}). Only the model that read, with the same weights, can go on from "
+            "it: load that one, or read the text again with this one."
+        )
+        self.owner = owner
+
+
 class State:
     """Base class of all carried states: frozen dataclasses of batch-first tensors, nested states, tuples, integers and None."""
 
@@ -120,13 +135,14 @@ class State:
         """Read what `save` wrote.
 
         Raises:
-            UserError: the file is missing, damaged, no state file, holds another kind of state, or was not saved with this `owner`.
+            UserError: the file is missing, damaged, no state file, holds another kind of state, or (`OtherModelError`) was not saved with
+                this `owner`.
         """
         tensors, metadata = read_safetensors(path, device)
         if _METADATA_KEY not in metadata:
             raise UserError(f"{path}: a safetensors file, but not of a state; expected one that {cls.__name__}.save wrote.")
         if owner is not None and metadata.get(_OWNER_KEY) != owner:
-            raise UserError(f"{path}: is a state of another model. Only the model that read, with the same weights, can go on from it.")
+            raise OtherModelError(path, metadata.get(_OWNER_KEY), owner)
         try:
             state = unflatten(strict_json.loads(metadata[_METADATA_KEY]), tensors)
         except (KeyError, TypeError, AttributeError, RecursionError, ValueError) as error:

@@ -22,7 +22,7 @@ from torch import Tensor
 from benchmarks.reporting import RESULTS, Report, Section, integers, names
 from benchmarks.text.baselines import BaselineConfig, BaselineForCausalLM, configure, count
 from benchmarks.text.books import BASE, CONTEXT, PARAMETERS, TRAINED, TRAINING, UNSEEN, read
-from benchmarks.text.cells import PAGE, Cell, Say, add_shared, by_subject, check_names, measured_by, read_cells, run_cells, seeds_of
+from benchmarks.text.cells import Cell, Say, add_shared, by_subject, check_names, measured_by, read_cells, run_cells, seeds_of, show
 from benchmarks.text.training import BITS, fit, window_nats
 from titans_seq.training import TrainingConfig
 
@@ -152,10 +152,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_names(parser, options.rows, ROWS)
     if not options.table:
         run_cells(cells(options.data, options.rows, options.seeds), options.output, MODULE)
-    text = markdown(read_cells(options.output))
-    if options.table:
-        SECTION.write(PAGE, text)
-    print(text)
+    show(markdown(read_cells(options.output)), SECTION, options.table)
 
 
 if __name__ == "__main__":

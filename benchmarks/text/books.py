@@ -26,7 +26,7 @@ from torch import Tensor
 from benchmarks.machine import ROOT
 from benchmarks.reporting import RESULTS, Report, Section, integers, names
 from benchmarks.text.baselines import SUBJECTS, BaselineConfig, BaselineForCausalLM, configure, count
-from benchmarks.text.cells import PAGE, Cell, Say, add_shared, by_subject, check_names, measured_by, read_cells, run_cells, seeds_of
+from benchmarks.text.cells import Cell, Say, add_shared, by_subject, check_names, measured_by, read_cells, run_cells, seeds_of, show
 from benchmarks.text.plots import plot_books
 from benchmarks.text.training import BITS, fit, stream_nats, window_nats
 from domains.text.config import TextConfig
@@ -231,9 +231,8 @@ def main(arguments: Sequence[str] | None = None) -> None:
         run_cells(cells(options.data, options.runs, options.seeds, options.limit), options.output, MODULE)
     found = read_cells(options.output)
     if options.table:
-        SECTION.write(PAGE, markdown(found))
         draw(found, IMAGE)
-    print(markdown(found))
+    show(markdown(found), SECTION, options.table)
 
 
 if __name__ == "__main__":

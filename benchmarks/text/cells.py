@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import ROOT
-from benchmarks.reporting import Report, environment, progress_bar, write_json
+from benchmarks.reporting import Report, Section, environment, progress_bar, write_json
 from titans_seq import strict_json
 
 Say = Callable[[str], None]
@@ -92,3 +92,10 @@ def by_subject(found: Mapping[str, Report]) -> dict[str, list[Report]]:
 
 def seeds_of(found: Mapping[str, Report]) -> str:
     return ", ".join(sorted({key.split(" | ")[1] for key in found}))
+
+
+def show(text: str, section: Section, write: bool) -> None:
+    """Print what was found, and write it into the section of the page where that is asked for."""
+    if write:
+        section.write(PAGE, text)
+    print(text)

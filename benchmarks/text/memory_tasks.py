@@ -20,7 +20,7 @@ from typing import Any
 
 from benchmarks.reporting import RESULTS, Report, Section, integers, names
 from benchmarks.text.baselines import SUBJECTS, BaselineConfig, BaselineForCausalLM, configure, count
-from benchmarks.text.cells import PAGE, Cell, add_shared, check_names, measured_by, read_cells, run_cells
+from benchmarks.text.cells import Cell, add_shared, check_names, measured_by, read_cells, run_cells, show
 from domains.text.config import TextConfig
 from domains.text.tasks import Task, load_task
 from domains.text.tasks.autoencoder import LastTokenDecoder
@@ -214,10 +214,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if needs and not (options.data / "text" / "gutenberg").is_dir():
             sys.exit(f"error: {options.data} has no text/gutenberg; name the folder with --data")
         run_cells(cells(options), options.output, MODULE)
-    text = markdown(read_cells(options.output))
-    if options.table:
-        SECTION.write(PAGE, text)
-    print(text)
+    show(markdown(read_cells(options.output)), SECTION, options.table)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ from torch import Tensor
 
 from benchmarks.reporting import RESULTS, Report, Section, integers, names
 from benchmarks.text.baselines import SUBJECTS, BaselineConfig, BaselineForCausalLM, configure, count
-from benchmarks.text.cells import PAGE, Cell, Say, add_shared, by_subject, check_names, measured_by, read_cells, run_cells, seeds_of
+from benchmarks.text.cells import Cell, Say, add_shared, by_subject, check_names, measured_by, read_cells, run_cells, seeds_of, show
 from benchmarks.text.training import fit, nats_at, stream_nats, window_nats
 from domains.text.config import TextConfig
 from titans_seq.config import AttentionConfig, MemoryConfig, TitansConfig
@@ -182,10 +182,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
         return
     if not options.table:
         run_cells(cells(options.data, options.runs, options.seeds), options.output, MODULE)
-    text = markdown(read_cells(options.output), read_cells(SEARCH))
-    if options.table:
-        SECTION.write(PAGE, text)
-    print(text)
+    show(markdown(read_cells(options.output), read_cells(SEARCH)), SECTION, options.table)
 
 
 if __name__ == "__main__":

@@ -64,7 +64,7 @@ def finetune_classifier(
         resume, progress: as `titans_seq.training.run.train`; with progress the audit is printed.
 
     Returns:
-        The folder of the trained model, for `DNAClassifier.from_pretrained`.
+        The folder of the trained model, for `DNAClassifier.from_pretrained`; it knows the sequences again (`domains.dna.seen`).
 
     Raises:
         UserError: the task or `start` cannot be used, or as `titans_seq.training.run.train`.
@@ -74,6 +74,7 @@ def finetune_classifier(
     from domains.dna.audit import audit_task, print_audit, write_audit
     from domains.dna.heads import DNAClassifier
     from domains.dna.labelled_batches import SequenceItems
+    from domains.dna.seen import remember
     from titans_seq.card import Card
 
     encoder, training = encoder or encoder_of(start), training or finetuning()
@@ -98,7 +99,10 @@ def finetune_classifier(
             if progress:
                 print_audit(audit)
 
-    return _train(lambda: DNAClassifier(config), start, items, card, training, output, resume, progress, before=keep_audit)
+    folder = _train(lambda: DNAClassifier(config), start, items, card, training, output, resume, progress, before=keep_audit)
+    if rank_zero_only.rank == 0:
+        remember(task.train, folder)
+    return folder
 
 
 def finetune_labeller(

@@ -16,7 +16,7 @@ from gluonts.model.forecast import Forecast
 
 from domains.timeseries.adaptive import AdaptiveForecaster
 from domains.timeseries.data import Roles, quiet_pandas
-from domains.timeseries.data.files import ROW
+from domains.timeseries.data.files import ROW, TableError
 from domains.timeseries.data.stream import Lines, RowReader
 from domains.timeseries.data.table import Static, stamps_from
 from domains.timeseries.online import OnlineForecaster
@@ -82,7 +82,8 @@ class Streams:
             raise
         except UserError as error:  # of the first rows that cannot be used, none was read
             good = bisect.bisect_left(range(1, len(lines)), True, key=lambda n: not self._readable(lines[:n]))
-            raise BadRow(str(error), self._observe_all(*self.reader.read(lines[:good])) if good else []) from error
+            said = error.problem if isinstance(error, TableError) else str(error)
+            raise BadRow(said, self._observe_all(*self.reader.read(lines[:good])) if good else []) from error
 
     def _readable(self, lines: Lines) -> bool:
         try:

@@ -142,10 +142,10 @@ def test_a_state_knows_whose_it_is(tmp_path: Path) -> None:
     model.initial_state(1).save(path, model.identity())
     TitansState.load(path)
     TitansState.load(path, owner=model.identity())
-    with pytest.raises(UserError, match="is a state of another model"):
+    with pytest.raises(UserError, match=rf"is a state of another model \({model.identity()}\), not of this one \({other.identity()}\)"):
         TitansState.load(path, owner=other.identity())
     model.initial_state(1).save(path)
-    with pytest.raises(UserError, match="is a state of another model"):
+    with pytest.raises(UserError, match="is a state of a model that it does not name"):
         TitansState.load(path, owner=model.identity())
 
 

@@ -76,11 +76,22 @@ def train(
             raise UserError("choose='best' needs data to validate on, and there are none. Use 'last'.")
         if first:
             write_settings(folder, model, config)
+            _warn(config)
         module = TrainingModule(model, config)
         with quiet():
             trainer = make_trainer(config, folder, model.metric, data.has_validation, progress)
         fit(trainer, module, data, checkpoint, folder / "checkpoints")
         return _export(trainer, make_model, folder, data.card, config.choose)
+
+
+def _warn(config: TrainingConfig) -> None:
+    """Of settings that make sense, but hardly the one that was meant."""
+    warmup = config.length_warmup_steps
+    if warmup >= config.max_steps:
+        log.warning(
+            "length_warmup takes %d steps and the run has max_steps=%d: none of them has sequences of segment_length=%d.",
+            *(warmup, config.max_steps, config.segment_length),
+        )
 
 
 def make_trainer(config: TrainingConfig, folder: Path, metric: Metric, has_validation: bool, progress: bool) -> pl.Trainer:

@@ -3,10 +3,11 @@
 import json
 import sys
 import tempfile
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
+from functools import partial
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any, Literal
+from typing import TYPE_CHECKING, Annotated, Any, Literal, NamedTuple
 
 from cyclopts import Parameter
 
@@ -30,8 +31,6 @@ from titans_seq.outputs import check_folder
 from titans_seq.progress import progress
 
 if TYPE_CHECKING:
-    import polars as pl
-
     from domains.dna.data.genome import Genome
     from domains.dna.data.labelled import Task
     from domains.dna.data.regions import Intervals
@@ -89,94 +88,108 @@ def evaluate(
         check_folder("--output", output.parent)
     import torch
 
-    from domains.dna.data.features import read_annotation
-    from domains.dna.data.genome import open_genome
-    from domains.dna.data.labelled_files import read_task
-    from domains.dna.data.values import read_values
-    from domains.dna.evaluate_genome import stretches_of
     from domains.dna.heads import DNAClassifier, DNALabeller, DNAProfile
     from titans_seq.checkpoint import load_model
 
     trained = load_model(model, device="cuda" if torch.cuda.is_available() else "cpu")
-    if not isinstance(trained, DNAClassifier | DNALabeller | DNAProfile):
-        raise UserError(f"{model}: is a {type(trained).__name__}, which has no head to be scored. Train one: dna finetune.")
     of_sequences: dict[str, object] = {"--both-strands": both_strands or None, "--output": output, "--sequence-column": sequence_column}
     of_sequences |= {"--label-column": label_column, "--genome": genome}
     of_genomes: dict[str, object] = {"--annotation": annotation, "--profile": profile, "--records": records}
     of_genomes |= {"--segment-length": segment_length, "--window": window, "--skip-other-records": skip_other_records or None}
     if isinstance(trained, DNAClassifier):
+        from domains.dna.data.genome import open_genome
+        from domains.dna.data.labelled_files import read_task
+
         refuse(of_genomes, f"is of genomes, and {model} tells classes of sequences")
         reference = None if genome is None else open_genome(genome, cache, not quiet)
-        _score_sequences(trained, read_task(data, reference, sequence_column, label_column), part, both_strands, output, as_json, quiet)
-        return
-    refuse(of_sequences, f"is of sequences, and {model} reads genomes (`dna annotate` writes what it says)")
-    opened = open_genome(data, cache, not quiet)
-    stretches = stretches_of(opened, records or (), part)
-    how = {"segment_length": segment_length or 4096, "window": window}
-    if isinstance(trained, DNALabeller):
-        refuse({"--profile": profile}, f"is of profiles, and {model} tells labels of bases: give --annotation")
-        source = annotation or data
-        known = of_genome(read_annotation(source), opened, source, skip_other_records)
-        _score_labels(trained, opened, known, source, stretches, how, as_json, quiet)
+        task = read_task(data, reference, sequence_column, label_column)
+        _score_sequences(trained, Path(model), task, part, both_strands, output, as_json, quiet)
+    elif isinstance(trained, DNALabeller | DNAProfile):
+        refuse(of_sequences, f"is of sequences, and {model} reads genomes (`dna annotate` writes what it says)")
+        how = {"segment_length": segment_length or 4096, "window": window}
+        known = _Known(data, annotation, profile, skip_other_records)
+        _score_genome(trained, model, known, records or (), part, how, cache, as_json, quiet)
     else:
-        refuse({"--annotation": annotation}, f"is of labels, and {model} tells values: give --profile")
-        if profile is None:
-            raise UserError(f"{model} tells values along a genome. Name with --profile a bedGraph of those that are known.")
-        known = of_genome(read_values(profile), opened, profile, skip_other_records)
-        _score_profile(trained, opened, known, profile, stretches, how, as_json, quiet)
+        raise UserError(f"{model}: is a {type(trained).__name__}, which has no head to be scored. Train one: dna finetune.")
 
 
 def _score_sequences(
-    model: "DNAClassifier", task: "Task", part: Part | None, both_strands: bool, output: Path | None, as_json: bool, quiet: bool
+    model: "DNAClassifier",
+    folder: Path,
+    task: "Task",
+    part: Part | None,
+    both_strands: bool,
+    output: Path | None,
+    as_json: bool,
+    quiet: bool,
 ) -> None:
     from domains.dna.evaluate import evaluate as run
     from domains.dna.evaluate import print_evaluation
+    from domains.dna.seen import trained_on
     from titans_seq.outputs import write_all
 
     found = run(model, task, part, both_strands)
-    _show(found, print_evaluation, as_json, quiet)
+    seen = trained_on(task.parts[found.part], folder)
+    _show(found, print_evaluation, as_json, quiet, {"trained_on": seen})
+    if seen:
+        print(
+            f"warning: {seen:,} of these {len(found.labels):,} sequences are among those that {folder} was trained on: of them the scores "
+            "say how well it remembers, not what it has learned.",
+            file=sys.stderr,
+        )
     if output is not None:
         rows = found.predictions()
         for path in write_all(output.parent, {output.name: rows.write_csv if output.suffix == ".csv" else rows.write_parquet}):
             print(path, file=sys.stderr if as_json else sys.stdout)
 
 
-def _score_labels(
-    model: "DNALabeller",
-    genome: "Genome",
-    known: "pl.DataFrame",
-    source: Path,
-    stretches: "Intervals",
+class _Known(NamedTuple):
+    """Files of a genome and of what is known to lie on it."""
+
+    genome: Path
+    annotation: Path | None
+    profile: Path | None
+    skip_other_records: bool
+
+
+def _score_genome(
+    model: "DNALabeller | DNAProfile",
+    name: str,
+    known: _Known,
+    records: Sequence[str],
+    part: Part | None,
     how: dict[str, Any],
+    cache: Path | None,
     as_json: bool,
     quiet: bool,
 ) -> None:
-    from domains.dna.data.features import label_strands
-    from domains.dna.evaluate_genome import evaluate_labels, print_labels
+    """Labels or values of a genome, beside what is known of it."""
+    from domains.dna.data.features import label_strands, read_annotation
+    from domains.dna.data.genome import open_genome
+    from domains.dna.data.values import bin_values, read_values
+    from domains.dna.evaluate_genome import evaluate_labels, evaluate_profile, print_labels, print_profile, stretches_of
+    from domains.dna.heads import DNALabeller
 
-    labels = label_strands(genome, known, model.config.classes, source)
-    with _reading(genome, stretches, 2, quiet) as (scratch, advance):
-        found = evaluate_labels(model, genome, labels, stretches, scratch, advance=advance, **how)
-    _show(found, print_labels, as_json, quiet)
-
-
-def _score_profile(
-    model: "DNAProfile",
-    genome: "Genome",
-    known: "pl.DataFrame",
-    source: Path,
-    stretches: "Intervals",
-    how: dict[str, Any],
-    as_json: bool,
-    quiet: bool,
-) -> None:
-    from domains.dna.data.values import bin_values
-    from domains.dna.evaluate_genome import evaluate_profile, print_profile
-
-    values = bin_values(genome, known, model.config.bin_width, source)
-    with _reading(genome, stretches, model.encoder.strands, quiet) as (scratch, advance):
-        found = evaluate_profile(model, genome, values, stretches, scratch, advance=advance, **how)
-    _show(found, print_profile, as_json, quiet)
+    genome = open_genome(known.genome, cache, not quiet)
+    stretches, skip = stretches_of(genome, records, part), known.skip_other_records
+    score: Callable[..., Any]
+    show: Callable[[Any], None]
+    if isinstance(model, DNALabeller):
+        refuse({"--profile": known.profile}, f"is of profiles, and {name} tells labels of bases: give --annotation")
+        source = known.annotation or known.genome
+        regions = of_genome(read_annotation(source), genome, source, skip)
+        labels = label_strands(genome, regions, model.config.classes, source)
+        score, show, strands = partial(evaluate_labels, model, genome, labels), print_labels, 2
+    else:
+        refuse({"--annotation": known.annotation}, f"is of labels, and {name} tells values: give --profile")
+        if known.profile is None:
+            raise UserError(f"{name} tells values along a genome. Name with --profile a bedGraph of those that are known.")
+        values = of_genome(read_values(known.profile), genome, known.profile, skip)
+        bins = bin_values(genome, values, model.config.bin_width, known.profile)
+        score, show, strands = partial(evaluate_profile, model, genome, bins), print_profile, model.encoder.strands
+    with _reading(genome, stretches, strands, quiet) as (scratch, advance):
+        found = score(stretches, scratch, advance=advance, **how)
+    _show(found, show, as_json, quiet)
 
 
 @contextmanager
@@ -187,8 +200,8 @@ def _reading(genome: "Genome", stretches: "Intervals", strands: int, quiet: bool
         yield scratch, advance
 
 
-def _show(found: Any, print_found: Callable[[Any], None], as_json: bool, quiet: bool) -> None:
+def _show(found: Any, print_found: Callable[[Any], None], as_json: bool, quiet: bool, more: Mapping[str, Any] | None = None) -> None:
     if as_json:
-        print(json.dumps(found.to_dict()))
+        print(json.dumps({**found.to_dict(), **(more or {})}))
     elif not quiet:
         print_found(found)

@@ -1,7 +1,8 @@
 """`titans-seq dna finetune`: from labelled sequences, or a genome and its annotation, to a model with a head."""
 
+from collections.abc import Mapping
 from pathlib import Path
-from typing import Annotated
+from typing import Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
@@ -81,85 +82,80 @@ def finetune(
     """
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
-    from domains.dna.data.features import read_annotation
-    from domains.dna.data.genome import open_genome
-    from domains.dna.data.labelled_files import read_task
-    from domains.dna.data.values import read_values
-    from domains.dna.finetune import finetune_classifier, finetune_labeller, finetune_profile
-
+    head = "--classes" if classes is not None else "--profile" if profile is not None else None
     if classes is None and annotation is not None:
         raise UserError(f"--annotation {annotation}: say with --classes which of its kinds of regions are to be told, such as CDS tRNA.")
     if classes is not None and profile is not None:
         raise UserError("--classes and --profile are two models. Train one after the other.")
     if validation_share is not None and not 0 < validation_share < 1:
         raise UserError(f"--validation-share must be between 0 and 1, got {validation_share}.")
-    head = "--classes" if classes is not None else "--profile" if profile is not None else None
     of_sequences: dict[str, object] = {"--pooling": pooling, "--validation-share": validation_share, "--genome": genome}
     of_sequences |= {"--sequence-column": sequence_column, "--label-column": label_column}
     augmented = {} if augment is None else {"--augment" if augment else "--no-augment": True}
     of_genomes: dict[str, object] = {"--validation-records": validation_records, "--guard": guard}
     of_genomes |= {"--skip-other-records": skip_other_records or None}
-    of_profiles: dict[str, object] = {"--bin-width": bin_width, "--profile-loss": profile_loss}
     _refuse_streams(training)
     if head is None:
         refuse(of_genomes, "is of a genome, with --classes or --profile; without them DATA is labelled sequences")
-        if training.segment_length != finetuning().segment_length:
-            refuse({"--segment-length": training.segment_length}, "sequences are read whole, however long they are")
-        if model.strands == "both":
-            refuse(augmented, "a model of both strands takes a sequence and its reverse complement for one (--model.strands)")
+        _refuse_of_sequences(augmented, model, training)
     else:
         refuse(of_sequences | augmented, f"is of labelled sequences, but with {head} a genome is read")
         refuse_guard(guard, validation_records)
     if profile is None:
-        refuse(of_profiles, "is of a profile, with --profile")
+        refuse({"--bin-width": bin_width, "--profile-loss": profile_loss}, "is of a profile, with --profile")
+    how: dict[str, Any] = {"output": output, "encoder": model, "training": training}
+    how |= {"start": start, "resume": resume, "progress": not quiet}
+    held_out = {"validation_records": validation_records or (), "guard": GUARD if guard is None else guard}
     if classes is not None:
-        opened, source = open_genome(data, cache, not quiet), annotation or data
-        folder = finetune_labeller(
-            opened,
-            of_genome(read_annotation(source), opened, source, skip_other_records),
-            classes,
-            output,
-            model,
-            training,
-            source=source,
-            start=start,
-            validation_records=validation_records or (),
-            guard=GUARD if guard is None else guard,
-            resume=resume,
-            progress=not quiet,
-        )
+        folder = _train_labeller(data, annotation or data, classes, skip_other_records, cache, {**how, **held_out})
     elif profile is not None:
-        opened = open_genome(data, cache, not quiet)
-        folder = finetune_profile(
-            opened,
-            of_genome(read_values(profile), opened, profile, skip_other_records),
-            output,
-            model,
-            training,
-            bin_width=bin_width or 32,
-            loss=profile_loss or "poisson",
-            source=profile,
-            start=start,
-            validation_records=validation_records or (),
-            guard=GUARD if guard is None else guard,
-            resume=resume,
-            progress=not quiet,
-        )
+        how |= {"bin_width": bin_width or 32, "loss": profile_loss or "poisson"}
+        folder = _train_profile(data, profile, skip_other_records, cache, {**how, **held_out})
     else:
-        folder = finetune_classifier(
-            read_task(data, None if genome is None else open_genome(genome, cache, not quiet), sequence_column, label_column),
-            output,
-            model,
-            training,
-            pooling=pooling or "mean",
-            start=start,
-            validation_share=validation_share or VALIDATION_SHARE,
-            augment=augment is not False,
-            resume=resume,
-            progress=not quiet,
-        )
+        how |= {"pooling": pooling or "mean", "validation_share": validation_share or VALIDATION_SHARE, "augment": augment is not False}
+        folder = _train_classifier(data, genome, sequence_column, label_column, cache, how)
     if rank_zero_only.rank == 0:
         print(folder if quiet else f"The model is in {folder}.")
+
+
+def _train_classifier(
+    data: Path, genome: Path | None, sequence_column: str | None, label_column: str | None, cache: Path | None, how: dict[str, Any]
+) -> Path:
+    from domains.dna.data.genome import open_genome
+    from domains.dna.data.labelled_files import read_task
+    from domains.dna.finetune import finetune_classifier
+
+    reference = None if genome is None else open_genome(genome, cache, how["progress"])
+    return finetune_classifier(read_task(data, reference, sequence_column, label_column), **how)
+
+
+def _train_labeller(
+    data: Path, source: Path, classes: list[str], skip_other_records: bool, cache: Path | None, how: dict[str, Any]
+) -> Path:
+    from domains.dna.data.features import read_annotation
+    from domains.dna.data.genome import open_genome
+    from domains.dna.finetune import finetune_labeller
+
+    genome = open_genome(data, cache, how["progress"])
+    regions = of_genome(read_annotation(source), genome, source, skip_other_records)
+    return finetune_labeller(genome, regions, classes, source=source, **how)
+
+
+def _train_profile(data: Path, source: Path, skip_other_records: bool, cache: Path | None, how: dict[str, Any]) -> Path:
+    from domains.dna.data.genome import open_genome
+    from domains.dna.data.values import read_values
+    from domains.dna.finetune import finetune_profile
+
+    genome = open_genome(data, cache, how["progress"])
+    return finetune_profile(genome, of_genome(read_values(source), genome, source, skip_other_records), source=source, **how)
+
+
+def _refuse_of_sequences(augmented: Mapping[str, object], model: EncoderConfig, training: TrainingConfig) -> None:
+    """Refuse what changes nothing for sequences."""
+    if training.segment_length != finetuning().segment_length:
+        refuse({"--segment-length": training.segment_length}, "sequences are read whole, however long they are")
+    if model.strands == "both":
+        refuse(augmented, "a model of both strands takes a sequence and its reverse complement for one (--model.strands)")
 
 
 def _refuse_streams(training: TrainingConfig) -> None:

@@ -179,7 +179,8 @@ def _column(path: Path, columns: list[str], given: str | None, usual: tuple[str,
         return found[0]
     wanted = f"called '{given}'" if given is not None else f"of {what}, called {', '.join(usual)}"
     number = "no column is" if not found else f"{len(found)} columns are"
-    raise UserError(f"{path}: {number} {wanted}. The columns are: {', '.join(columns)}. Name the one that holds the {what}.")
+    flag = f"--{what.removesuffix('s')}-column"
+    raise UserError(f"{path}: {number} {wanted}. The columns are: {', '.join(columns)}. Name the one that holds the {what}: {flag}.")
 
 
 def _open_table(path: Path) -> pl.DataFrame:

@@ -69,7 +69,13 @@ def by_fraction(spans: Intervals, validation: float, test: float, guard: int = 0
         part(validation_start, validation_stop),
         part(test_start, spans.stop),
     )
-    _check_parts(made, validation, test, "spans", "Take a smaller guard, or longer records")
+    _check_parts(
+        made,
+        validation,
+        test,
+        "spans",
+        "Take a smaller guard (--guard), longer records, or whole records to validate on (--validation-records)",
+    )
     return made
 
 

@@ -1,5 +1,6 @@
 """`titans-seq text eval`: tasks of lm-evaluation-harness, on files of one's own."""
 
+import difflib
 import json
 import logging
 import os
@@ -11,6 +12,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
+from domains.text.cli.harness_tasks import unknown_tasks
 from domains.text.cli.options import Model, Quiet, load
 from titans_seq.errors import UserError
 
@@ -49,32 +51,73 @@ def evaluate(
 
     Nothing is cut off, since there is no longest input. Needs the extra lm-eval.
     """
-    from titans_seq.outputs import check_folder, write_all
+    from titans_seq.outputs import check_folder
 
     if output is not None:
         check_folder("--output", output)
     if quiet:
         os.environ.setdefault("TQDM_DISABLE", "1")
+    names = [name for given in tasks for name in given.split(",") if name]
+    manager = _find(names, include_path or [], data)
+    found = _scores(load(model), batch_size, tasks=names, num_fewshot=num_fewshot, limit=limit, task_manager=manager)
+    _show(found, model, output, as_json)
+
+
+def _find(tasks: list[str], include: list[Path], data: Path | None) -> "TaskManager":
+    """Where the tasks are: in our folder and those that are named, or else among the harness's own as well, which takes seconds.
+
+    Raises:
+        UserError: a folder is none, a task is nowhere, or the harness is not installed.
+    """
+    for folder in (*include, *([] if data is None else [data])):
+        if not folder.is_dir():
+            raise UserError(f"{folder}: is no folder.")
+    folders = [Path(__file__).parents[1] / "harness" / "tasks", *include]
     try:
-        import lm_eval
+        import lm_eval  # noqa: F401 - which imports little yet
     except ImportError as error:
         raise UserError(f"lm-evaluation-harness is not installed ({error}): pip install 'titans-seq[lm-eval]'") from error
-    from lm_eval.utils import handle_non_serializable, make_table
+    _refuse(unknown_tasks(tasks, folders), folders[0])
+    from lm_eval.tasks import TaskManager
+
+    options: dict[str, Any] = {
+        "include_path": [str(path) for path in folders],
+        "metadata": {} if data is None else {"data": str(data)},
+    }
+    manager = TaskManager(include_defaults=False, **options)
+    if not set(tasks) <= set(manager.all_tasks):
+        manager = TaskManager(**options)
+    known = set(manager.all_tasks)
+    _refuse({name: difflib.get_close_matches(name, known) for name in tasks if name not in known}, folders[0])
+    return manager
+
+
+def _refuse(unknown: dict[str, list[str]], ours: Path) -> None:
+    """UserError if there is a task that is nowhere; with the names that are like it."""
+    for name, near in unknown.items():
+        meant = f" Did you mean {', '.join(near)}?" if near else ""
+        here = ", ".join(sorted(path.stem for path in ours.glob("*.yaml")))
+        raise UserError(f"--tasks {name}: no such task.{meant} Here are {here}; others are those of lm-evaluation-harness.")
+
+
+def _scores(model: Any, batch_size: int, **options: Any) -> dict[str, Any]:
+    """What the harness finds, with what it says of its progress on stderr."""
+    import lm_eval
 
     from domains.text.harness import TitansLM
 
     logging.getLogger("lm_eval.api.task").addFilter(lambda record: "Custom kwargs can be passed" not in record.getMessage())
-    names = [name for given in tasks for name in given.split(",") if name]
-    manager = _find(names, include_path or [], data)
-    with redirect_stdout(sys.stderr):  # what the harness says of its progress
-        found = lm_eval.simple_evaluate(
-            TitansLM(load(model), batch_size=batch_size),
-            tasks=names,
-            num_fewshot=num_fewshot,
-            limit=limit,
-            task_manager=manager,
-            log_samples=False,
-        )
+    with redirect_stdout(sys.stderr):
+        found: dict[str, Any] = lm_eval.simple_evaluate(TitansLM(model, batch_size=batch_size), log_samples=False, **options)
+    return found
+
+
+def _show(found: dict[str, Any], model: str, output: Path | None, as_json: bool) -> None:
+    """Print the scores, and write results.json."""
+    from lm_eval.utils import handle_non_serializable, make_table
+
+    from titans_seq.outputs import write_all
+
     if as_json:
         print(json.dumps(found["results"], default=handle_non_serializable))
     else:
@@ -83,30 +126,3 @@ def evaluate(
         found |= {"config": found["config"] | {"model": model}}
         text = json.dumps(found, indent=2, default=handle_non_serializable) + "\n"
         write_all(output, {"results.json": lambda path: path.write_text(text, encoding="utf-8")})
-
-
-def _find(tasks: list[str], include: list[Path], data: Path | None) -> "TaskManager":
-    """Where the tasks are: in our folder and those that are named, or else among the harness's own as well, which takes seconds.
-
-    Raises:
-        UserError: a folder is none, or a task is nowhere.
-    """
-    from lm_eval.tasks import TaskManager
-
-    for folder in (*include, *([] if data is None else [data])):
-        if not folder.is_dir():
-            raise UserError(f"{folder}: is no folder.")
-    options: dict[str, Any] = {
-        "include_path": [str(path) for path in (Path(__file__).parents[1] / "harness" / "tasks", *include)],
-        "metadata": {} if data is None else {"data": str(data)},
-    }
-    manager = TaskManager(include_defaults=False, **options)
-    here = manager.all_tasks
-    if not set(tasks) <= set(here):
-        manager = TaskManager(**options)
-    unknown = sorted(set(tasks) - set(manager.all_tasks))
-    if unknown:
-        raise UserError(
-            f"--tasks {' '.join(unknown)}: no such task. Here are {', '.join(here)}; others are those of lm-evaluation-harness."
-        )
-    return manager

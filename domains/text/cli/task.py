@@ -201,6 +201,8 @@ def _task(
 
     try:
         return load_task(name, tokenizer, books, **{**(given or {}), **_values(settings or [])})
+    except UserError:  # of the task or a file, which is named
+        raise
     except ValueError as error:
         raise UserError(f"--set: {error}") from error
 

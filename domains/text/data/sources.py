@@ -54,7 +54,7 @@ def find_files(path: Path) -> list[Path]:
     except (OSError, ValueError) as error:  # too long a name, or one with NUL
         raise UserError(f"{path}: is no usable path ({getattr(error, 'strerror', error)}).") from error
     if not is_folder:
-        raise UserError(f"{path}: no such file or folder.")
+        raise UserError(f"{path}: no such file or folder. Check the path; it is looked up from {Path.cwd()}.")
     found = sorted(file for file in path.rglob("*") if _is_text(file) and file.is_file() and cache.FOLDER not in file.parts)
     if not found:
         raise UserError(

@@ -1,11 +1,12 @@
 """The configuration that transformers reads: our config.json, as it is."""
 
+from pathlib import Path
 from typing import Any
 
 from transformers import PreTrainedConfig
 
 from domains.text.config import TextConfig
-from titans_seq.checkpoint import FORMAT
+from titans_seq.checkpoint import CONFIG_NAME, FORMAT
 from titans_seq.errors import UserError
 
 
@@ -41,6 +42,19 @@ class TitansTextConfig(PreTrainedConfig):
         self.use_cache = use_cache
         self.bos_token_id = self.eos_token_id = self.pad_token_id = text.end
         super().__init__(**others)
+
+    @classmethod
+    def from_dict(cls, config_dict: dict[str, Any], **kwargs: Any) -> Any:
+        """As of transformers.
+
+        Raises:
+            UserError: the values are none of a model of this version; with the file's name, if transformers gives it.
+        """
+        try:
+            return super().from_dict(config_dict, **kwargs)
+        except ValueError as error:
+            name = kwargs.get("name_or_path")
+            raise UserError(f"{CONFIG_NAME if name is None else Path(name) / CONFIG_NAME}: {error}") from error
 
     @property
     def text(self) -> TextConfig:

@@ -12,9 +12,9 @@ from transformers.utils.deprecation import deprecate_kwarg
 from domains.text.hf.cache import TitansCache
 from domains.text.hf.config import TitansTextConfig
 from domains.text.model import TitansForCausalLM
-from titans_seq.checkpoint import CONFIG_NAME
+from titans_seq.checkpoint import ALL_FILES
 from titans_seq.errors import UserError
-from titans_seq.hub import TOKENIZER_NAME, locate
+from titans_seq.hub import locate
 from titans_seq.losses import IGNORED, total_nats
 from titans_seq.packing import LeftAligned
 
@@ -125,22 +125,19 @@ class TitansTextForCausalLM(PreTrainedModel, GenerationMixin):
         return super().load_state_dict({_PREFIX + name.removeprefix(_PREFIX): x for name, x in state_dict.items()}, *given, **named)
 
     @classmethod
-    def from_pretrained(
-        cls, pretrained_model_name_or_path: str | Path, *given: Any, output_loading_info: bool = False, **options: Any
-    ) -> Any:
-        """As of transformers; a file that lacks weights of the model or has others is refused.
+    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *given: Any, **options: Any) -> Any:
+        """As of transformers; a file that is damaged, lacks weights of the model or has others is refused by its name.
 
         Raises:
-            UserError: it does, or tokenizer.json is not the model's.
+            UserError: one is, or tokenizer.json is not the model's.
         """
         hub = {name: options[name] for name in ("revision", "token", "cache_dir", "local_files_only") if name in options}
-        folder = locate(pretrained_model_name_or_path, (CONFIG_NAME, TOKENIZER_NAME), **hub)
-        model, info = super().from_pretrained(pretrained_model_name_or_path, *given, output_loading_info=True, **options)
-        wrong = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
-        if wrong:
-            raise UserError(f"{pretrained_model_name_or_path}: the weights do not fit config.json: {wrong}")
+        folder = locate(pretrained_model_name_or_path, ALL_FILES, **hub)
+        TitansForCausalLM.from_pretrained(folder, device="meta")  # which reads no values: for its errors
+        found = super().from_pretrained(pretrained_model_name_or_path, *given, **options)
+        model = found[0] if isinstance(found, tuple) else found  # with output_loading_info
         model.model._load_more(folder)
-        return (model, info) if output_loading_info else model
+        return found
 
     def save_pretrained(
         self,

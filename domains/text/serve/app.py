@@ -1,19 +1,19 @@
 """The routes."""
 
-import hmac
 import logging
 import time
 from collections.abc import AsyncIterator, Iterator
 from contextlib import AsyncExitStack, asynccontextmanager
 from typing import Any, BinaryIO
 
-from fastapi import APIRouter, Depends, FastAPI, Request
+from fastapi import APIRouter, FastAPI, Request
 from fastapi.responses import JSONResponse, StreamingResponse
 from starlette.concurrency import run_in_threadpool
-from starlette.types import ASGIApp, Message, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from domains.text.serve.answer import Answer, event
 from domains.text.serve.errors import ApiError, ClientLeftError, as_api_error, install
+from domains.text.serve.guards import CheckKey, LimitBody
 from domains.text.serve.schema import CompletionRequest, NewSession
 from domains.text.serve.service import Service
 from domains.text.serve.work import Step
@@ -32,16 +32,17 @@ def build_app(service: Service, api_key: str | None = None) -> FastAPI:
             await service.close()
 
     app = FastAPI(title="titans-seq", lifespan=lifespan, docs_url=None, redoc_url=None, openapi_url=None)
-    app.add_middleware(_LimitBody, service=service)
+    app.add_middleware(LimitBody, limits=service.limits, max_state_bytes=service.max_state_bytes)
+    if api_key is not None:
+        app.add_middleware(CheckKey, api_key=api_key)  # the last one added is asked first
     install(app)
-    may_ask = [Depends(_check_key(api_key))] if api_key is not None else []
 
     @app.get("/health")
     async def health() -> dict[str, Any]:
         return service.health()
 
-    app.include_router(_model_routes(service), prefix="/v1", dependencies=may_ask)
-    app.include_router(_session_routes(service), prefix="/v1/sessions", dependencies=may_ask)
+    app.include_router(_model_routes(service), prefix="/v1")
+    app.include_router(_session_routes(service), prefix="/v1/sessions")
     return app
 
 
@@ -70,6 +71,11 @@ def _model_routes(service: Service) -> APIRouter:
             async for step in steps:
                 answer.add(step)
         return JSONResponse(answer.whole())
+
+    @router.api_route("/chat/completions", methods=["GET", "POST"])
+    async def chat() -> None:
+        message = f"{service.name!r} has no chat form, it goes on with texts: POST /v1/completions with a `prompt` in place of `messages`."
+        raise ApiError(404, message, "no_chat")
 
     return router
 
@@ -138,41 +144,6 @@ class _EventStream(StreamingResponse):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         async with self._stack:
             await self.stream_response(send)
-
-
-class _LimitBody:
-    """Refuses bodies that are too large, as they come."""
-
-    def __init__(self, app: ASGIApp, service: Service) -> None:
-        self._app, self._service = app, service
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] != "http":
-            await self._app(scope, receive, send)
-            return
-        is_state = scope["method"] == "PUT"
-        most = self._service.max_state_bytes if is_state else self._service.limits.max_body_bytes
-        came = 0
-
-        async def limited() -> Message:
-            nonlocal came
-            message = await receive()
-            came += len(message.get("body", b""))
-            if came > most:
-                flag = "--max-state-bytes" if is_state else "--max-body-bytes"
-                raise ApiError(413, f"the body has more than {most:,} bytes, which is the limit ({flag}).", "body_too_large")
-            return message
-
-        await self._app(scope, limited, send)
-
-
-def _check_key(api_key: str) -> Any:
-    async def check(request: Request) -> None:
-        scheme, _, given = request.headers.get("authorization", "").partition(" ")
-        if scheme.lower() != "bearer" or not hmac.compare_digest(given.encode("latin-1"), api_key.encode()):
-            raise ApiError(401, "the API key is missing or wrong: Authorization: Bearer KEY.", "invalid_api_key")
-
-    return check
 
 
 def _parts(file: BinaryIO) -> Iterator[bytes]:

@@ -62,6 +62,7 @@ class Engine:
     def __init__(self, max_requests: int) -> None:
         self._max = max_requests
         self._runs: set[Run[Any]] = set()
+        self._places = 0
         self._closing: ApiError | None = None
         self._waiting: queue.SimpleQueue[Run[Any] | None] = queue.SimpleQueue()
         self._thread = threading.Thread(target=self._work, name="model", daemon=True)
@@ -69,21 +70,36 @@ class Engine:
 
     @property
     def running(self) -> int:
-        """Requests that are worked on."""
-        return len(self._runs)
+        """Requests that have a place."""
+        return self._places
 
     @contextmanager
-    def run(self, steps: Generator[T, None, None]) -> Iterator[Run[T]]:
-        """The steps' results, until the end of the block, which stops them.
+    def place(self) -> Iterator[None]:
+        """Be one of the requests that may run, for the block.
 
         Raises:
             ApiError: 429, too many run already; 503, the server is ending.
         """
         if self._closing is not None:
             raise self._closing
-        if len(self._runs) >= self._max:
-            message = f"{len(self._runs)} requests are running, which is the limit. Try again later."
+        if self._places >= self._max:
+            message = f"{self._places} requests are running, which is the limit. Try again later."
             raise ApiError(429, message, "too_many_requests", headers={"Retry-After": "1"})
+        self._places += 1
+        try:
+            yield
+        finally:
+            self._places -= 1
+
+    @contextmanager
+    def run(self, steps: Generator[T, None, None]) -> Iterator[Run[T]]:
+        """The steps' results, until the end of the block, which stops them. For a request that has its place.
+
+        Raises:
+            ApiError: 503, the server is ending.
+        """
+        if self._closing is not None:
+            raise self._closing
         run = Run(steps)
         self._runs.add(run)
         self._waiting.put(run)

@@ -52,6 +52,11 @@ def _response(body: dict[str, Any], status: int, headers: Mapping[str, str] | No
     return Response(json.dumps(body), status, headers, "application/json")
 
 
+def response_of(error: ApiError) -> Response:
+    """The answer that tells an error."""
+    return _response(error.body, error.status_code, error.headers)
+
+
 def as_api_error(error: Exception) -> ApiError:
     """What is told of an error in the work of a request; of a bug nothing but that it was one."""
     if isinstance(error, ApiError):
@@ -66,8 +71,9 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(HTTPException)
     async def of_http(request: Request, error: HTTPException) -> Response:
-        body = error.body if isinstance(error, ApiError) else error_body(error.status_code, f"{request.url.path}: {error.detail}")
-        return _response(body, error.status_code, error.headers)
+        if isinstance(error, ApiError):
+            return response_of(error)
+        return _response(error_body(error.status_code, f"{request.url.path}: {error.detail}"), error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)
     async def of_validation(request: Request, error: RequestValidationError) -> Response:
@@ -80,7 +86,7 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(UserError)
     async def of_user(request: Request, error: UserError) -> Response:
-        return _response(as_api_error(error).body, 422)
+        return response_of(as_api_error(error))
 
     @app.exception_handler(ClientLeftError)
     @app.exception_handler(ClientDisconnect)
@@ -89,4 +95,4 @@ def install(app: FastAPI) -> None:
 
     @app.exception_handler(Exception)
     async def of_bug(request: Request, error: Exception) -> Response:
-        return _response(as_api_error(error).body, 500)
+        return response_of(as_api_error(error))

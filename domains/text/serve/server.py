@@ -11,6 +11,7 @@ import uvicorn
 
 from domains.text.serve.app import build_app
 from domains.text.serve.service import Service
+from domains.text.serve.stalls import closing_after
 from titans_seq.errors import UserError
 
 STALLED = 5
@@ -68,9 +69,14 @@ def run(service: Service, host: str, port: int, api_key: str | None = None, grac
     address = f"http://{f'[{host}]' if ':' in host else host}:{listener.getsockname()[1]}"
     if api_key is None and host not in ("127.0.0.1", "::1", "localhost"):
         log.warning("whoever reaches %s can use this server and its sessions: there is no --api-key.", address)
-    log.info("serving %s at %s (Ctrl-C ends)", service.name, address)
+    log.info("serving %s (%s) at %s (Ctrl-C ends)", service.name, service.identity, address)
     config = uvicorn.Config(
-        build_app(service, api_key), log_config=None, access_log=False, lifespan="on", timeout_graceful_shutdown=int(grace) + STALLED
+        build_app(service, api_key),
+        http=closing_after(service.limits.max_stall_seconds),
+        log_config=None,
+        access_log=False,
+        lifespan="on",
+        timeout_graceful_shutdown=int(grace) + STALLED,
     )
     server = _Server(config, service, grace)
     server.run(sockets=[listener])

@@ -103,6 +103,10 @@ class Service:
         if longest > limits.max_prompt_tokens:
             message = f"a prompt has {longest:,} tokens, the limit is {limits.max_prompt_tokens:,}. A session reads a text in parts."
             raise ApiError(413, message, "prompt_too_long", "prompt")
+        if request.logprobs is not None:
+            echoed = sum(map(len, tokens)) if request.echo else 0
+            named = request.n * (echoed + len(tokens) * request.max_tokens)
+            _check_most("logprobs", "the number of tokens with logprobs (with echo those of the prompts too)", named, limits.max_logprobs)
         texts = [prompt if isinstance(prompt, str) else self.model.tokenizer.decode(prompt) for prompt in request.prompt]
         return Job(tokens, texts, _generation(request), request.n, request.echo, request.logprobs)
 
@@ -119,7 +123,7 @@ class Service:
         with nullcontext() if session is None else self.sessions.claimed(session):
             if session is not None:
                 job = replace(job, load=partial(self.sessions.read, session, self._load), keep=True)
-            with self.engine.run(work(self.model, self._decoder, job)) as run:
+            with self.engine.place(), self.engine.run(work(self.model, self._decoder, job)) as run:
                 try:
                     async with _stopped_when_left(receive, run):
                         steps = self._steps(run, session, tally)
@@ -153,12 +157,12 @@ class Service:
         )
 
     async def import_state(self, id: str, chunks: AsyncIterator[bytes]) -> Session:
-        """A new session of a state that is received.
+        """A new session of a state that is received, when it has a place.
 
         Raises:
-            ApiError: 422, it is no state of this model; as `Sessions.reserved`.
+            ApiError: 422, it is no state of this model; as `Sessions.reserved` and `Engine.place`.
         """
-        with self.sessions.reserved(id), self.sessions.temporary() as path:
+        with self.sessions.reserved(id), self.engine.place(), self.sessions.temporary() as path:
             with path.open("wb") as file:
                 async for chunk in chunks:
                     file.write(chunk)

@@ -22,6 +22,7 @@ from domains.text.context import Context, read_length
 from domains.text.serve.errors import ApiError
 from titans_seq.errors import UserError
 from titans_seq.files import sync_folder
+from titans_seq.state import OtherModelError
 
 log = logging.getLogger("titans_seq.serve")
 ID = re.compile(r"[a-z0-9][a-z0-9_-]{0,63}")
@@ -133,6 +134,9 @@ class Sessions:
         """
         try:
             return load(self.path(id), self._owner)
+        except OtherModelError as error:
+            message = f"session {id!r} {self._of_other(error)} Or delete it and send its text to a new one."
+            raise ApiError(422, message, "session_of_another_model", "session") from error
         except UserError as error:
             message = f"session {id!r} cannot be gone on with: {_reason(error, self.path(id))} It can be deleted."
             raise ApiError(422, message, "session_damaged", "session") from error
@@ -221,8 +225,17 @@ class Sessions:
         try:
             return Session(id, read_length(path, self._owner) - 1, status.st_size, int(status.st_mtime))
         except UserError as error:
-            log.warning("session %s cannot be gone on with: %s", id, error)
-            return Session(id, 0, status.st_size, int(status.st_mtime), _reason(error, path))
+            reason = self._of_other(error) if isinstance(error, OtherModelError) else _reason(error, path)
+            log.warning("session %s cannot be gone on with: %s", id, reason)
+            return Session(id, 0, status.st_size, int(status.st_mtime), reason)
+
+    def _of_other(self, error: OtherModelError) -> str:
+        """What is wrong with a session of another model, and the way there."""
+        whose = f"system_fingerprint {error.owner}" if error.owner else "unknown"
+        return (
+            f"belongs to another model ({whose}) than the one that is served ({self._owner}): it was trained further, or replaced. "
+            "Serve the one that the session was made with."
+        )
 
     def _remove(self, id: str) -> None:
         self.path(id).unlink(missing_ok=True)

@@ -103,6 +103,9 @@ class TextTask(ABC):
     def example(self, draw: np.random.Generator, training: bool = False) -> Example:
         """As of `Task`: the prompt, then the answers with commas between and a point. Asked are the answers; in training the rest of it
         too, with the document's end.
+
+        Raises:
+            UserError: the answers take more tokens than are kept free for them.
         """
         question = self.question(draw, training)
         pieces, asked = [question.prompt], [False]
@@ -111,6 +114,14 @@ class TextTask(ABC):
             asked += [training] * (number > 0) + [True]
         pieces, asked = [*pieces, "."], [*asked, training]
         encoded = [part.astype(np.int64) for part in self.tokenizer.encode_batch(pieces)]
+        self._check_room(sum(map(len, encoded[1:-1])))
         sequence = np.concatenate([[self.end], *encoded, [self.end]])
         wanted = np.concatenate([[False], *(np.full(len(part), one) for part, one in zip(encoded, asked, strict=True)), [training]])
         return Example(sequence[:-1], np.where(wanted, sequence, IGNORED)[1:])
+
+    def _check_room(self, answers: int) -> None:
+        if self.length and answers > self.config.reserve:
+            raise UserError(
+                f"{self.name}: the answers take {answers} tokens, and reserve={self.config.reserve} are kept free for them in "
+                f"length={self.length}. Set reserve to {answers} or more."
+            )

@@ -1,7 +1,8 @@
 """The folder of a trained model: the files of `save_pretrained`, and beside them table.json, which says how its tables are read."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import dataclass, fields
 from functools import partial
 from pathlib import Path
@@ -72,6 +73,17 @@ class Trained:
 
         return (load_calibrated if self.calibrated else load_predictor)(self.folder)
 
+    @contextmanager
+    def choosing(self) -> Iterator[None]:
+        """Have the errors of a table say what was chosen in training, in place of what one may choose there."""
+        from domains.timeseries.data.files import TableError
+
+        try:
+            yield
+        except TableError as error:
+            said = f"Columns, step and context are those that the model was trained with ({self.folder / TABLE_NAME}, config.json)."
+            raise UserError(f"{error.problem} {said}") from error
+
     def read(self, file: Path | None, missing: Missing | None = None, cache: Path | None = None) -> "Table":
         """A file of the same columns, or the series that ships if the model was trained on it; `missing` as in training where None.
 
@@ -91,7 +103,7 @@ class Trained:
         if file.name.lower().endswith(".tsf") and cache is None:
             table = read_table(file, static_features=t.static_features, categories=self.categories, missing=missing)
         else:
-            try:
+            with self.choosing():
                 table = (read_table if cache is None else partial(map_table, cache=cache))(
                     file,
                     target=t.target,
@@ -104,8 +116,6 @@ class Trained:
                     categories=self.categories,
                     missing=missing,
                 )
-            except UserError as error:
-                raise UserError(f"{error} (The columns and the frequency are those of {self.folder / TABLE_NAME}.)") from error
         if table.targets != t.target or table.step != t.freq:
             raise UserError(
                 f"{file}: {', '.join(table.targets)} every {table.step}, but {self.folder} was trained on {', '.join(t.target)} "
@@ -161,6 +171,8 @@ def load(folder: Path) -> Trained:
         UserError: table.json is missing or damaged.
     """
     path = folder / TABLE_NAME
+    if not folder.exists():
+        raise UserError(f"{folder}: no such folder. Give one that `titans-seq forecast train` wrote, or owner/name on the hub.")
     if not path.is_file():
         raise UserError(f"{path}: no such file. Give a folder that `titans-seq forecast train` wrote.")
     try:

@@ -39,7 +39,9 @@ def predict(
     predictor = trained.predictor()
     steps, context = predictor.prediction_length, predictor.model.config.context_length
     table = trained.read(file, missing, cache)
-    check_contexts(table, steps, context, windows=0)
+    with trained.choosing():
+        check_contexts(table, steps, context, windows=0)
+    report.warn_of_short(table, context)
     entries = table.to_gluonts(ahead=steps)
     forecasts = list(predictor.predict(entries))
     rows = forecast_table(forecasts, table.targets, table=table)

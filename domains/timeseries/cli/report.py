@@ -1,5 +1,6 @@
 """What the commands print: the split, scores, forecasts."""
 
+import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
 from typing import TYPE_CHECKING, Any
@@ -30,6 +31,21 @@ def print_table(table: "Table") -> None:
         print("Its times have a zone; here and in what is written they are in UTC.")
     if table.filled:
         print(f"{table.filled} steps that the file has no row for are masked as missing.")
+
+
+def warn_of_short(table: "Table", context: int) -> None:
+    """Say on stderr which series are shorter than what a forecast of the model reads."""
+    lengths = {item: int(length) for item, length in table.items.select("item_id", "len").iter_rows()}
+    short = {item: length for item, length in lengths.items() if length < context}
+    if short:
+        item, least = min(short.items(), key=lambda pair: pair[1])
+        several = f"{len(short)} of {len(lengths)} series have" if len(short) > 1 else f"series {item!r} has"
+        shortest = f" (the shortest, {item!r}, has {least})" if len(short) > 1 else f" ({least})"
+        print(
+            f"warning: {several} fewer steps{shortest} than the {context} that the model reads (its context_length): "
+            "what is missing is masked, and the forecast is a guess from the rest.",
+            file=sys.stderr,
+        )
 
 
 def print_split(table: "Table", lengths: "Lengths") -> None:

@@ -40,7 +40,7 @@ def find_roles(
     ]
     options: dict[str, str] = {}
     for option, column in given:
-        source.require(column, option)
+        source.require(column, option=option)
         if column in options:
             source.fail(f"{option} {column} is also given as {options[column]}; each column has one role.")
         options[column] = option
@@ -228,7 +228,8 @@ def checked_static(source: Source, items: pl.Series, roles: Roles, categories: M
             row, item, value, first = other.sort(ROW).select(ROW, "item_id", column, "first").row(0)
             source.fail(
                 f"column '{column}', {source.unit} {row}: '{value}' differs from '{first}' before it in series '{item}'. "
-                "A static feature has one value a series; name a column that changes with --past-features or --future-features."
+                "A static feature has one value a series.",
+                "Name a column that changes with --past-features or --future-features.",
             )
     texts = [column.name for column in columns if _is_text(column)]
     known = {c: tuple(sorted(firsts[c].unique())) if categories is None else tuple(categories[c]) for c in texts}

@@ -16,6 +16,14 @@ SUFFIXES = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t", ".parque
 """Kinds of tables with their separators. A Monash .tsf is no table (tsf.py)."""
 
 
+class TableError(UserError):
+    """A file that cannot be used as it is read. problem: what is wrong with it, without the other choices that the message offers."""
+
+    def __init__(self, problem: str, choices: str) -> None:
+        super().__init__(f"{problem} {choices}")
+        self.problem = problem
+
+
 @dataclass(frozen=True)
 class Source:
     """A file, or a part of one, as read: its own columns and `ROW`, the number of each row in terms of `unit` ("line" or "row")."""
@@ -29,17 +37,20 @@ class Source:
         """Names of the file's own columns."""
         return [column for column in self.frame.columns if column != ROW]
 
-    def fail(self, message: str) -> NoReturn:
-        """Raise a UserError that names the file."""
-        raise UserError(f"{self.path}: {message}") from None
+    def fail(self, message: str, choices: str = "") -> NoReturn:
+        """Raise a UserError that names the file. choices: of columns or step that mend it too, where they are free (`TableError`)."""
+        message = f"{self.path}: {message}"
+        raise (TableError(message, choices) if choices else UserError(message)) from None
 
-    def require(self, column: str, option: str) -> None:
-        """Refuse the name of a column that the file does not have."""
+    def require(self, column: str, why: str = "", option: str = "") -> None:
+        """Refuse the name of a column that the file does not have. why: it needs it; option: by which it was asked for."""
         if column in self.columns:
             return
         close = difflib.get_close_matches(column, self.columns, n=1, cutoff=0.5)
         guess = f" Did you mean '{close[0]}'?" if close else ""
-        self.fail(f"there is no column '{column}' ({option}).{guess} The columns are: {', '.join(self.columns)}.")
+        needed = f" ({why})" if why else ""
+        asked = f"It was asked for by {option}." if option else ""
+        self.fail(f"there is no column '{column}'{needed}.{guess} The columns are: {', '.join(self.columns)}.", asked)
 
     def refuse_first(self, column: str, bad: pl.Series, what: str, mend: str) -> None:
         """Refuse the first row where `bad` holds, if there is one, with its value."""

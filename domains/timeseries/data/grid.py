@@ -47,7 +47,8 @@ def refuse_off_grid(source: Source, first: tuple, step: str, count: int) -> None
     row, item, time = first
     source.fail(
         f"{source.unit} {row}: the time {time} of '{item}' is not on a regular grid of step '{step}' "
-        f"({count} such times in all). Resample the data to one regular step, or give its step with --freq."
+        f"({count} such times in all). Resample the data to one regular step.",
+        "Or give its step with --freq.",
     )
 
 
@@ -95,14 +96,15 @@ def refuse_sparse(source: Source, item_id: str, first: object, last: object, row
     if steps > _MOSTLY_GAPS * (rows + 5):
         source.fail(
             f"'{item_id}' has {rows} rows but would have {steps:.0f} steps of '{step}' from "
-            f"{begin} to {end}: nearly all are missing. Resample the data, or give its step with --freq."
+            f"{begin} to {end}: nearly all are missing. Resample the data.",
+            "Or give its step with --freq.",
         )
 
 
 def refuse_gaps(source: Source, count: int, step: str, first: str) -> None:
     """Refuse `count` steps without a row; `first` says where the first one is."""
-    daily = " If only working days are recorded, give --freq B." if step == "D" else ""
-    source.fail(f"{count} time steps of '{step}' are missing, the first {first}. {MEND_MISSING}.{daily}")
+    daily = "If only working days are recorded, give --freq B." if step == "D" else ""
+    source.fail(f"{count} time steps of '{step}' are missing, the first {first}. {MEND_MISSING}.", daily)
 
 
 def refuse_missing(source: Source, frame: pl.DataFrame, columns: tuple[str, ...], step: str) -> None:

@@ -318,8 +318,8 @@ def _fill(path: Path, roles: Roles, grid: _Grid, values: np.ndarray, seen: np.nd
         if again.any():
             at = int(np.flatnonzero(again)[-1])
             source.fail(
-                f"column '{roles.timestamp}', row {batch[at, ROW]}: the time {times[at]} of '{items[at]}' comes twice. Keep one of them. "
-                "If the file holds several series, name the column that tells them apart: --item-id."
+                f"column '{roles.timestamp}', row {batch[at, ROW]}: the time {times[at]} of '{items[at]}' comes twice. Keep one of them.",
+                "If the file holds several series, name the column that tells them apart: --item-id.",
             )
         values[places] = numbers.to_numpy().astype(np.float32)
         seen[places] = True

@@ -111,16 +111,17 @@ def _checked_rows(source: Source, roles: Roles, bare_years: bool, freq: str | No
     numbers = [checked_numbers(source, column) for column in roles.values]
     for column in numbers:
         if column.null_count() == len(column):
-            source.fail(f"column '{column.name}' holds no number at all. Choose the columns to forecast with --target.")
+            source.fail(f"column '{column.name}' holds no number at all.", "Choose the columns to forecast with --target.")
     frame = source.frame.select(ROW, items, times, *numbers).sort("item_id", "timestamp", ROW)
     twice = frame.filter(frame.select("item_id", "timestamp").is_duplicated())
     if not twice.is_empty():
         (row, item, time), (other, *_) = twice.row(0)[:3], twice.row(1)
         apart = "".join(f" {column}" for column in _telling_apart(source, roles)[:1])
-        several = "" if roles.item_id else f" If the file holds several series, name the column that tells them apart: --item-id{apart}."
+        several = "" if roles.item_id else f"If the file holds several series, name the column that tells them apart: --item-id{apart}."
         source.fail(
             f"column '{roles.timestamp}', {source.unit}s {row} and {other}: the time {time} of '{item}' comes twice. "
-            f"Keep one of the two; local time with daylight saving must be turned into UTC first.{several}"
+            f"Keep one of the two; local time with daylight saving must be turned into UTC first.",
+            several,
         )
     return frame
 

@@ -5,6 +5,7 @@ from typing import Any
 
 import numpy as np
 
+from domains.timeseries.data.files import TableError
 from domains.timeseries.data.mapped import Table
 from titans_seq.errors import UserError
 
@@ -127,8 +128,8 @@ def check_contexts(table: Table, prediction_length: int, context_length: int, wi
             for channel, count in zip(table.targets, seen, strict=True):
                 if count < 2:
                     last = entry["start"] + stop - 1
-                    raise UserError(
+                    raise TableError(
                         f"item {entry['item_id']!r}, column {channel!r}: {count} observed values in the {context_length} steps "
-                        f"up to {last}; "
-                        "a forecast needs at least 2. Leave the column out, give a longer --context-length, or fewer --windows."
+                        f"up to {last}; a forecast needs at least 2.",
+                        "Leave the column out, give a longer --context-length, or fewer --windows.",
                     )

@@ -54,7 +54,7 @@ def read_tsf(
     frame = pl.DataFrame(rows, schema=[ROW, *header.columns, TARGET], orient="row", schema_overrides={ROW: pl.UInt32})
     source = Source(path, frame, "line")
     for column in static_features:
-        source.require(column, "--static-features")
+        source.require(column, option="--static-features")
     item_id = names[0] if names else None
     if item_id in static_features:
         source.fail(f"--static-features {item_id} tells the series apart; each attribute has one role.")

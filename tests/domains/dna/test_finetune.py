@@ -1,6 +1,7 @@
 """`titans-seq dna finetune` and `evaluate`: a planted motif is learned and scored, killed runs go on, what cannot be used is refused."""
 
 import json
+import shutil
 from collections.abc import Callable
 from pathlib import Path
 from typing import Any
@@ -19,6 +20,7 @@ from domains.dna.head_config import ClassifierConfig, EncoderConfig
 from domains.dna.heads import DNAClassifier
 from domains.dna.metrics import classification_scores
 from domains.dna.model import TitansForDNA
+from domains.dna.seen import SEEN_NAME
 from domains.dna.strands import reverse_complement
 from titans_seq import MemoryConfig, TitansConfig, UserError, presets
 from titans_seq.training import TrainingConfig
@@ -125,6 +127,38 @@ def test_evaluate_prints_and_writes(learned: tuple[Path, Path], run: Run, tmp_pa
     assert "Of the train part 0 equal a sequence" in shown
 
 
+def test_what_was_trained_on_is_warned_of(learned: tuple[Path, Path], run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """The table itself, and single sequences of it, as reverse complements and in soft mask too; not what training has not read."""
+    task, folder = learned
+    (row,) = pl.read_csv(task / "train.csv").head(1).rows()
+    mirrored = (row[0].translate(str.maketrans("ACGT", "TGCA"))[::-1].lower(), row[1])
+    write_task(tmp_path, mixed=[mirrored, *planted(9, 77)])
+    expected = {task / "train.csv": 1200, task / "dev.csv": 0, task: 0, tmp_path / "mixed.csv": 1}
+    for data, count in expected.items():
+        run("evaluate", folder / "model", data, "--json")
+        said = capsys.readouterr()
+        found = json.loads(said.out)
+        assert found["trained_on"] == count
+        assert (f"warning: {count:,} of these {found['sequences']:,} sequences are among those that" in said.err) == (count > 0)
+    run("evaluate", folder / "model", task / "train.csv", "--quiet")
+    assert "warning: 1,200 of these 1,200 sequences" in capsys.readouterr().err
+
+
+def test_a_model_that_does_not_know_what_it_was_trained_on_is_scored_without_a_word_of_it(
+    learned: tuple[Path, Path], run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    shutil.copytree(learned[1] / "model", tmp_path / "model")
+    (tmp_path / "model" / SEEN_NAME).unlink()
+    run("evaluate", tmp_path / "model", learned[0] / "train.csv", "--json")
+    said = capsys.readouterr()
+    assert json.loads(said.out)["trained_on"] is None
+    assert "warning" not in said.err
+    for damaged in (b"no array", (learned[1] / "model" / SEEN_NAME).read_bytes()[:-5]):
+        (tmp_path / "model" / SEEN_NAME).write_bytes(damaged)
+        with pytest.raises(UserError, match=rf"{SEEN_NAME}: damaged .*Delete it"):
+            run("evaluate", tmp_path / "model", learned[0] / "train.csv")
+
+
 def test_a_table_by_itself_is_scored_without_baselines(learned: tuple[Path, Path], run: Run, capsys: pytest.CaptureFixture[str]) -> None:
     task, folder = learned
     run("evaluate", folder / "model", task / "dev.csv")
@@ -167,6 +201,7 @@ def test_the_audit_is_printed_first(run: Run, tmp_path: Path, capsys: pytest.Cap
     ("arguments", "message"),
     [
         (("finetune", "none.csv"), "none.csv: no such file or folder"),
+        (("finetune", "two.csv", "--sequence-column", "dna"), "Name the one that holds the sequences: --sequence-column."),
         (("finetune", "one.csv"), "all sequences are of class 'a'; at least two classes are needed"),
         (("finetune", "two.csv", "--validation-share", 1), "--validation-share must be between 0 and 1, got 1.0"),
         (("finetune", "two.csv", "--model.stem-width", 1), "--model.stem-width must be 0, or from 2 to 1024, got 1"),

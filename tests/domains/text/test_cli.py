@@ -137,7 +137,7 @@ def train(*arguments: object) -> None:
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("none.txt",), "none.txt: no such file or folder."),
+        (("none.txt",), "none.txt: no such file or folder. Check the path; it is looked up from "),
         (("ships.txt", "--validation", "none.txt"), "none.txt: no such file or folder."),
         (("ships.txt", "--max-steps", 0), "--max-steps must be at least 1, got 0"),
         (("ships.txt", "--devices", 3), "--batch-size must be a multiple of devices times nodes, 3, got 8"),

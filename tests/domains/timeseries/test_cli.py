@@ -4,6 +4,7 @@ import inspect
 import json
 import logging
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -182,6 +183,35 @@ def test_train_then_predict_needs_no_flags_again(run: Run, tmp_path: Path) -> No
     assert done.returncode == 2
     assert "there is no column 'visits'" in done.stderr
     assert "model/table.json" in done.stderr
+    assert "--" not in done.stderr
+    old.with_columns(type=pl.int_range(pl.len()).cast(pl.String)).write_csv(tmp_path / "changing.csv", datetime_format="%Y-%m-%d")
+    done = run("predict", "model", "changing.csv")
+    assert "A static feature has one value a series. Columns, step and context are those that the model was trained" in done.stderr
+
+
+def test_predict_names_no_flag_that_it_lacks_and_says_where_there_is_little_to_read(run: Run, tmp_path: Path) -> None:
+    write_table(tmp_path / "t.csv", 60)
+    assert run("train", "t.csv", "-o", "model", *QUICK, "--quiet").returncode == 0
+    rows = pl.read_csv(tmp_path / "t.csv")
+    files = {
+        "no.csv": rows.rename({"load": "weight"}),
+        "off.csv": rows.with_columns(date=pl.when(pl.int_range(pl.len()) == 9).then(pl.lit("2023-01-10 05:00")).otherwise("date")),
+        "gap.csv": rows.filter(pl.int_range(pl.len()) != 9),
+        "twice.csv": pl.concat([rows, rows[:1]]),
+        "one.csv": rows[:1],
+    }
+    for name, frame in files.items():
+        frame.write_csv(tmp_path / name)
+        done = run("predict", "model", name)
+        assert done.returncode == 2, name
+        assert "trained with (model/table.json, config.json)" in " ".join(done.stderr.split()), done.stderr
+        assert set(re.findall(r"--[a-z-]+", done.stderr)) <= {"--missing"}, done.stderr
+    rows[:14].write_csv(tmp_path / "enough.csv")
+    assert "warning" not in run("predict", "model", "enough.csv", "--quiet").stderr
+    rows[:5].write_csv(tmp_path / "short.csv")
+    done = run("predict", "model", "short.csv", "--quiet")
+    assert done.returncode == 0
+    assert "warning: series 'short' has fewer steps (5) than the 14 that the model reads (its context_length)" in done.stderr
 
 
 def test_watch_forecasts_the_steps_that_predict_does_and_goes_on(run: Run, tmp_path: Path) -> None:
@@ -293,7 +323,11 @@ BAD: dict[str, tuple[str, tuple, str]] = {
         "observed values in the 28 steps up to",
     ),
     "no-target": ("date,load\n2023-01-01,1\n", ("--target", ","), "names no column"),
-    "no-feature": ("date,load\n2023-01-01,1\n", ("--future-features", "holiday"), "'holiday' (--future-features)"),
+    "no-feature": (
+        "date,load\n2023-01-01,1\n",
+        ("--future-features", "holiday"),
+        "It was asked for by --future-features",
+    ),
 }
 
 
@@ -456,6 +490,7 @@ def test_of_many_channels_the_first_are_printed(capsys: pytest.CaptureFixture[st
 
 
 def test_a_folder_that_train_did_not_write(run: Run, tmp_path: Path) -> None:
+    assert "model: no such folder. Give one that `titans-seq forecast train` wrote" in run("predict", "model").stderr
     (tmp_path / "model").mkdir()
     done = run("predict", "model")
     assert done.returncode == 2

@@ -196,11 +196,13 @@ def test_compiled_blocks_train_alike(texts: Path, tmp_path: Path, monkeypatch: p
     assert losses[0] == pytest.approx(losses[1], rel=1e-4)
 
 
-def test_a_stage_of_short_sequences_is_training_on_short_documents(texts: Path, tmp_path: Path) -> None:
-    """Nothing is handed on from one of them to the next."""
+def test_a_stage_of_short_sequences_is_training_on_short_documents(texts: Path, tmp_path: Path, caplog: pytest.LogCaptureFixture) -> None:
+    """Nothing is handed on from one of them to the next. That the run ends before the stages do is said."""
     config = replace(TINY, max_steps=4, warmup_steps=1)
     short = replace(config, batch_size=12, segment_length=4, document_length=4, carry_state=False)
     train([texts], tmp_path / "warmed_up", TextConfig(titans=SMALL), replace(config, length_warmup=(4, 9)), progress=False)
+    said = "length_warmup takes 13 steps and the run has max_steps=4: none of them has sequences of segment_length="
+    assert [said in message for message in caplog.messages] == [True]
     train([texts], tmp_path / "short", TextConfig(titans=SMALL), short, progress=False)
     first, second = (results(tmp_path / name)[1] for name in ("warmed_up", "short"))
     assert all(map(torch.equal, first.values(), second.values()))

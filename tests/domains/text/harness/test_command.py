@@ -1,11 +1,14 @@
 """`titans-seq text eval` on local task files."""
 
 import json
+import re
+import subprocess
 import sys
 from pathlib import Path
 
 import pytest
 
+from domains.text.cli.harness_tasks import unknown_tasks
 from domains.text.config import GenerationConfig
 from domains.text.generate import generate
 from domains.text.questions import ask, last_words, read_lambada
@@ -90,8 +93,32 @@ def test_a_harness_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytes
         cli.build_app()(["text", "eval", str(tmp_path), "--tasks", "local_piqa"])
 
 
+@pytest.mark.parametrize(
+    ("task", "message"),
+    [
+        ("no_such_task_at_all", r"no such task\. (Did you mean .*\? )?Here are local_arc_challenge, local_lambada"),
+        ("hellaswog", r"no such task\. Did you mean hellaswag, "),
+        ("own_answer", r"no such task\. Did you mean own_answers"),
+        ("local_pika", r"no such task\. Did you mean local_piqa"),
+    ],
+)
+def test_a_task_that_is_nowhere_is_refused_before_anything_is_loaded(task: str, message: str, tmp_path: Path) -> None:
+    """In a process of its own: neither the harness's index nor torch nor the model, which is not there."""
+    (tmp_path / "task.yaml").write_text(OWN.format(file="none"))
+    arguments = ["text", "eval", "no-such-model", "--tasks", "local_piqa", task, "--include-path", str(tmp_path)]
+    program = (
+        "import sys; from titans_seq import UserError, cli\n"
+        f"try: cli.build_app()({arguments})\n"
+        "except UserError as error: print(error)\n"
+        "assert not {'torch', 'datasets', 'lm_eval.tasks'} & sys.modules.keys()"
+    )
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    assert done.returncode == 0, done.stderr
+    assert re.match(rf"--tasks {task}: {message}", done.stdout), done.stdout
+
+
 @pytest.mark.slow  # it looks through all of the harness's own
-def test_a_task_that_is_nowhere_is_named(tmp_path: Path) -> None:
-    small().save_pretrained(tmp_path / "model")
-    with pytest.raises(UserError, match=r"--tasks no_such_task: no such task\. Here are local_arc_challenge, local_lambada"):
-        cli.build_app()(["text", "eval", str(tmp_path / "model"), "--tasks", "no_such_task", "local_piqa"])
+def test_no_task_of_the_harness_is_refused() -> None:
+    from lm_eval.tasks import TaskManager
+
+    assert unknown_tasks(TaskManager().all_tasks, []) == {}

@@ -3,6 +3,7 @@
 import os
 import re
 import signal
+import socket
 import subprocess
 import sys
 import time
@@ -66,6 +67,16 @@ class Server:
 
     def delete(self, path: str) -> requests.Response:
         return requests.delete(self.url + path, timeout=60)
+
+    def raw(self, request: str, receive_buffer: int = 4096) -> socket.socket:
+        """A connection by hand, on which this was sent: lines of a head and what came of a body."""
+        found = socket.socket()
+        found.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, receive_buffer)
+        found.settimeout(30)
+        host, _, port = self.url.removeprefix("http://").partition(":")
+        found.connect((host, int(port)))
+        found.sendall(request.replace("\n", "\r\n").encode())
+        return found
 
     def session(self, id: str) -> None:
         """A new one."""

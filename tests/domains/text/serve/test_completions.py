@@ -123,6 +123,14 @@ def test_models_are_listed(server: Server) -> None:
             client.models.retrieve("other")
 
 
+def test_who_wants_to_chat_is_told_where_completions_are(server: Server) -> None:
+    messages: Any = [{"role": "user", "content": "Who came?"}]
+    with server.client() as client, pytest.raises(openai.NotFoundError, match="'ships' has no chat form") as refused:
+        client.chat.completions.create(model=NAME, messages=messages)
+    assert "POST /v1/completions with a `prompt`" in refused.value.message
+    assert refused.value.code == "no_chat"
+
+
 @pytest.mark.parametrize(
     ("change", "status", "param", "message"),
     [
@@ -180,7 +188,7 @@ def test_neutral_values_ask_for_nothing(server: Server) -> None:
 
 
 def test_unknown_paths_and_methods_are_errors_of_the_same_form(server: Server) -> None:
-    assert server.post("/v1/chat/completions", {}).json()["error"]["message"] == "/v1/chat/completions: Not Found"
+    assert server.post("/v1/embeddings", {}).json()["error"]["message"] == "/v1/embeddings: Not Found"
     assert server.get("/v1/completions").status_code == 405
     with pytest.raises(openai.NotFoundError):
         server.client().embeddings.create(model=NAME, input="a")

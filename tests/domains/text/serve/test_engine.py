@@ -23,10 +23,8 @@ def test_requests_take_turns_step_by_step() -> None:
     async def main() -> None:
         engine = Engine(3)
         with engine.run(steps("a", 4)) as a, engine.run(steps("b", 2)) as b, engine.run(steps("c", 3)) as c:
-            assert engine.running == 3
             all_there.set()
             assert [[found async for found in run] for run in (a, b, c)] == [[0, 1, 2, 3], [0, 1], [0, 1, 2]]
-        assert engine.running == 0
         await engine.close()
 
     asyncio.run(main())
@@ -74,12 +72,27 @@ def test_an_error_is_its_requests_alone() -> None:
             with pytest.raises(RuntimeError, match="of this request"):
                 [found async for found in bad]
             assert [found async for found in good] == [0, 1, 2]
-            with pytest.raises(ApiError) as refused, engine.run(works()):
-                pass
-            assert refused.value.status_code == 429
         await engine.close()
         with pytest.raises(ApiError) as refused, engine.run(works()):
             pass
         assert refused.value.status_code == 503
+
+    asyncio.run(main())
+
+
+def test_requests_have_places_until_they_end() -> None:
+    async def main() -> None:
+        engine = Engine(2)
+        with engine.place():
+            with pytest.raises(RuntimeError), engine.place():
+                raise RuntimeError
+            with engine.place(), pytest.raises(ApiError) as refused, engine.place():
+                pass
+            assert (refused.value.status_code, engine.running) == (429, 1)
+        engine.stop_all()
+        with pytest.raises(ApiError) as refused, engine.place():
+            pass
+        assert (refused.value.status_code, engine.running) == (503, 0)
+        await engine.close()
 
     asyncio.run(main())

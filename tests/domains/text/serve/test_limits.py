@@ -19,6 +19,7 @@ FLAGS = {
     "--max-prompt-tokens": 20,
     "--max-new-tokens": 500,
     "--max-choices": 2,
+    "--max-logprobs": 30,
     "--max-requests": 1,
     "--max-sessions": 2,
     "--max-body-bytes": 1000,
@@ -48,6 +49,8 @@ def test_the_key_is_asked_for(headers: dict[str, str], limited: Server) -> None:
         answer = limited.get(path, headers=headers)
         assert (answer.status_code, answer.json()["error"]["code"]) == (401, "invalid_api_key")
     assert limited.get("/health", headers=headers).status_code == 200
+    unread = limited.post("/v1/completions", "no object", headers=headers)
+    assert (unread.status_code, unread.json()["error"]["code"]) == (401, "invalid_api_key")
     with pytest.raises(openai.AuthenticationError):
         limited.client("wrong").models.list()
     assert limited.client("secret").models.list().data[0].id == NAME
@@ -61,13 +64,18 @@ def test_the_key_is_asked_for(headers: dict[str, str], limited: Server) -> None:
         ({"max_tokens": 501}, 422, "over_limit"),
         ({"prompt": ["a", "b", "c"]}, 422, "over_limit"),
         ({"prompt": ["a", "b"], "n": 2}, 422, "over_limit"),
+        ({"max_tokens": 31, "logprobs": 0}, 422, "over_limit"),
+        ({"prompt": ["a" * 20, "a" * 9], "logprobs": 0, "echo": True}, 422, "over_limit"),
+        ({"prompt": "a" * 15, "n": 2, "logprobs": 0, "echo": True}, 422, "over_limit"),
     ],
-    ids=["prompt", "body", "tokens", "prompts", "choices"],
+    ids=["prompt", "body", "tokens", "prompts", "choices", "logprobs", "echoed", "echoed twice"],
 )
 def test_more_than_the_limits_is_refused(body: dict[str, object], status: int, code: str, limited: Server) -> None:
     answer = complete(limited, **body)
     assert (answer.status_code, answer.json()["error"]["code"]) == (status, code)
     assert complete(limited, prompt=["a" * 20, "b"]).status_code == 200
+    assert complete(limited, prompt=["a" * 19, "a" * 9], logprobs=0, echo=True).status_code == 200
+    assert complete(limited, prompt=["a" * 20, "a" * 20], logprobs=0).status_code == 200
 
 
 def test_bodies_without_a_length_are_counted_as_they_come(limited: Server) -> None:

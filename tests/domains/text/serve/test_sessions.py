@@ -1,5 +1,6 @@
 """Sessions: each its own memory, to the bit, over requests, restarts and servers; a request that does not end changes nothing."""
 
+import re
 import signal
 import threading
 from collections.abc import Callable
@@ -20,7 +21,6 @@ from tests.domains.text.serve.conftest import NAME, Server, equal, lone
 
 ENDLESS = 4000
 """Tokens, far more than a test waits for; drawn greedily, so that no chance end comes before."""
-"""Tokens that no test waits for."""
 
 
 def ask(client: OpenAI, session: str, prompt: str, **options: Any) -> Any:
@@ -225,11 +225,20 @@ def test_sessions_outlive_a_kill_and_move_to_another_server(
         assert listed.keys() == {"kept", "torn", "foreign"}
         assert listed["kept"]["tokens"] == 7
         assert "damaged" in listed["torn"]["problem"]
-        assert "another model" in listed["foreign"]["problem"]
+        whose = (
+            f"belongs to another model (system_fingerprint {small(1).identity()}) than the one that is served ({language_model.identity()})"
+        )
+        assert listed["foreign"]["problem"].startswith(whose)
+        refusals = {
+            "torn": ("session 'torn' cannot be gone on with", "session_damaged"),
+            "foreign": (f"session 'foreign' {whose}", "session_of_another_model"),
+        }
         for id in ("torn", "foreign"):
             assert f"session {id} cannot be gone on with" in second.log.read_text()
-            with pytest.raises(openai.UnprocessableEntityError, match=f"session '{id}' cannot be gone on with"):
+            message, code = refusals[id]
+            with pytest.raises(openai.UnprocessableEntityError, match=re.escape(message)) as refused:
                 second.complete("a", session=id)
+            assert refused.value.code == code
             assert str(tmp_path) not in second.post("/v1/completions", {"model": NAME, "session": id}).text
             assert second.post(f"/v1/sessions/{id}/fork").status_code == 422
             assert second.delete(f"/v1/sessions/{id}").status_code == 200
@@ -277,7 +286,7 @@ def test_what_is_no_state_of_the_model_is_not_imported(
     begin(language_model).save_for(language_model, path)
     assert "damaged" in refused(path.read_bytes()[:-1])
     begin(small(1)).save_for(small(1), path)
-    assert "of another model" in refused(path.read_bytes())
+    assert f"is a state of another model ({small(1).identity()}), not of this one" in refused(path.read_bytes())
     begin(language_model, 2).save_for(language_model, path)
     assert "holds 2 texts, expected one" in refused(path.read_bytes())
     start = begin(language_model)

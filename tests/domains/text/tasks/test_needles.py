@@ -155,3 +155,15 @@ def test_words_are_different_and_sentences_whole() -> None:
     assert len(set(ADJECTIVES)) == len(ADJECTIVES)
     assert len(set(NOUNS)) == len(NOUNS)
     assert list(sentences('He went. "Did he?" she said! And so on')) == ["He went.", '"Did he?" she said!', "And so on"]
+
+
+def test_answers_without_room_are_an_error() -> None:
+    """Four UUIDs are more than RULER keeps free, in bytes: the example would be longer than it says."""
+    settings: dict[str, Any] = {"length": 4096, "value_kind": "uuids"}
+    with pytest.raises(
+        UserError, match=r"niah_multivalue: the answers take 151 tokens, and reserve=128 .*length=4096\. Set reserve to 151"
+    ):
+        made("niah_multivalue", **settings).example(generator(0, "test", 0))
+    for training in (False, True):
+        example = made("niah_multivalue", reserve=151, **settings).example(generator(0, "test", 0), training)
+        assert len(example.inputs) <= 4096 + 2  # the end before the prompt, and the point after the answer

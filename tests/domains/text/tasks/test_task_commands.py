@@ -110,7 +110,7 @@ def test_needles_are_scored_by_depth_and_as_they_are_written(tmp_path: Path, cap
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (("make", "mkar", "-o", "x.jsonl"), "Did you mean 'mqar'"),
+        (("make", "mkar", "-o", "x.jsonl"), "^there is no task 'mkar'. Did you mean 'mqar'"),
         (("make", "mqar", "-o", "x.jsonl", "-s", "pairs"), "--set pairs: must be NAME=VALUE"),
         (("make", "mqar", "-o", "x.jsonl", "-s", "pairs=x"), "pairs must be of type int"),
         (("make", "mqar", "-o", "x.jsonl", "-s", "lenght=3"), "did you mean 'length'"),
