@@ -18,6 +18,7 @@ import os
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
+from itertools import product
 from pathlib import Path
 from time import process_time
 
@@ -26,7 +27,7 @@ import torch
 from rich.console import Console
 from rich.table import Table
 
-from benchmarks.reporting import RESULTS, Report, environment, names, progress_bar, write_json
+from benchmarks.reporting import RESULTS, Report, environment, integers, names, progress_bar, write_json
 from domains.dna.bits import OnlineConfig, OnlineTrainer, Reader
 from domains.dna.config import DNAConfig
 from domains.dna.context_config import ContextMemoryConfig
@@ -60,9 +61,10 @@ BACKBONE = TitansConfig(
 )
 TRAINING = OnlineConfig(learning_rate=3e-3)
 CONTEXTS = ContextMemoryConfig(table_bits=22)
+PLAIN = "Titans trained in the pass"
 NETWORKS = {  # what they have of a context memory, and whether memories learn
     "Titans trained in the pass, memory frozen": (None, False),
-    "Titans trained in the pass": (None, True),
+    PLAIN: (None, True),
     "Titans with a context memory, trained in the pass": (CONTEXTS, True),
 }
 SEGMENT = 512
@@ -99,8 +101,10 @@ class Scores:
         return made
 
 
-def measure(codes: np.ndarray, part: slice, networks: Sequence[str], say: Callable[[str], None]) -> dict[str, dict[str, float]]:
-    """All ways to predict `codes`, scored on a part of them; networks: names in `NETWORKS`."""
+def measure(
+    codes: np.ndarray, part: slice, networks: Sequence[str], seeds: Sequence[int], say: Callable[[str], None]
+) -> dict[str, dict[str, float]]:
+    """All ways to predict `codes`, scored on a part of them; networks: names in `NETWORKS`, each once a seed; the last is mixed in."""
     scores = Scores(codes, part)
     told = np.empty((len(ORDERS) + 2 * len(COPY_ORDERS) + 1, 4, len(codes)), dtype=np.float16)
     for order in NOT_INVERTED:
@@ -121,17 +125,18 @@ def measure(codes: np.ndarray, part: slice, networks: Sequence[str], say: Callab
     ):
         say(name)
         scores.chances(name, lambda which=which, config=config: mix(codes, which, config))
-    for name in networks:
+    for name, seed in product(networks, seeds):
         contexts, memory = NETWORKS[name]
-        say(name)
+        way = f"{name}, seed {seed}"
+        say(way)
         begin = process_time()
-        torch.manual_seed(0)
+        torch.manual_seed(seed)
         trainer = OnlineTrainer(TitansForDNA(DNAConfig(titans=BACKBONE, contexts=contexts)), memory, TRAINING)
         told[-1] = network(trainer, codes)
-        scores.add(name, bits(codes, np.exp(told[-1].astype(np.float32))), process_time() - begin)
+        scores.add(way, bits(codes, np.exp(told[-1].astype(np.float32))), process_time() - begin)
     if networks:
         say("mixture with Titans")
-        scores.chances(f"mixing network of counts, copies and {networks[-1]}", lambda: mix(codes, told, NETWORK))
+        scores.chances(f"mixing network of counts, copies and {networks[-1]}, seed {seeds[-1]}", lambda: mix(codes, told, NETWORK))
     return scores.rows
 
 
@@ -175,31 +180,38 @@ def reading(codes: np.ndarray, part: slice, trained_on: np.ndarray, say: Callabl
 
 def tasks(options: argparse.Namespace, cache: Path, say: Callable[[str], None]) -> Iterator[tuple[str, int, Callable[[], dict]]]:
     """Name, bases and work of each measurement."""
-    chosen, short = options.genomes, options.network_bases
+    chosen, short, networks, seeds = options.genomes, options.network_bases, options.networks, options.seeds
     if short:
         for name in chosen:
             if name in GENOMES:
                 codes = read(options.folder, name, cache, short)
-                yield f"{name}, first {len(codes):,}", len(codes), lambda c=codes: measure(c, slice(None), options.networks, say)
+                yield (
+                    f"{name}, first {len(codes):,}",
+                    len(codes),
+                    lambda c=codes: measure(c, slice(None), networks, seeds, say),
+                )
         for name in chosen:
             if name in PAIRS:
                 first, second = (read(options.folder, strain, cache, short // 2) for strain in PAIRS[name])
-                other = read(options.folder, "E. coli MG1655", cache, short)
+                other = read(options.folder, "E. coli MG1655", cache, short) if PLAIN in networks else None
                 pair, part = joined([first, second]), slice(len(first) + 1, None)
                 yield (
                     f"{name}, first {len(second):,} of each",
                     len(pair),
-                    lambda p=pair, s=part, o=other: {**measure(p, s, options.networks, say), **reading(p, s, o, say)},
+                    lambda p=pair, s=part, o=other: {
+                        **measure(p, s, networks, seeds, say),
+                        **({} if o is None else reading(p, s, o, say)),
+                    },
                 )
     if options.bases != 0:
         for name in chosen:
             if name in GENOMES:
                 codes = read(options.folder, name, cache, options.bases)
-                yield name, len(codes), lambda c=codes: measure(c, slice(None), (), say)
+                yield name, len(codes), lambda c=codes: measure(c, slice(None), (), (), say)
             else:
                 first, second = (read(options.folder, strain, cache, options.bases) for strain in PAIRS[name])
                 pair, part = joined([first, second]), slice(len(first) + 1, None)
-                yield name, len(pair), lambda p=pair, s=part: measure(p, s, (), say)
+                yield name, len(pair), lambda p=pair, s=part: measure(p, s, (), (), say)
 
 
 def table(found: Report) -> Table:
@@ -225,6 +237,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--bases", type=int, help="of each genome at most; 0 for the networks' part alone (default: all)")
     add("--network-bases", type=int, default=500_000, help="of each genome that the networks read; 0 for no networks")
     add("--networks", nargs="*", choices=list(NETWORKS), default=list(NETWORKS), help="which (default: all)")
+    add("--seeds", type=integers, default=[0], help="of the networks, comma-separated; the last is mixed in (default: 0)")
     add("--output", type=Path, default=OUTPUT)
     options = parser.parse_args(arguments)
     unknown = [name for name in options.genomes if name not in known]

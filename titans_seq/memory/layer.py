@@ -52,13 +52,25 @@ class MemoryNetwork(Learner):
         heads, width = config.num_heads, config.head_width(dim)
         self.heads, self.width = heads, width
         self.dims = [width, *[width * config.expansion] * (config.depth - 1), width]
-        self.first_state = nn.ParameterList(torch.randn(heads, a, b) / math.sqrt(a) for a, b in pairwise(self.dims))
+        self.first_state = nn.ParameterList(self._first_layer(l, a, b) for l, (a, b) in enumerate(pairwise(self.dims)))
         self.norm_scale = nn.Parameter(torch.ones(heads, width)) if config.norm else None
         self.norm_shift = nn.Parameter(torch.zeros(heads, width)) if config.norm else None
 
         self.momentum_and_step = nn.Linear(dim, config.depth * 2 * heads)
         self.forgetting = self._forgetting(dim)
         self._initialise_gates()
+
+    def _first_layer(self, l: int, d_in: int, d_out: int) -> Tensor:
+        """Layer l of W^0, (H, d_in, d_out).
+
+        What enters the activation has variance 1: keys have unit length, so layer 0 of a deep memory is not divided by the root of its
+        width. Divided, the activation is all but linear, and what a token writes through layer 0 is larger than layer 0 itself. A linear
+        memory without norm begins at 0, as in DeltaNet: what it tells is what it was told.
+        """
+        if self.config.depth == 1 and not self.config.norm:
+            return torch.zeros(self.heads, d_in, d_out)
+        first_of_deep = l == 0 and self.config.depth > 1
+        return torch.randn(self.heads, d_in, d_out) / (1 if first_of_deep else math.sqrt(d_in))
 
     def _forgetting(self, dim: int) -> nn.Module | None:
         """Logits of alpha: (.., depth * heads), or one for each input channel of each memory layer through a low rank."""

@@ -33,8 +33,8 @@ def small_tables(monkeypatch: pytest.MonkeyPatch) -> None:
 
 def test_a_second_strain_is_cheap_after_the_first(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
     output = folder / "found.json"
-    arguments = ["--genomes", "N315 after COL,S. aureus N315", "--folder", str(folder), "--network-bases", "3000", "--output", str(output)]
-    online.main(arguments)
+    arguments = ["--genomes", "N315 after COL,S. aureus N315", "--folder", str(folder), "--network-bases", "3000"]
+    online.main([*arguments, "--seeds", "1,0", "--output", str(output)])
     found = json.loads(output.read_text())["genomes"]
     assert list(found) == ["S. aureus N315, first 3,000", "N315 after COL, first 1,500 of each", "N315 after COL", "S. aureus N315"]
     pair, alone = ({way: row["bits_per_base"] for way, row in found[name]["rows"].items()} for name in ("N315 after COL", "S. aureus N315"))
@@ -42,8 +42,10 @@ def test_a_second_strain_is_cheap_after_the_first(folder: Path, capsys: pytest.C
         assert pair[way] < 0.6
         assert alone[way] > 1.9
     networks = found["N315 after COL, first 1,500 of each"]["rows"]
-    assert {f"mixing network of counts, copies and {WITH_CONTEXTS}", "Titans trained on E. coli, memory frozen"} <= {*networks}
-    assert networks[WITH_CONTEXTS]["bits_per_base"] < 1.2 < 1.8 < networks["Titans trained in the pass"]["bits_per_base"]
+    assert {f"mixing network of counts, copies and {WITH_CONTEXTS}, seed 0", "Titans trained on E. coli, memory frozen"} <= {*networks}
+    for seed in ("seed 0", "seed 1"):
+        assert networks[f"{WITH_CONTEXTS}, {seed}"]["bits_per_base"] < 1.2 < 1.8 < networks[f"{online.PLAIN}, {seed}"]["bits_per_base"]
+    assert networks[f"{online.PLAIN}, seed 0"]["bits_per_base"] != networks[f"{online.PLAIN}, seed 1"]["bits_per_base"]
     assert "mixing network of counts and copies" in capsys.readouterr().out
 
 
