@@ -60,7 +60,7 @@ BACKBONE = TitansConfig(
     dim=64, num_layers=2, variant="lmm", memory=MemoryConfig(num_heads=2, depth=1, expansion=1, chunk_size=64, max_step=0.1)
 )
 TRAINING = OnlineConfig(learning_rate=3e-3)
-CONTEXTS = ContextMemoryConfig(table_bits=22)
+CONTEXTS = ContextMemoryConfig(table_bits=24)  # holds both strands of both strains: little is forgotten for want of room
 PLAIN = "Titans trained in the pass"
 NETWORKS = {  # what they have of a context memory, and whether memories learn
     "Titans trained in the pass, memory frozen": (None, False),
@@ -246,7 +246,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     if not options.folder.is_dir():
         parser.error(f"{options.folder} is not there: apt-get install ragout-examples, or name its folder with --folder")
     torch.set_num_threads(1)
-    settings = {"mixer": asdict(NETWORK), "backbone": BACKBONE.to_dict(), "training": asdict(TRAINING), "segment": SEGMENT}
+    settings = {
+        "mixer": asdict(NETWORK),
+        "backbone": BACKBONE.to_dict(),
+        "contexts": CONTEXTS.to_dict(),
+        "training": asdict(TRAINING),
+        "segment": SEGMENT,
+    }
     found: Report = {**environment("benchmarks.dna.online"), "settings": settings, "references": REFERENCES, "genomes": {}}
     with progress_bar() as progress, tempfile.TemporaryDirectory() as temporary:
         task = progress.add_task("", total=None)
