@@ -52,7 +52,7 @@ class MemoryNetwork(Learner):
         heads, width = config.num_heads, config.head_width(dim)
         self.heads, self.width = heads, width
         self.dims = [width, *[width * config.expansion] * (config.depth - 1), width]
-        self.first_state = nn.ParameterList(self._first_layer(l, a, b) for l, (a, b) in enumerate(pairwise(self.dims)))
+        self.first_state = nn.ParameterList(self._initial_layer(l, a, b) for l, (a, b) in enumerate(pairwise(self.dims)))
         self.norm_scale = nn.Parameter(torch.ones(heads, width)) if config.norm else None
         self.norm_shift = nn.Parameter(torch.zeros(heads, width)) if config.norm else None
 
@@ -60,7 +60,7 @@ class MemoryNetwork(Learner):
         self.forgetting = self._forgetting(dim)
         self._initialise_gates()
 
-    def _first_layer(self, l: int, d_in: int, d_out: int) -> Tensor:
+    def _initial_layer(self, l: int, d_in: int, d_out: int) -> Tensor:
         """Layer l of W^0, (H, d_in, d_out).
 
         What enters the activation has variance 1: keys have unit length, so layer 0 of a deep memory is not divided by the root of its
