@@ -1,4 +1,4 @@
-"""Progress bars: on a terminal, and in a notebook. All bars are made here.
+"""Progress bars: on a terminal, and in a notebook. All of the package that are not a library's own are made here.
 
 In a notebook a bar is a line of plain text that is replaced as it goes: it needs no widgets, and is kept as it ended.
 """

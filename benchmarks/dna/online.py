@@ -157,10 +157,10 @@ def network(reader: Reader, codes: np.ndarray) -> np.ndarray:
     return np.concatenate(told, axis=1)
 
 
-def reading(codes: np.ndarray, part: slice, trained_on: np.ndarray, say: Callable[[str], None]) -> dict[str, dict[str, float]]:
+def reading(codes: np.ndarray, part: slice, trained_on: np.ndarray, seed: int, say: Callable[[str], None]) -> dict[str, dict[str, float]]:
     """A pair read by a network whose weights saw another genome only: what its memory keeps of the first, on and off."""
     scores = Scores(codes, part)
-    torch.manual_seed(0)
+    torch.manual_seed(seed)
     model = TitansForDNA(DNAConfig(titans=BACKBONE))
     say("training on another genome")
     network(OnlineTrainer(model, True, TRAINING), trained_on)
@@ -170,11 +170,12 @@ def reading(codes: np.ndarray, part: slice, trained_on: np.ndarray, say: Callabl
         ("Titans trained on E. coli, memory on, the second alone", alone, True),
         ("Titans trained on E. coli, memory frozen", codes, False),
     ):
-        say(name)
+        way = f"{name}, seed {seed}"
+        say(way)
         begin = process_time()
         told = np.full((4, len(codes)), math.log(0.25), dtype=np.float32)
         told[:, -len(what) :] = network(Reader(model, memory), what)
-        scores.add(name, bits(codes, np.exp(told)), process_time() - begin)
+        scores.add(way, bits(codes, np.exp(told)), process_time() - begin)
     return scores.rows
 
 
@@ -200,7 +201,7 @@ def tasks(options: argparse.Namespace, cache: Path, say: Callable[[str], None]) 
                     len(pair),
                     lambda p=pair, s=part, o=other: {
                         **measure(p, s, networks, seeds, say),
-                        **({} if o is None else reading(p, s, o, say)),
+                        **{way: row for seed in seeds if o is not None for way, row in reading(p, s, o, seed, say).items()},
                     },
                 )
     if options.bases != 0:
@@ -236,7 +237,13 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--folder", type=Path, default=FOLDER, help="where the package's examples lie")
     add("--bases", type=int, help="of each genome at most; 0 for the networks' part alone (default: all)")
     add("--network-bases", type=int, default=500_000, help="of each genome that the networks read; 0 for no networks")
-    add("--networks", nargs="*", choices=list(NETWORKS), default=list(NETWORKS), help="which (default: all)")
+    add(
+        "--networks",
+        nargs="*",
+        choices=list(NETWORKS),
+        default=list(NETWORKS),
+        help=f"which (default: all); with {PLAIN!r} a pair is also read by weights of E. coli",
+    )
     add("--seeds", type=integers, default=[0], help="of the networks, comma-separated; the last is mixed in (default: 0)")
     add("--output", type=Path, default=OUTPUT)
     options = parser.parse_args(arguments)

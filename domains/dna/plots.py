@@ -13,6 +13,7 @@ from titans_seq.figure import Figure
 
 _COLOURS, _GREY, _RULE = ("#0969da", "#d4600a", "#1a7f37", "#8250df"), "#8c959f", "#d0d7de"
 _INCHES = 10.0
+_PLACE = ["file", "record", "start", "end"]
 MOST_NAMES = 12
 """Records whose names stand in the picture."""
 
@@ -39,8 +40,10 @@ def plot_bits(
 
     Raises:
         UserError: no region of these kinds is on what is drawn.
+        ValueError: there are more than four tables, or their windows are not the same.
     """
     curves = {"": windows} if isinstance(windows, pl.DataFrame) else windows
+    _check_curves(curves)
     layout = Layout(next(iter(curves.values())))
     figure = Figure(figsize=(_INCHES, 3.4 if annotation is None else 4.2), dpi=150, layout="constrained")
     if annotation is None:
@@ -65,6 +68,15 @@ def plot_bits(
     return figure
 
 
+def _check_curves(curves: Mapping[str, pl.DataFrame]) -> None:
+    if not 1 <= len(curves) <= len(_COLOURS):
+        raise ValueError(f"expected one to {len(_COLOURS)} tables of windows, got {len(curves)}")
+    (first, table), *others = curves.items()
+    for name, other in others:
+        if not other.select(_PLACE).equals(table.select(_PLACE)):
+            raise ValueError(f"{name!r} has other windows than {first!r}: {', '.join(_PLACE)} must be the same in all tables")
+
+
 def _draw_bits(ax: Axes, curves: Mapping[str, pl.DataFrame], edges: np.ndarray) -> None:
     lowest = highest = 2.0
     for colour, (name, table) in zip(_COLOURS[: len(curves)], curves.items(), strict=True):
@@ -73,7 +85,7 @@ def _draw_bits(ax: Axes, curves: Mapping[str, pl.DataFrame], edges: np.ndarray) 
         lowest, highest = float(np.nanmin(bits, initial=lowest)), float(np.nanmax(bits, initial=highest))
     ax.axhline(2, color=_GREY, lw=0.8, ls=(0, (4, 2)))
     room = max(0.05, 0.15 * (highest - lowest))
-    ax.set_ylim(max(0.0, lowest - room), highest + room)
+    ax.set_ylim(max(-0.04, lowest - room), highest + room)
     ax.set_ylabel("bits per base")
     ax.spines[["top", "right"]].set_visible(False)
     ax.tick_params(labelsize=8, color=_GREY)

@@ -63,14 +63,12 @@ class MemoryNetwork(Learner):
     def _initial_layer(self, l: int, d_in: int, d_out: int) -> Tensor:
         """Layer l of W^0, (H, d_in, d_out).
 
-        What enters the activation has variance 1: keys have unit length, so layer 0 of a deep memory is not divided by the root of its
-        width. Divided, the activation is all but linear, and what a token writes through layer 0 is larger than layer 0 itself. A linear
-        memory without norm begins at 0, as in DeltaNet: what it tells is what it was told.
+        Variance 1 / d_in, but for layer 0 of a deep memory with norm: keys have unit length, so that variance 1 there gives what enters
+        the activation variance 1. With less the activation is all but linear, and what a token writes through layer 0 is larger than
+        layer 0 itself. Without the norm nothing would bound the steps that larger activations make.
         """
-        if self.config.depth == 1 and not self.config.norm:
-            return torch.zeros(self.heads, d_in, d_out)
-        first_of_deep = l == 0 and self.config.depth > 1
-        return torch.randn(self.heads, d_in, d_out) / (1 if first_of_deep else math.sqrt(d_in))
+        enters_activation = l == 0 and self.config.depth > 1 and self.config.norm
+        return torch.randn(self.heads, d_in, d_out) / (1 if enters_activation else math.sqrt(d_in))
 
     def _forgetting(self, dim: int) -> nn.Module | None:
         """Logits of alpha: (.., depth * heads), or one for each input channel of each memory layer through a low rank."""

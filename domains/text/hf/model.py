@@ -125,19 +125,25 @@ class TitansTextForCausalLM(PreTrainedModel, GenerationMixin):
         return super().load_state_dict({_PREFIX + name.removeprefix(_PREFIX): x for name, x in state_dict.items()}, *given, **named)
 
     @classmethod
-    def from_pretrained(cls, pretrained_model_name_or_path: str | Path, *given: Any, **options: Any) -> Any:
+    def from_pretrained(
+        cls, pretrained_model_name_or_path: str | Path, *given: Any, output_loading_info: bool = False, subfolder: str = "", **options: Any
+    ) -> Any:
         """As of transformers; a file that is damaged, lacks weights of the model or has others is refused by its name.
 
         Raises:
-            UserError: one is, or tokenizer.json is not the model's.
+            UserError: one is, they do not fit a configuration that is given, or tokenizer.json is not the model's.
         """
+        if subfolder:
+            raise UserError(f"{pretrained_model_name_or_path}: name the folder {subfolder} itself; subfolder= is not known here.")
         hub = {name: options[name] for name in ("revision", "token", "cache_dir", "local_files_only") if name in options}
         folder = locate(pretrained_model_name_or_path, ALL_FILES, **hub)
         TitansForCausalLM.from_pretrained(folder, device="meta")  # which reads no values: for its errors
-        found = super().from_pretrained(pretrained_model_name_or_path, *given, **options)
-        model = found[0] if isinstance(found, tuple) else found  # with output_loading_info
+        model, info = super().from_pretrained(pretrained_model_name_or_path, *given, output_loading_info=True, **options)
+        wrong = {kind: sorted(map(str, info[kind])) for kind in ("missing_keys", "unexpected_keys", "mismatched_keys") if info[kind]}
+        if wrong:
+            raise UserError(f"{pretrained_model_name_or_path}: the weights do not fit the configuration: {wrong}")
         model.model._load_more(folder)
-        return found
+        return (model, info) if output_loading_info else model
 
     def save_pretrained(
         self,

@@ -9,6 +9,9 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from domains.text.serve.errors import ApiError, response_of
 from domains.text.serve.limits import Limits
 
+PROGRESS = 16_384
+"""Bytes of a body that are progress: fewer, one by one, do not hold a place."""
+
 
 class CheckKey:
     """Answers requests without the key with 401, before anything of their bodies is read. Only /health needs none."""
@@ -30,7 +33,7 @@ class CheckKey:
 
 
 class LimitBody:
-    """Refuses bodies that are too large, as they come, and those that stop coming."""
+    """Refuses bodies that are too large, as they come, and those that all but stop coming."""
 
     def __init__(self, app: ASGIApp, limits: Limits, max_state_bytes: int) -> None:
         self._app, self._limits, self._max_state_bytes = app, limits, max_state_bytes
@@ -43,12 +46,15 @@ class LimitBody:
         is_state = scope["method"] == "PUT"
         most = self._max_state_bytes if is_state else self._limits.max_body_bytes
         came, ended = 0, False
+        counted, deadline = 0, asyncio.get_running_loop().time() + self._limits.max_stall_seconds
 
         async def limited() -> Message:
-            nonlocal came, ended
-            message = await (receive() if ended else self._soon(receive))
+            nonlocal came, ended, counted, deadline
+            message = await (receive() if ended else self._before(deadline, receive))
             ended = not message.get("more_body", False)
             came += len(message.get("body", b""))
+            if came - counted >= PROGRESS:
+                counted, deadline = came, asyncio.get_running_loop().time() + self._limits.max_stall_seconds
             if came > most:
                 flag = "--max-state-bytes" if is_state else "--max-body-bytes"
                 raise ApiError(413, f"the body has more than {most:,} bytes, which is the limit ({flag}).", "body_too_large")
@@ -56,11 +62,11 @@ class LimitBody:
 
         await self._app(scope, limited, send)
 
-    async def _soon(self, receive: Receive) -> Message:
-        seconds = self._limits.max_stall_seconds
+    async def _before(self, deadline: float, receive: Receive) -> Message:
         try:
-            async with asyncio.timeout(seconds):
+            async with asyncio.timeout_at(deadline):
                 return await receive()
         except TimeoutError:
-            message = f"nothing more of the body came for {seconds:g} seconds, which is the limit (--max-stall-seconds)."
+            seconds = self._limits.max_stall_seconds
+            message = f"less than {PROGRESS:,} bytes of the body came in {seconds:g} seconds, which is the limit (--max-stall-seconds)."
             raise ApiError(408, message, "request_timeout") from None

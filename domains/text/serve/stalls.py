@@ -2,10 +2,15 @@
 
 import asyncio
 import logging
+import socket
 
 from uvicorn.protocols.http.h11_impl import H11Protocol
 
 log = logging.getLogger("titans_seq.serve")
+
+
+KERNEL_BYTES = 65_536
+"""What the system holds of what is sent, beside the server: a client that reads slowly is seen to read."""
 
 
 def closing_after(seconds: float) -> type[H11Protocol]:
@@ -16,6 +21,10 @@ def closing_after(seconds: float) -> type[H11Protocol]:
 
     class Connection(H11Protocol):
         _look: asyncio.TimerHandle | None = None
+
+        def connection_made(self, transport: asyncio.Transport) -> None:  # type: ignore[override]
+            transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_SNDBUF, KERNEL_BYTES)
+            super().connection_made(transport)
 
         def pause_writing(self) -> None:
             super().pause_writing()

@@ -33,7 +33,7 @@ class FactsConfig(Config):
         things: how many things there are, the first of our list.
         qualities: likewise; several things may have the same.
         noise: share of the sentences of training that are noise.
-        reserve: tokens that are kept free for the answer.
+        reserve: tokens that are kept free for the answer; None for those of the longest quality.
     """
 
     length: int = 128
@@ -42,7 +42,7 @@ class FactsConfig(Config):
     things: int = 40
     qualities: int = 40
     noise: float = 0.2
-    reserve: int = 1
+    reserve: int | None = None
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -51,7 +51,7 @@ class FactsConfig(Config):
         self._require("things", self.things <= len(NOUNS), f"at most {len(NOUNS)}")
         self._require("qualities", 1 <= self.qualities <= len(ADJECTIVES), f"between 1 and {len(ADJECTIVES)}")
         self._require("noise", 0 <= self.noise < 1, "in [0, 1)")
-        self._require("reserve", self.reserve >= 0, "at least 0")
+        self._require("reserve", self.reserve is None or self.reserve >= 0, "at least 0 or None")
 
 
 class Facts(TextTask):
@@ -71,7 +71,7 @@ class Facts(TextTask):
         number = int(draw.integers(config.facts))
         thing, quality = facts[number]
         said = f"The {thing} is"
-        room = config.length - config.reserve - self.tokens(" ".join([*told, said]))
+        room = config.length - self.reserve - self.tokens(" ".join([*told, said]))
         if room < 0:
             raise UserError(f"{self.name}: length={config.length} is {-room} tokens too short for facts, question and reserve.")
         hay = self._fitting(room, _noise(draw) if config.haystack == "noise" else self._other_facts(draw, {thing for thing, _ in facts}))
@@ -132,6 +132,13 @@ class Facts(TextTask):
                 break
             found.append(sentence)
         return found
+
+    @cached_property
+    def reserve(self) -> int:
+        """As of `TextTask`."""
+        if self.config.reserve is not None:
+            return self.config.reserve
+        return max(self.tokens(f" {quality}") for quality in ADJECTIVES[: self.config.qualities])
 
     @cached_property
     def _sizes(self) -> dict[str, int]:

@@ -62,7 +62,7 @@ def evaluate_lengths(
 def answer(model: Any, task: TextTask, question: Question, on_read: Callable[[int], None] = lambda tokens: None) -> str:
     """What the model writes after the prompt, the likeliest token each time, at most as many as the task keeps free for it."""
     context = extend(model, begin(model), task.tokenizer.encode_batch([question.prompt]), on_read)
-    most = max(1, min(128, task.config.reserve))
+    most = max(1, min(128, task.reserve))
     return generate(model, [""], GenerationConfig(temperature=0.0, max_tokens=most), context)[0].text
 
 
@@ -98,7 +98,7 @@ def example_rows(task: Task, seed: int, count: int) -> Iterator[dict[str, Any]]:
             "input": question.prompt.removesuffix(question.prefix),
             "answer_prefix": question.prefix,
             "outputs": list(question.answers),
-            "length": task.tokens(question.prompt) + task.config.reserve,
+            "length": task.tokens(question.prompt) + task.reserve,
             "depth": question.depth,
         }
 

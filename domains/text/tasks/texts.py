@@ -2,6 +2,7 @@
 
 from abc import ABC, abstractmethod
 from dataclasses import dataclass
+from functools import cached_property
 from typing import Any, Self
 
 import numpy as np
@@ -96,6 +97,11 @@ class TextTask(ABC):
             raise UserError(f"{self.name} hides its facts in books. Name files or folders of texts: --books.")
         return self.books
 
+    @cached_property
+    def reserve(self) -> int:
+        """Tokens that are kept free for the answers."""
+        return int(self.config.reserve)
+
     def tokens(self, text: str) -> int:
         """Tokens of a text."""
         return len(self.tokenizer.encode_batch([text])[0])
@@ -120,8 +126,8 @@ class TextTask(ABC):
         return Example(sequence[:-1], np.where(wanted, sequence, IGNORED)[1:])
 
     def _check_room(self, answers: int) -> None:
-        if self.length and answers > self.config.reserve:
+        if self.length and answers > self.reserve:
             raise UserError(
-                f"{self.name}: the answers take {answers} tokens, and reserve={self.config.reserve} are kept free for them in "
+                f"{self.name}: the answers take {answers} tokens, and reserve={self.reserve} are kept free for them in "
                 f"length={self.length}. Set reserve to {answers} or more."
             )

@@ -100,10 +100,10 @@ class Trained:
                 raise UserError(f"{self.folder} was not trained on the series that ships: name a FILE with {', '.join(t.target)}.")
             return load_example(t.example)
         table: Table
-        if file.name.lower().endswith(".tsf") and cache is None:
-            table = read_table(file, static_features=t.static_features, categories=self.categories, missing=missing)
-        else:
-            with self.choosing():
+        with self.choosing():
+            if file.name.lower().endswith(".tsf") and cache is None:
+                table = read_table(file, static_features=t.static_features, categories=self.categories, missing=missing)
+            else:
                 table = (read_table if cache is None else partial(map_table, cache=cache))(
                     file,
                     target=t.target,

@@ -42,7 +42,9 @@ def test_a_second_strain_is_cheap_after_the_first(folder: Path, capsys: pytest.C
         assert pair[way] < 0.6
         assert alone[way] > 1.9
     networks = found["N315 after COL, first 1,500 of each"]["rows"]
-    assert {f"mixing network of counts, copies and {WITH_CONTEXTS}, seed 0", "Titans trained on E. coli, memory frozen"} <= {*networks}
+    assert {f"mixing network of counts, copies and {WITH_CONTEXTS}, seed 0", "Titans trained on E. coli, memory frozen, seed 1"} <= {
+        *networks
+    }
     for seed in ("seed 0", "seed 1"):
         assert networks[f"{WITH_CONTEXTS}, {seed}"]["bits_per_base"] < 1.2 < 1.8 < networks[f"{online.PLAIN}, {seed}"]["bits_per_base"]
     assert networks[f"{online.PLAIN}, seed 0"]["bits_per_base"] != networks[f"{online.PLAIN}, seed 1"]["bits_per_base"]

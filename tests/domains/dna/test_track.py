@@ -93,6 +93,10 @@ def test_nothing_to_draw_says_what_there_is() -> None:
         UserError, match=r"no gene of the annotation lies on chr1, chr2: its kinds are CDS, exon, tRNA, its records 1, 2, 3"
     ):
         plot_bits(WINDOWS, annotation=REGIONS, features=["gene"])
+    with pytest.raises(ValueError, match="one to 4 tables of windows, got 5"):
+        plot_bits(dict.fromkeys("abcde", WINDOWS))
+    with pytest.raises(ValueError, match="'b' has other windows than 'a'"):
+        plot_bits({"a": WINDOWS, "b": WINDOWS.with_columns(pl.col("start") + 1)})
     with pytest.raises(UserError, match="no CDS or tRNA or rRNA of the annotation lies on chrX"):
         plot_bits(windows_of(("chrX", 0, 9)), annotation=REGIONS)
 

@@ -16,7 +16,6 @@ from torch import Tensor
 
 from titans_seq import LocalMemoryConfig, MemoryConfig, NeuralMemory
 from titans_seq.memory import MemoryLayerState, frozen_memory
-from titans_seq.memory.functional import read_memory
 
 DIM = 8
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
@@ -123,11 +122,6 @@ def test_what_enters_an_activation_at_the_start_has_variance_one(width: int, dep
     layer = NeuralMemory(256, MemoryConfig(num_heads=256 // width, depth=depth))
     keys = torch.nn.functional.normalize(torch.randn(layer.heads, 500, width), dim=-1)
     assert (keys @ layer.first_state[0]).var().item() == pytest.approx(1, abs=0.1)
-
-
-def test_a_linear_memory_without_norm_tells_nothing_before_it_was_told() -> None:
-    weights = NeuralMemory(DIM, MemoryConfig(num_heads=2, depth=1, norm=False, residual=False)).weights
-    assert (read_memory(torch.randn(1, 2, 5, DIM // 2), weights) == 0).all()
 
 
 @pytest.mark.parametrize("forgetting", ["head", "channel"])

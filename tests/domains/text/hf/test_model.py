@@ -4,6 +4,7 @@ import copy
 import hashlib
 import importlib
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -204,6 +205,16 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
         model.resize_token_embeddings(300)
     with pytest.raises(ValueError, match="push_to_hub"):
         model.save_pretrained(tmp_path / "there", push_to_hub=True)
+
+
+def test_a_configuration_that_the_weights_do_not_fit_is_refused(tmp_path: Path) -> None:
+    model = small()
+    model.save_pretrained(tmp_path)
+    deeper = replace(model.config, titans=replace(model.config.titans, num_layers=3))
+    with pytest.raises(UserError, match=r"(?s)the weights do not fit the configuration: .*missing_keys.*blocks\.2\."):
+        AutoModelForCausalLM.from_pretrained(tmp_path, config=TitansTextConfig(config=deeper.to_dict()))
+    with pytest.raises(UserError, match="name the folder model itself"):
+        AutoModelForCausalLM.from_pretrained(tmp_path, subfolder="model", config=TitansTextConfig(config=model.config.to_dict()))
 
 
 def test_a_damaged_file_is_named(tmp_path: Path) -> None:

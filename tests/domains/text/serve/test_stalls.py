@@ -82,6 +82,23 @@ def test_a_client_that_stops_sending_loses_its_place(impatient: Server) -> None:
     assert not list((impatient.log.parent / "sessions").glob(".titans-seq-*"))
 
 
+def test_a_client_that_sends_drop_by_drop_loses_its_place(impatient: Server) -> None:
+    with upload(impatient, "dripping") as client:
+        client.settimeout(0.3)
+        began = time.monotonic()
+        while time.monotonic() - began < 30:
+            client.sendall(b".")
+            try:
+                found = client.recv(12, socket.MSG_PEEK)
+            except TimeoutError:
+                continue
+            assert found == b"HTTP/1.1 408"
+            break
+        client.settimeout(60)
+        assert answer(client) == (408, "request_timeout")
+    impatient.wait_idle()
+
+
 def test_a_state_that_may_not_be_imported_now_is_refused_before_it_has_come(impatient: Server) -> None:
     """As are requests without the key."""
     with ask(impatient, 4096):

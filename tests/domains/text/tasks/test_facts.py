@@ -1,6 +1,7 @@
 """Facts in noise: what is told, where it lies, and what is asked."""
 
 import re
+from collections.abc import Callable
 from functools import cache
 from itertools import pairwise
 from pathlib import Path
@@ -18,6 +19,7 @@ from domains.text.tasks.needles import NOISE
 from domains.text.tasks.report import Row, depth_shares, evaluate_lengths
 from domains.text.tasks.task import Example, examples, generator
 from domains.text.tasks.train import train
+from domains.text.tasks.words import ADJECTIVES
 from domains.text.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer, train_tokenizer
 from titans_seq.errors import UserError
 from titans_seq.losses import IGNORED
@@ -76,7 +78,7 @@ def test_prompts_are_as_long_as_they_may_be(haystack: str) -> None:
             task = made(tokenizer, length=length if tokenizer is words() else 4 * length, haystack=haystack)
             longest = max(task.tokens(f" {one}") for one in (*SENTENCES, "The blossom is cheerful."))
             sizes = [task.tokens(task.question(generator(0, "test", i)).prompt) for i in range(20)]
-            assert all(task.length - longest < size + task.config.reserve <= task.length for size in sizes)
+            assert all(task.length - longest < size + task.reserve <= task.length for size in sizes)
 
 
 def test_training_tells_facts_again_and_asks_every_token() -> None:
@@ -95,6 +97,14 @@ def test_a_test_asks_for_the_quality_alone() -> None:
     for i, one in enumerate(examples(task, 0, 20)):
         asked = one.targets[one.targets != IGNORED]
         assert task.tokenizer.decode(asked.tolist()).strip() == task.question(generator(0, "test", i)).answers[0]
+
+
+@pytest.mark.parametrize("tokenizer", [ByteTokenizer, words])
+def test_room_is_kept_for_any_quality(tokenizer: Callable[[], Tokenizer]) -> None:
+    task = made(tokenizer(), length=400)
+    for example in examples(task, 0, 40):
+        assert len(example.inputs) <= 400
+    assert task.reserve == max(task.tokens(f" {quality}") for quality in ADJECTIVES[:40])
 
 
 def test_depths_are_spread_over_the_haystack() -> None:
