@@ -24,8 +24,8 @@
 # %% [markdown]
 # ## A language of facts
 #
-# `facts` is one of the tasks that come with the package ([docs/text_tasks.md](../docs/text_tasks.md)). A text tells a few facts, again and again, between
-# sentences that are the same in every text. The first time a fact is told its last word cannot be known; from then on a model that remembers knows
+# `facts` is one of the tasks that come with the package ([docs/text_tasks.md](../docs/text_tasks.md)). A text tells two facts, again and again, between
+# sentences that are the same in every text ("The grass is green. The sky is blue. ..", RULER's noise). The first time a fact is told its last word cannot be known; from then on a model that remembers knows
 # it. So a plain language model, trained on the next token and nothing else, has a reason to remember.
 
 # %%
@@ -154,7 +154,8 @@ plot_depths(LENGTHS[:5], depth_shares(off), "Answers with the memory off,")
 # A fact is found almost always up to 512 tokens, sixteen times the length of the training, and four times in five at 4,096; the early ones go first.
 # (No text of 32 tokens has enough sentences for one in the middle.) Nothing is forgotten on purpose, and the noise is always the same, so that soon it surprises
 # nobody and hardly changes the memory. What is lost is lost to interference: where a key of the noise is not at right angles to that of the fact, learning the one moves the answer to
-# the other. With the memory off the same weights guess, often the same word.
+# the other. With the memory off the same weights guess, often the same word; a square is about ten questions
+# there, so that one that is guessed by luck is a tenth.
 #
 # How far it reaches is luck of the training as well. With `seed=1` the same settings found 0.99, 0.92, 0.72 and 0.51 at 64, 256, 1,024 and 4,096 tokens.
 
