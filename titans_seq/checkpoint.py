@@ -139,7 +139,10 @@ class Pretrained(nn.Module):
         folder = locate(name_or_folder, ALL_FILES, **hub)
         header = read_header(folder)
         if header.model_type != cls.model_type:
-            raise UserError(f"{header.path}: model_type is {header.model_type!r}, {cls.__name__} needs {cls.model_type!r}.")
+            raise UserError(
+                f"{header.path}: model_type is {header.model_type!r}, {cls.__name__} needs {cls.model_type!r}. "
+                f"`titans-seq info {folder}` says what it is."
+            )
         tensors, metadata = read_safetensors(folder / WEIGHTS_NAME, device)
         dtypes = {x.dtype for x in tensors.values()}
         if len(dtypes) > 1 or not dtypes <= {*REAL}:

@@ -143,12 +143,9 @@ def _refuse_mismatch(source: str | Path, genome: Genome, mismatches: list[tuple[
     line, ref, held = mismatches[0]
     more = f" ({len(mismatches):,} such lines in all)" if len(mismatches) > 1 else ""
     there = "ends before it" if held is None else f"holds {_short(held)} there"
-    fail(
-        source,
-        line,
-        f"REF {_short(ref)}, but {genome.source} {there}{more}. Use the genome that the file was made for, or leave such variants without "
-        "a score (--ref-mismatch skip), or score REF as it is written (--ref-mismatch keep).",
-    )
+    mend = "Use the genome that the file was made for, or leave such variants without a score (--ref-mismatch skip)"
+    mend += "" if held is None else ", or score REF as it is written (--ref-mismatch keep)"
+    fail(source, line, f"REF {_short(ref)}, but {genome.source} {there}{more}. {mend}.")
 
 
 def _short(letters: str) -> str:

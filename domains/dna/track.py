@@ -57,7 +57,7 @@ class Layout:
         placed = chosen.join(self._stretches, on="record").with_columns(start=inside[0], end=inside[1])
         placed = placed.filter(pl.col("start") < pl.col("end"))
         if placed.is_empty():
-            kinds = ", ".join(annotation["feature"].unique().drop_nulls().sort().head(20))
+            kinds = ", ".join(annotation["feature"].unique().drop_nulls().sort().head(20)) or "not said, as in a BED"
             raise UserError(
                 f"no {' or '.join(features)} of the annotation lies on {', '.join(self.names[:5])}: its kinds are {kinds}, its records "
                 f"{', '.join(annotation['chrom'].unique().sort().head(5))}. Name kinds that it has (--features), or take this genome's."

@@ -55,6 +55,8 @@ def read_regions(path: str | Path, kind: Kind | None = None) -> pl.DataFrame:
     fields = _FIELDS[kind]
     split = pl.col("text").str.split("\t")
     short = rows.filter(split.list.len() < _LEAST[kind]).select("line", fields="text")
+    if rows.height and rows["text"][0].startswith(">"):
+        raise UserError(f"{path}: a FASTA, not a {kind}. Name the file of regions or variants here, and the genome where it is asked for.")
     refuse(path, short, "fields", f"are too few: {kind} has at least {_LEAST[kind]}, with a tab between two", "Mend the line")
     frame = rows.select("line", *(split.list.get(i, null_on_oob=True).alias(field) for i, field in enumerate(fields)))
     frame = frame.with_columns(pl.col(fields).replace({".": None, "": None}))

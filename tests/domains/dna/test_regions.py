@@ -84,6 +84,7 @@ BAD = "chr1\t1\t5\n"
     ("content", "name", "message"),
     [
         (BAD + "chr1\t5\n", "a.bed", r"a\.bed, line 2: fields .*too few"),
+        (">chr1\nACGT\n", "a.vcf", r"a\.vcf: a FASTA, not a vcf"),
         (BAD + "chr1\tx\t5\n", "a.bed", r"line 2: start 'x' is no position"),
         (BAD + "\n\t1\t5\n", "a.bed", r"line 3: chrom an empty value is no name"),
         (BAD + "chr1\t-1\t5\n", "a.bed", r"line 2: start '-1' is no position"),
