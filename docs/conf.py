@@ -13,7 +13,7 @@ project = "titans_seq"
 author = "the titans_seq developers"
 version = release = installed("titans-seq")
 extensions = ["myst_nb", "sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.viewcode"]
-exclude_patterns = ["_build"]
+exclude_patterns = ["_build", "jupyter_execute"]  # what a build leaves
 html_theme = "furo"
 html_title = f"titans_seq {release}"
 html_static_path: list[str] = []
