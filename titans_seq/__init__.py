@@ -44,11 +44,27 @@ _MODULES = {
 def __getattr__(name: str) -> Any:
     """Names of the package, imported when they are asked for: the command line must not wait for torch."""
     for module, names in _MODULES.items():
-        if name in names:
-            return getattr(importlib.import_module(f"titans_seq.{module}"), name)
-        if name == module:
-            return importlib.import_module(f"titans_seq.{module}")
+        if name in names or name == module:
+            found = _import(module)
+            return getattr(found, name) if name in names else found
     raise AttributeError(f"module 'titans_seq' has no attribute {name!r}")
+
+
+def _import(module: str) -> Any:
+    """A module of the package.
+
+    Raises:
+        ImportError: it cannot be had, because torch is missing or too old if that is so.
+    """
+    try:
+        return importlib.import_module(f"titans_seq.{module}")
+    except (ImportError, AttributeError) as error:
+        from titans_seq.installed import torch_problem
+
+        problem = torch_problem()
+        if problem is None:
+            raise
+        raise ImportError(problem) from error
 
 
 def __dir__() -> list[str]:

@@ -13,6 +13,7 @@ from titans_seq.commands.doctor import doctor
 from titans_seq.commands.info import info
 from titans_seq.domain import Plugin, find_plugins, import_object
 from titans_seq.errors import UserError
+from titans_seq.installed import torch_problem
 from titans_seq.options import read_config_file, refuse_misfits
 
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -89,7 +90,7 @@ def main() -> None:
     except UserError as error:
         _stop(error, str(error), BAD_USAGE)
     except Exception as error:  # noqa: BLE001 - the last resort: no user wants a traceback
-        _stop(error, f"{type(error).__name__}: {error} (TITANS_SEQ_DEBUG=1 shows where)", FAILED)
+        _stop(error, torch_problem() or f"{type(error).__name__}: {error} (TITANS_SEQ_DEBUG=1 shows where)", FAILED)
 
 
 def _stop(error: Exception, message: str, status: int) -> None:

@@ -6,6 +6,7 @@ import os
 import signal
 import subprocess
 import sys
+import tomllib
 from collections.abc import Iterator
 from pathlib import Path
 
@@ -15,6 +16,7 @@ from rich.console import Console
 
 from titans_seq import cli
 from titans_seq.checkpoint import load_model
+from titans_seq.installed import OLDEST_TORCH
 
 GOLDEN = Path(__file__).parent / "golden"
 COMMAND = [str(Path(sys.executable).with_name("titans-seq"))]
@@ -180,6 +182,26 @@ def test_broken_domains_do_not_harm_the_others(site: Path) -> None:
     assert found["domains"]["sensors"].startswith("sensors 1.2: good, bad")
     assert found["domains"]["mended"] == "mended 1.2: broken"
     assert any("nothing_of_that_name" in problem for problem in found["problems"])
+
+
+def test_a_torch_that_is_too_old_is_said_so(tmp_path: Path) -> None:
+    """By commands, by doctor and by an import, with an empty stand-in of it first on the path."""
+    (tmp_path / "torch-2.4.0.dist-info").mkdir()
+    (tmp_path / "torch-2.4.0.dist-info" / "METADATA").write_text("Metadata-Version: 2.1\nName: torch\nVersion: 2.4.0\n")
+    (tmp_path / "torch.py").write_text("__version__ = '2.4.0'\n")
+    said = "torch 2.4.0 is too old, titans_seq needs 2.11 or newer: pip install --upgrade 'torch>=2.11'"
+    trained = run("text", "train", str(tmp_path / "torch.py"), "-o", str(tmp_path / "run"), site=tmp_path)
+    assert (trained.returncode, " ".join(trained.stderr.split())) == (1, f"Error: {said}")
+    environment = {**os.environ, "PYTHONPATH": str(tmp_path)}
+    used = subprocess.run(
+        [sys.executable, "-c", "from titans_seq import Titans"], env=environment, capture_output=True, text=True, check=False
+    )
+    assert used.stderr.splitlines()[-1] == f"ImportError: {said}"
+
+
+def test_the_oldest_torch_is_what_the_project_asks_for() -> None:
+    settings = tomllib.loads((Path(__file__).parents[2] / "pyproject.toml").read_text(encoding="utf-8"))
+    assert f"torch>={'.'.join(map(str, OLDEST_TORCH))}" in settings["project"]["dependencies"]
 
 
 @pytest.fixture

@@ -5,7 +5,7 @@ import platform
 import sys
 import tempfile
 import warnings
-from importlib.metadata import PackageNotFoundError, version
+from importlib.metadata import version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Annotated, Any
@@ -13,6 +13,7 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 
 from titans_seq.commands.report import show
+from titans_seq.installed import installed_version, torch_problem
 
 REQUIRED = ("torch", "safetensors", "huggingface_hub", "lightning", "gluonts", "polars", "numpy")
 EXTRAS = {
@@ -36,27 +37,20 @@ def doctor(
     """
     found: dict[str, Any] = {"titans_seq": version("titans-seq"), "python": f"{platform.python_version()} ({sys.executable})"}
     found["platform"] = platform.platform()
-    found["packages"] = {name: _version(name) for name in REQUIRED}
-    found["extras"] = {name: _version(name) or f"not installed: {use}" for name, use in EXTRAS.items()}
+    found["packages"] = {name: installed_version(name) for name in REQUIRED}
+    found["extras"] = {name: installed_version(name) or f"not installed: {use}" for name, use in EXTRAS.items()}
     found |= _torch_report()
     cache, cache_problem = _cache()
     found["cache"] = cache
     plugins, plugin_problems = _domains()
     found["domains"] = plugins
-    missing = [f"{name} is not installed: pip install --upgrade titans-seq" for name in REQUIRED if find_spec(name) is None]
-    found["problems"] = [*missing, *cache_problem, *plugin_problems]
+    missing = [f"{name} is not installed: pip install --upgrade titans-seq" for name in REQUIRED[1:] if find_spec(name) is None]
+    found["problems"] = [*filter(None, [torch_problem()]), *missing, *cache_problem, *plugin_problems]
     if not as_json:
         found["problems"] = {str(i + 1): problem for i, problem in enumerate(found["problems"])}
     show(found, as_json)
     if found["problems"]:
         sys.exit(1)
-
-
-def _version(name: str) -> str | None:
-    try:
-        return version(name)
-    except PackageNotFoundError:
-        return None
 
 
 def _torch_report() -> dict[str, Any]:

@@ -16,6 +16,7 @@ _DATE_FORMATS = ["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H
 _ZONED_FORMATS = ["%Y-%m-%d %H:%M%z", "%Y-%m-%d %H:%M:%S%.f%z"]
 YEARS = (1678, 2199)
 """What pandas' nanoseconds hold, with room for a forecast."""
+_YEAR_LAST = r"^\s*\d{1,2}[./-]\d{1,2}[./-]\d{4}\b"
 _OWN_NAMES = ("item_id", "timestamp")
 
 
@@ -67,6 +68,13 @@ def _timestamp_column(source: Source, taken: set[str]) -> str:
     found = [c for c in free if _mostly(as_time(source.frame[c]), source.frame[c])]
     if len(found) == 1:
         return found[0]
+    for column in (c for c in free if not found):
+        seen = source.frame[column].drop_nulls()
+        if seen.dtype == pl.String and len(seen) and seen.str.contains(_YEAR_LAST).all():
+            source.fail(
+                f"the dates of column '{column}' end with the year ({seen[0]}), and whether day or month comes first cannot be known. "
+                "Write them year first, as in 2012-01-31."
+            )
     problem = f"columns {', '.join(found)} all hold dates" if found else "no column holds dates such as 2012-01-31"
     source.fail(
         f"{problem}. Name the column of the time steps with --timestamp; dates are written year first (2012-01-31, "

@@ -117,6 +117,12 @@ def test_forms_of_time_and_frequencies(write, form, step, freq):
         assert table.stamps("t", entry["start"] + 22, 4) == list(stamps.union(stamps[-2:] + 2 * stamps.freq))[-4:]
 
 
+@pytest.mark.parametrize("form", ["%d.%m.%Y", "%m/%d/%Y %H:%M"])
+def test_dates_that_end_with_the_year_are_named(write, form):
+    with pytest.raises(UserError, match=r"the dates of column 'date' end with the year .*Write them year first"):
+        read_table(write(csv(pd.date_range("2019-12-31", periods=5).strftime(form), range(5))))
+
+
 def test_single_digit_dates(write):
     table = read_table(write(csv(["1990/1/9 0:00", "1990/1/10 0:00", "1990/1/11 0:00"], [1, 2, 3])))
     assert table.frame["timestamp"][0] == datetime(1990, 1, 9)
