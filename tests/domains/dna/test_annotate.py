@@ -196,7 +196,7 @@ def test_what_cannot_be_used_is_refused(
 
 @pytest.mark.parametrize("strands", ["forward", "both"])
 def test_a_planted_label_is_learned(strands: str, genome_of: GenomeOf, tmp_path: Path) -> None:
-    """Stretches of one base's repeats, on either strand: A runs are features of +, T runs of -."""
+    """Stretches of one base's repeats, on either strand: A runs are features of +, T runs of -. Read as it was trained, in windows."""
     from domains.dna.finetune import finetune_labeller
     from titans_seq.training import TrainingConfig
 
@@ -214,7 +214,7 @@ def test_a_planted_label_is_learned(strands: str, genome_of: GenomeOf, tmp_path:
     folder = finetune_labeller(genome, regions, ["run"], tmp_path / "run", encoder, training, guard=20, progress=False)
     scratch = tmp_path / "scratch"
     scratch.mkdir()
-    (told,) = probabilities(DNALabeller.from_pretrained(folder), genome, scratch, 256)
+    (told,) = probabilities(DNALabeller.from_pretrained(folder), genome, scratch, 256, window=64)
     (labels,) = label_strands(genome, regions, ["run"], "t")
     held_out = slice(int(len(text) * 0.95), None)
     assert ((told.argmax(-1) == labels)[held_out]).mean() > 0.95

@@ -74,7 +74,7 @@ def test_a_run_that_ended_goes_on_to_the_same_weights(write: Callable[..., Path]
     ("arguments", "message"),
     [
         (("none.fa",), "none.fa: no such file"),
-        (("g.fa",), "Take a smaller guard, or longer records"),
+        (("g.fa",), "Take a smaller guard (--guard), longer records"),
         (("g.fa", "--validation-records", "chr1"), "has no record 'chr1'. Of its 1 records, close are: one"),
         (("g.fa", "--validation-records", "one"), "every record is held out for validation"),
         (("g.fa", "--model.soft-mask-weight", "2"), "--model.soft-mask-weight must be in [0, 1], got 2.0"),
