@@ -19,6 +19,7 @@ from rich.table import Table
 
 from benchmarks.machine import ROOT, cpu_model, installed, revision
 from titans_seq.errors import UserError
+from titans_seq.progress import make_bar
 
 RESULTS = ROOT / "benchmarks" / "results"
 
@@ -129,4 +130,4 @@ def integers(text: str) -> list[int]:
 
 def progress_bar() -> Progress:
     columns = (TextColumn("{task.description:<64}"), BarColumn(), MofNCompleteColumn(), TimeElapsedColumn())
-    return Progress(*columns, console=Console(stderr=True), transient=True)
+    return make_bar(*columns)

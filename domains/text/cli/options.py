@@ -1,7 +1,5 @@
 """Options that several commands have, and what they share."""
 
-from collections.abc import Callable, Iterator
-from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -38,12 +36,3 @@ def load(model: str) -> "TitansForCausalLM":
     from domains.text.model import TitansForCausalLM
 
     return TitansForCausalLM.from_pretrained(model, device="cuda" if torch.cuda.is_available() else "cpu")
-
-
-@contextmanager
-def reading(total: int | None, quiet: bool, what: str = "reading") -> Iterator[Callable[[int], None]]:
-    """A progress bar on standard error; called with the tokens that were read."""
-    from titans_seq.progress import progress
-
-    with progress(what, total, quiet) as advance:
-        yield advance

@@ -5,7 +5,8 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from domains.text.cli.options import Field, Model, Quiet, Texts, load, reading
+from domains.text.cli.options import Field, Model, Quiet, Texts, load
+from titans_seq.progress import progress
 
 
 def read(
@@ -27,7 +28,7 @@ def read(
     language_model = load(model)
     context = None if after is None else load_context(language_model, after)
     found = [file for path in files for file in find_files(path)]
-    with reading(None, quiet) as on_read:
+    with progress("reading", None, quiet) as on_read:
         blocks = (block for file in found for block in read_blocks(file, field))
         context = read_documents(language_model, blocks, context, on_read)
     state.parent.mkdir(parents=True, exist_ok=True)

@@ -9,7 +9,8 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from domains.text.cli.options import Cache, Field, Joined, Model, Quiet, Texts, load, reading
+from domains.text.cli.options import Cache, Field, Joined, Model, Quiet, Texts, load
+from titans_seq.progress import progress
 
 if TYPE_CHECKING:
     from domains.text.score import FileScore, RangeScore
@@ -47,7 +48,7 @@ def score(
         check_folder("--output", output)
     language_model = load(model)
     documents = read_texts(files, language_model.tokenizer, field=field, joined=joined, cache=cache, progress=not quiet)
-    with reading(int(documents.lengths.sum()) - len(documents), quiet) as on_read:
+    with progress("reading", int(documents.lengths.sum()) - len(documents), quiet) as on_read:
         scores = list(score_documents(language_model, documents, segment_length, on_read))
     found, ranges = by_file(scores), by_position(scores)
     if as_json:

@@ -8,10 +8,11 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from domains.text.cli.options import EndToken, Model, Quiet, TokenizerFile, reading
+from domains.text.cli.options import EndToken, Model, Quiet, TokenizerFile
 from domains.text.config import TextConfig, of_preset
 from titans_seq.errors import UserError
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
+from titans_seq.progress import progress
 from titans_seq.training.config import TrainingConfig
 from titans_seq.training.options import QuietRun, Resume, RunFolder, Size, say_where
 
@@ -159,7 +160,7 @@ def evaluate(
     base = _task(task or known["task"], settings, books, language_model.tokenizer if reads_text else None, given)
     wanted = lengths or [base.length << k for k in range((times or 1).bit_length())]
     used = known.get("seed", 0) if seed is None else seed
-    with reading(None, quiet) as on_read:
+    with progress("reading", None, quiet) as on_read:
         rows = evaluate_lengths(language_model, base, wanted, count, used, written, on_read)
     if as_json:
         for row in rows:
