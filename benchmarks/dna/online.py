@@ -9,10 +9,12 @@
                       mixtures of the same bases stand beside it.
 
 A pair is the second strain after the first: what of the first is remembered. The genomes are those of Debian's package ragout-examples.
-Rates and sizes were chosen on the first 600,000 bases of E. coli.
+Rates and sizes were chosen on the first 600,000 bases of E. coli. Results are written after every measurement, and a run goes on where one
+was ended.
 """
 
 import argparse
+import json
 import math
 import os
 import tempfile
@@ -36,7 +38,7 @@ from domains.dna.data.genome import open_genome
 from domains.dna.experts import COPY_ORDERS, ORDERS, bits, chances, counts, experts, smoothing_of
 from domains.dna.mixing import MixerConfig, mix
 from domains.dna.model import BEGIN, TitansForDNA
-from titans_seq import MemoryConfig, TitansConfig
+from titans_seq import MemoryConfig, TitansConfig, strict_json
 
 OUTPUT = RESULTS / "dna_online.json"
 FOLDER = Path("/usr/share/doc/ragout/examples")
@@ -47,6 +49,7 @@ GENOMES = {
     "S. aureus N315": Path("S.Aureus") / "references" / "N315.fasta.gz",
 }
 PAIRS = {"N315 after COL": ("S. aureus COL", "S. aureus N315")}
+BEST_WITHOUT = "mixing network of counts and copies"
 NOT_INVERTED = (2, 4, 6, 12)
 LOGISTIC, NETWORK = MixerConfig(hidden=0), MixerConfig()
 REFERENCES = {  # measured by others' programs on the same files: ours to reach
@@ -80,19 +83,24 @@ def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([x for part in parts for x in (part, np.array([N], np.uint8))][:-1])
 
 
-class Scores:
-    """Mean bits over the bases of `part` that are no N, by the name of the way."""
+Rows = dict[str, Report]
 
-    def __init__(self, codes: np.ndarray, part: slice) -> None:
-        self._codes, self._part = codes, part
+
+class Scores:
+    """Mean bits over the bases of `part` that are no N, by the name of the way; `save` is called after each."""
+
+    def __init__(self, codes: np.ndarray, part: slice, rows: Rows, save: Callable[[], None]) -> None:
+        self._codes, self._part, self._save = codes, part, save
         self._counted = (codes[part] & BASE_BITS) < N
-        self.rows: dict[str, dict[str, float]] = {}
+        self._revision = environment("benchmarks.dna.online")["revision"]
+        self.rows = rows
 
     def add(self, name: str, cost: np.ndarray, seconds: float) -> None:
         found = float(cost[self._part][self._counted].mean())
         if not math.isfinite(found):
             raise ValueError(f"{name}: {found} bits per base")
-        self.rows[name] = {"bits_per_base": found, "cpu_seconds": seconds}
+        self.rows[name] = {"bits_per_base": found, "cpu_seconds": seconds, "revision": self._revision}
+        self._save()
 
     def chances(self, name: str, told: Callable[[], np.ndarray]) -> np.ndarray:
         begin = process_time()
@@ -101,11 +109,12 @@ class Scores:
         return made
 
 
-def measure(
-    codes: np.ndarray, part: slice, networks: Sequence[str], seeds: Sequence[int], say: Callable[[str], None]
-) -> dict[str, dict[str, float]]:
-    """All ways to predict `codes`, scored on a part of them; networks: names in `NETWORKS`, each once a seed; the last is mixed in."""
-    scores = Scores(codes, part)
+def measure(codes: np.ndarray, scores: Scores, networks: Sequence[str], seeds: Sequence[int], say: Callable[[str], None]) -> None:
+    """All ways to predict `codes` that `scores` lacks; networks: names in `NETWORKS`, each once a seed; the last is mixed in."""
+    ways = {f"{name}, seed {seed}": (name, seed) for name, seed in product(networks, seeds)}
+    mixed = f"mixing network of counts, copies and {list(ways)[-1]}" if ways else BEST_WITHOUT
+    if mixed in scores.rows and scores.rows.keys() >= ways.keys():
+        return
     told = np.empty((len(ORDERS) + 2 * len(COPY_ORDERS) + 1, 4, len(codes)), dtype=np.float16)
     for order in NOT_INVERTED:
         say(f"order {order} as read")
@@ -121,23 +130,23 @@ def measure(
     for name, which, config in (
         ("logistic mix of counts", told[: len(ORDERS)], LOGISTIC),
         ("logistic mix of counts and copies", experts_alone, LOGISTIC),
-        ("mixing network of counts and copies", experts_alone, NETWORK),
+        (BEST_WITHOUT, experts_alone, NETWORK),
     ):
         say(name)
         scores.chances(name, lambda which=which, config=config: mix(codes, which, config))
-    for name, seed in product(networks, seeds):
+    for n, (way, (name, seed)) in enumerate(ways.items(), 1):
+        if way in scores.rows and n < len(ways):  # what the last one tells is needed for the mixture
+            continue
         contexts, memory = NETWORKS[name]
-        way = f"{name}, seed {seed}"
         say(way)
         begin = process_time()
         torch.manual_seed(seed)
         trainer = OnlineTrainer(TitansForDNA(DNAConfig(titans=BACKBONE, contexts=contexts)), memory, TRAINING)
         told[-1] = network(trainer, codes)
         scores.add(way, bits(codes, np.exp(told[-1].astype(np.float32))), process_time() - begin)
-    if networks:
+    if ways:
         say("mixture with Titans")
-        scores.chances(f"mixing network of counts, copies and {networks[-1]}, seed {seeds[-1]}", lambda: mix(codes, told, NETWORK))
-    return scores.rows
+        scores.chances(mixed, lambda: mix(codes, told, NETWORK))
 
 
 def mixed_experts(codes: np.ndarray) -> np.ndarray:
@@ -157,62 +166,50 @@ def network(reader: Reader, codes: np.ndarray) -> np.ndarray:
     return np.concatenate(told, axis=1)
 
 
-def reading(codes: np.ndarray, part: slice, trained_on: np.ndarray, seed: int, say: Callable[[str], None]) -> dict[str, dict[str, float]]:
+def reading(codes: np.ndarray, part: slice, scores: Scores, trained_on: np.ndarray, seed: int, say: Callable[[str], None]) -> None:
     """A pair read by a network whose weights saw another genome only: what its memory keeps of the first, on and off."""
-    scores = Scores(codes, part)
+    readings = {
+        f"Titans trained on E. coli, {how}, seed {seed}": (what, memory)
+        for how, what, memory in (
+            ("memory on", codes, True),
+            ("memory on, the second alone", codes[part], True),
+            ("memory frozen", codes, False),
+        )
+    }
+    if scores.rows.keys() >= readings.keys():
+        return
     torch.manual_seed(seed)
     model = TitansForDNA(DNAConfig(titans=BACKBONE))
     say("training on another genome")
     network(OnlineTrainer(model, True, TRAINING), trained_on)
-    alone = codes[part]
-    for name, what, memory in (
-        ("Titans trained on E. coli, memory on", codes, True),
-        ("Titans trained on E. coli, memory on, the second alone", alone, True),
-        ("Titans trained on E. coli, memory frozen", codes, False),
-    ):
-        way = f"{name}, seed {seed}"
+    for way, (what, memory) in readings.items():
         say(way)
         begin = process_time()
         told = np.full((4, len(codes)), math.log(0.25), dtype=np.float32)
         told[:, -len(what) :] = network(Reader(model, memory), what)
         scores.add(way, bits(codes, np.exp(told)), process_time() - begin)
-    return scores.rows
 
 
-def tasks(options: argparse.Namespace, cache: Path, say: Callable[[str], None]) -> Iterator[tuple[str, int, Callable[[], dict]]]:
-    """Name, bases and work of each measurement."""
-    chosen, short, networks, seeds = options.genomes, options.network_bases, options.networks, options.seeds
-    if short:
-        for name in chosen:
+def tasks(options: argparse.Namespace, cache: Path) -> Iterator[tuple[str, np.ndarray, slice, bool]]:
+    """Of each measurement: name, bases, the part of them that is scored, and whether networks read it."""
+    for networks, limit in ((True, options.network_bases), (False, options.bases)):
+        if limit == 0:
+            continue
+        for name in options.genomes:
+            shown = f"{name}, first {{:,}}" if networks else name
             if name in GENOMES:
-                codes = read(options.folder, name, cache, short)
-                yield (
-                    f"{name}, first {len(codes):,}",
-                    len(codes),
-                    lambda c=codes: measure(c, slice(None), networks, seeds, say),
-                )
-        for name in chosen:
-            if name in PAIRS:
-                first, second = (read(options.folder, strain, cache, short // 2) for strain in PAIRS[name])
-                other = read(options.folder, "E. coli MG1655", cache, short) if PLAIN in networks else None
-                pair, part = joined([first, second]), slice(len(first) + 1, None)
-                yield (
-                    f"{name}, first {len(second):,} of each",
-                    len(pair),
-                    lambda p=pair, s=part, o=other: {
-                        **measure(p, s, networks, seeds, say),
-                        **{way: row for seed in seeds if o is not None for way, row in reading(p, s, o, seed, say).items()},
-                    },
-                )
-    if options.bases != 0:
-        for name in chosen:
-            if name in GENOMES:
-                codes = read(options.folder, name, cache, options.bases)
-                yield name, len(codes), lambda c=codes: measure(c, slice(None), (), (), say)
+                codes = read(options.folder, name, cache, limit)
+                yield shown.format(len(codes)), codes, slice(None), networks
             else:
-                first, second = (read(options.folder, strain, cache, options.bases) for strain in PAIRS[name])
-                pair, part = joined([first, second]), slice(len(first) + 1, None)
-                yield name, len(pair), lambda p=pair, s=part: measure(p, s, (), (), say)
+                first, second = (read(options.folder, strain, cache, limit // 2 if networks else limit) for strain in PAIRS[name])
+                shown = f"{shown} of each" if networks else shown
+                yield shown.format(len(second)), joined([first, second]), slice(len(first) + 1, None), networks
+
+
+def kept(output: Path, settings: Report) -> Report:
+    """What was measured before with the same settings, by genome."""
+    before = strict_json.loads(output.read_text()) if output.exists() else {}
+    return before["genomes"] if before.get("settings") == json.loads(json.dumps(settings)) else {}
 
 
 def table(found: Report) -> Table:
@@ -260,7 +257,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "training": asdict(TRAINING),
         "segment": SEGMENT,
     }
-    found: Report = {**environment("benchmarks.dna.online"), "settings": settings, "references": REFERENCES, "genomes": {}}
+    found: Report = {
+        **environment("benchmarks.dna.online"),
+        "settings": settings,
+        "references": REFERENCES,
+        "genomes": kept(options.output, settings),
+    }
     with progress_bar() as progress, tempfile.TemporaryDirectory() as temporary:
         task = progress.add_task("", total=None)
         name = ""
@@ -268,9 +270,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
         def say(what: str) -> None:
             progress.update(task, description=f"{name}: {what}")
 
-        for name, bases, work in tasks(options, Path(temporary), say):
-            found["genomes"][name] = {"bases": bases, "rows": work()}
-            write_json(options.output, found)
+        for name, codes, part, networks in tasks(options, Path(temporary)):
+            rows = found["genomes"].setdefault(name, {"bases": len(codes), "rows": {}})["rows"]
+            scores = Scores(codes, part, rows, lambda: write_json(options.output, found))
+            measure(codes, scores, options.networks if networks else (), options.seeds, say)
+            if networks and part.start and PLAIN in options.networks:
+                other = read(options.folder, "E. coli MG1655", Path(temporary), options.network_bases)
+                for seed in options.seeds:
+                    reading(codes, part, scores, other, seed, say)
     Console(highlight=False, width=None if os.isatty(1) else 200).print(table(found))
 
 

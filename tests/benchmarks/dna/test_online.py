@@ -36,7 +36,7 @@ def test_a_second_strain_is_cheap_after_the_first(folder: Path, capsys: pytest.C
     arguments = ["--genomes", "N315 after COL,S. aureus N315", "--folder", str(folder), "--network-bases", "3000"]
     online.main([*arguments, "--seeds", "1,0", "--output", str(output)])
     found = json.loads(output.read_text())["genomes"]
-    assert list(found) == ["S. aureus N315, first 3,000", "N315 after COL, first 1,500 of each", "N315 after COL", "S. aureus N315"]
+    assert list(found) == ["N315 after COL, first 1,500 of each", "S. aureus N315, first 3,000", "N315 after COL", "S. aureus N315"]
     pair, alone = ({way: row["bits_per_base"] for way, row in found[name]["rows"].items()} for name in ("N315 after COL", "S. aureus N315"))
     for way in ("copy 12", "logistic mix of counts and copies", "mixing network of counts and copies"):
         assert pair[way] < 0.6
@@ -49,6 +49,25 @@ def test_a_second_strain_is_cheap_after_the_first(folder: Path, capsys: pytest.C
         assert networks[f"{WITH_CONTEXTS}, {seed}"]["bits_per_base"] < 1.2 < 1.8 < networks[f"{online.PLAIN}, {seed}"]["bits_per_base"]
     assert networks[f"{online.PLAIN}, seed 0"]["bits_per_base"] != networks[f"{online.PLAIN}, seed 1"]["bits_per_base"]
     assert "mixing network of counts and copies" in capsys.readouterr().out
+
+
+def test_a_run_goes_on_where_one_was_ended(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    output = folder / "found.json"
+    arguments = ["--genomes", "S. aureus N315", "--folder", str(folder), "--bases", "0", "--network-bases", "1000", "--networks"]
+    online.main([*arguments, WITH_CONTEXTS, "--output", str(output)])
+    first = json.loads(output.read_text())["genomes"]["S. aureus N315, first 1,000"]["rows"]
+    online.main([*arguments, WITH_CONTEXTS, "--seeds", "0,1", "--output", str(output)])
+    both = json.loads(output.read_text())["genomes"]["S. aureus N315, first 1,000"]["rows"]
+    assert both[f"{WITH_CONTEXTS}, seed 0"] == first[f"{WITH_CONTEXTS}, seed 0"]  # its seconds too: it was not measured again
+    assert both.keys() - first.keys() == {
+        f"{WITH_CONTEXTS}, seed 1",
+        f"mixing network of counts, copies and {WITH_CONTEXTS}, seed 1",
+    }
+    monkeypatch.setattr(online, "SEGMENT", 256)
+    online.main([*arguments, WITH_CONTEXTS, "--output", str(output)])
+    other = json.loads(output.read_text())["genomes"]["S. aureus N315, first 1,000"]["rows"]
+    assert other.keys() == first.keys()
+    assert other[f"{WITH_CONTEXTS}, seed 0"] != first[f"{WITH_CONTEXTS}, seed 0"]
 
 
 def test_what_a_network_keeps_of_a_strain(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:
