@@ -1,8 +1,9 @@
 """What memories remember: small models of one size trained on tasks that ask for it, `python -m benchmarks.text.memory_tasks`.
 
 Ours with memory and without, a transformer that sees the whole of the training length, one with a sliding window, gated linear attention
-and the gated delta rule (`baselines.py`), with the same parameters, examples, steps and rate of learning; nothing was chosen on a test.
-Each is tested at the length of training and at longer ones, on examples that were not trained on.
+and the gated delta rule (`baselines.py`), with the same parameters, examples and steps. Each has the rate that was best for it on other
+examples of MQAR (`--search`) in all tasks; nothing was chosen on a test. Each is tested at the length of training and at longer ones, on
+examples that were not trained on.
 
 Results are written after every cell, and a run goes on where one was ended. `--table` writes them into docs/text_benchmark.md.
 """
@@ -20,12 +21,13 @@ from typing import Any
 
 from benchmarks.reporting import RESULTS, Report, Section, integers, names
 from benchmarks.text.baselines import SUBJECTS, BaselineConfig, BaselineForCausalLM, configure, count
-from benchmarks.text.cells import Cell, add_shared, check_names, measured_by, read_cells, run_cells, show
+from benchmarks.text.cells import Cell, add_shared, by_subject, check_names, measured_by, read_cells, run_cells, show
 from domains.text.config import TextConfig
 from domains.text.tasks import Task, load_task
 from domains.text.tasks.autoencoder import LastTokenDecoder
 from domains.text.tasks.books import Books
-from domains.text.tasks.evaluate import evaluate
+from domains.text.tasks.evaluate import Scores, evaluate, results
+from domains.text.tasks.task import Examples
 from domains.text.tasks.train import config_for, train
 from titans_seq import MemoryConfig, TitansConfig
 from titans_seq.config import AttentionConfig
@@ -33,16 +35,20 @@ from titans_seq.training import TrainingConfig
 
 MODULE = "benchmarks.text.memory_tasks"
 OUTPUT = RESULTS / "text_memory_tasks.json"
+SEARCH = RESULTS / "text_memory_tasks_search.json"
 SECTION = Section("memory-tasks")
 USUAL = ("titans", "titans-memory-off", "transformer", "sliding-window", "linear-attention", "gated-delta")
 BACKBONE = TitansConfig(
     dim=64,
     num_layers=2,
-    variant="mag",
+    variant="mal",
     memory=MemoryConfig(num_heads=2, depth=2, expansion=2, chunk_size=8, max_step=0.1),
     attention=AttentionConfig(num_heads=2, sliding_window=16, persistent_tokens=4),
 )
-TRAINING = TrainingConfig(learning_rate=3e-3, batch_size=32, max_steps=800, weight_decay=0.1, keep_checkpoints=1)
+TRAINING = TrainingConfig(batch_size=32, max_steps=800, weight_decay=0.1, keep_checkpoints=1)
+RATES = {"titans": 1e-2, "titans-memory-off": 1e-2}
+"""By subject, as the search found; 3e-3 for others."""
+SEARCHED, SEARCH_SEED = (1e-3, 3e-3, 1e-2), 100
 
 
 class BaselineAutoencoder(LastTokenDecoder, BaselineForCausalLM):
@@ -77,7 +83,7 @@ _MAD: dict[str, Any] = {"examples": 12_800}
 _RECALL: dict[str, Any] = {**_MAD, "training": {"max_steps": 400}}
 _NEEDLE = {"batch_size": 8, "max_steps": 300}
 TRIALS = {
-    "mqar": Trial("mqar", {"symbols": 64, "length": 32, "pairs": 4}, (1, 4, 16, 64), training={"max_steps": 1200}),
+    "mqar": Trial("mqar", {"symbols": 64, "length": 32, "pairs": 4}, (1, 4, 16, 64), training={"batch_size": 128, "max_steps": 300}),
     "mad_recall": Trial("mad_recall", **_RECALL),
     "mad_noisy_recall": Trial("mad_noisy_recall", **_RECALL, goal=1.0),
     "mad_fuzzy_recall": Trial("mad_fuzzy_recall", **_RECALL, goal=0.497),
@@ -114,9 +120,9 @@ def load(trial: Trial, data: Path, part: str) -> Task:
     return load_task(trial.name, **trial.settings)
 
 
-def settings(trial: Trial, key: str, steps: int | None, parameters: int | None) -> Report:
+def settings(trial: Trial, key: str, rate: float, steps: int | None, parameters: int | None) -> Report:
     """What a cell depends on, beside its seed."""
-    training = replace(TRAINING, **trial.training)
+    training = replace(TRAINING, learning_rate=rate, **trial.training)
     training = training if steps is None else replace(training, max_steps=steps)
     plain = {name: value for name, value in asdict(trial).items() if name != "goal"}
     plain["times"] = list(trial.times)
@@ -126,7 +132,26 @@ def settings(trial: Trial, key: str, steps: int | None, parameters: int | None) 
 
 def measure(trial: Trial, key: str, seed: int, of: Report, data: Path) -> Report:
     """Train a model, and test it at every length."""
-    task, test = load(trial, data, "training"), load(trial, data, "test")
+    test = load(trial, data, "test")
+    model, found = trained(trial, key, seed, of, data)
+    for times in trial.times:
+        begin = process_time()
+        scores = evaluate(model, test if times == 1 else test.at_length(times * test.length), max(4, trial.test // times), seed)
+        found["scores"][str(times)] = {**asdict(scores), "cpu_seconds": round(process_time() - begin, 1)}
+    return found
+
+
+def validate(trial: Trial, key: str, of: Report, data: Path) -> Report:
+    """Train a model, and score it on examples of the validation, whose seed no test has."""
+    model, found = trained(trial, key, SEARCH_SEED, of, data)
+    task = load(trial, data, "training")
+    found["accuracy"] = Scores.of(list(results(model, task, Examples(task, SEARCH_SEED, trial.test, "validation")))).accuracy
+    return found
+
+
+def trained(trial: Trial, key: str, seed: int, of: Report, data: Path) -> tuple[BaselineForCausalLM, Report]:
+    """A model, and what there is to report of its training."""
+    task = load(trial, data, "training")
     base = config_for(task, TextConfig(titans=BACKBONE))
     config = configure(key, base, of["parameters"] or count(configure("titans", base)), context=task.length)
     kind = BaselineAutoencoder if task.at_once else BaselineForCausalLM
@@ -140,14 +165,8 @@ def measure(trial: Trial, key: str, seed: int, of: Report, data: Path) -> Report
     begin = process_time()
     with tempfile.TemporaryDirectory() as temporary:
         folder = train(task, Path(temporary) / "run", config, training, count=trial.examples, make_model=make, progress=False)
-        trained = process_time() - begin
-        model = kind.from_pretrained(folder)
-    scores = {}
-    for times in trial.times:
-        begin = process_time()
-        found = evaluate(model, test if times == 1 else test.at_length(times * test.length), max(4, trial.test // times), seed)
-        scores[str(times)] = {**asdict(found), "cpu_seconds": round(process_time() - begin, 1)}
-    return {"scores": scores, "parameters": count(config), "cpu_seconds": round(trained, 1)}
+        seconds = round(process_time() - begin, 1)
+        return kind.from_pretrained(folder), {"scores": {}, "parameters": count(config), "cpu_seconds": seconds}
 
 
 def cells(options: argparse.Namespace) -> dict[str, Cell]:
@@ -155,10 +174,21 @@ def cells(options: argparse.Namespace) -> dict[str, Cell]:
     made = {}
     for name in options.tasks:
         for key in options.subjects:
-            of = settings(TRIALS[name], key, options.steps, options.parameters)
+            of = settings(TRIALS[name], key, RATES.get(key, 3e-3), options.steps, options.parameters)
             for seed in options.seeds:
                 work = partial(measure, TRIALS[name], key, seed, of, options.data)
                 made[f"{name} | {key} | {seed}"] = Cell(of, lambda say, checkpoint, work=work: work())  # type: ignore[misc]
+    return made
+
+
+def search_cells(options: argparse.Namespace) -> dict[str, Cell]:
+    """Rates of each subject, on MQAR."""
+    made = {}
+    for key in options.subjects:
+        for rate in SEARCHED:
+            of = settings(TRIALS["mqar"], key, rate, options.steps, options.parameters)
+            work = partial(validate, TRIALS["mqar"], key, of, options.data)
+            made[f"{key} | {rate:g}"] = Cell(of, lambda say, checkpoint, work=work: work())  # type: ignore[misc]
     return made
 
 
@@ -177,8 +207,8 @@ def entry(values: Sequence[float]) -> str:
     return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
 
-def markdown(found: Report) -> str:
-    """Accuracy of the asked tokens; bold is the highest of a row."""
+def markdown(found: Report, searched: Report) -> str:
+    """Accuracy of the asked tokens, highest of a row bold, and the search that chose rates."""
     made = rows(found)
     keys = [key for key in SUBJECTS if any(key in row for row in made.values())]
     seeds = ", ".join(sorted({cell.split(" | ")[2] for cell in found}))
@@ -194,7 +224,17 @@ def markdown(found: Report) -> str:
         texts = [f"**{text}**" if key in row and fmean(row[key]) == best else text for key, text in zip(keys, texts, strict=True)]
         goal = TRIALS[name].goal
         lines.append(f"| {name} | {times}x | {' | '.join(texts)} | {'-' if goal is None or times != '1' else f'*{goal:.3f}*'} |")
-    return "\n".join(lines)
+    return "\n".join([*lines, "", *_search_table(searched)])
+
+
+def _search_table(searched: Report) -> list[str]:
+    by_key = by_subject(searched)
+    lines = [f"| MQAR, validation, seed {SEARCH_SEED}, by rate | {' | '.join(f'{rate:g}' for rate in SEARCHED)} |"]
+    lines.append(f"|{' --- |' * (1 + len(SEARCHED))}")
+    for key in by_key:
+        values = [searched.get(f"{key} | {rate:g}", {}).get("accuracy") for rate in SEARCHED]
+        lines.append(f"| {SUBJECTS[key].label} | {' | '.join('' if x is None else f'{x:.3f}' for x in values)} |")
+    return lines if by_key else []
 
 
 def main(arguments: Sequence[str] | None = None) -> None:
@@ -205,16 +245,20 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add("--seeds", type=integers, default=[0], help="comma-separated")
     add("--steps", type=int, default=None, help="of training (default: each task's own)")
     add("--parameters", type=int, default=None, help="of each model (default: those of Titans)")
+    add("--search", action="store_true", help=f"score rates of the subjects on MQAR's validation instead, into {SEARCH.name}")
     add_shared(parser, OUTPUT)
     options = parser.parse_args(arguments)
     check_names(parser, options.tasks, TRIALS)
     check_names(parser, options.subjects, SUBJECTS)
+    if options.search:
+        run_cells(search_cells(options), SEARCH, MODULE)
+        return
     if not options.table:
         needs = any(TRIALS[name].name.startswith(("niah", "babilong")) for name in options.tasks)
         if needs and not (options.data / "text" / "gutenberg").is_dir():
             sys.exit(f"error: {options.data} has no text/gutenberg; name the folder with --data")
         run_cells(cells(options), options.output, MODULE)
-    show(markdown(read_cells(options.output)), SECTION, options.table)
+    show(markdown(read_cells(options.output), read_cells(SEARCH)), SECTION, options.table)
 
 
 if __name__ == "__main__":

@@ -22,7 +22,7 @@ def test_what_is_measured_once_is_not_measured_again(tmp_path: Path, capsys: pyt
     assert all(second[key] == cell for key, cell in first.items())
     sizes = [second[f"mqar | {key} | 0"]["parameters"] for key in ("titans", "transformer")]
     assert abs(sizes[0] / sizes[1] - 1) < 0.02
-    text = memory_tasks.markdown(second)
+    text = memory_tasks.markdown(second, {})
     assert "| task | length | Titans | transformer | *Titans, published* |" in text
     assert text.count("\n| ") == 7  # two of the head, four lengths, one
     assert "*0.496*" in text
