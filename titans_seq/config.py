@@ -16,11 +16,13 @@ from titans_seq.display import html_table
 Variant = Literal["lmm", "mac", "mag", "mal"]
 Forgetting = Literal["head", "channel", "none"]
 Activation = Literal["gelu", "silu"]
+ForgettingTowards = Literal["zero", "first_state"]
 Gradient = Literal["chunk", "token"]
 
 VARIANTS: tuple[Variant, ...] = typing.get_args(Variant)
 FORGETTING: tuple[Forgetting, ...] = typing.get_args(Forgetting)
 ACTIVATIONS: tuple[Activation, ...] = typing.get_args(Activation)
+FORGETTING_TOWARDS: tuple[ForgettingTowards, ...] = typing.get_args(ForgettingTowards)
 GRADIENTS: tuple[Gradient, ...] = typing.get_args(Gradient)
 
 
@@ -226,6 +228,8 @@ class MemoryConfig(Config):
         gradient: "chunk" (the paper) or "token" (freshest state; linear memory without norm only).
         momentum: False sets eta to 0.
         forgetting: alpha per "head", per input "channel" of each memory layer, or "none".
+        forgetting_towards: what forgetting draws the memory to: "zero" (the paper), or "first_state", W^0, which training then keeps
+            whatever a stream forgets. For streams that are carried on through training; not with gradient="token".
         gate_rank: rank of the projection to per-channel gates (forgetting="channel" only).
         convolution_width: of the causal depthwise convolution on q, k, v; 1 is none.
         max_step: upper bound of theta, the step on the sum of squares over head_dim; theta starts at a tenth of it.
@@ -249,6 +253,7 @@ class MemoryConfig(Config):
     gradient: Gradient = "chunk"
     momentum: bool = True
     forgetting: Forgetting = "head"
+    forgetting_towards: ForgettingTowards = "zero"
     gate_rank: int = 32
     convolution_width: int = 4
     max_step: float = 0.02
@@ -269,6 +274,8 @@ class MemoryConfig(Config):
             self._require(name, 0 < getattr(self, name) < 1, "strictly between 0 and 1")
         if self.gradient == "token" and (self.depth > 1 or self.norm):
             raise ConfigError(type(self).__name__, ("gradient",), "='token' needs depth=1 and norm=False")
+        if self.gradient == "token" and self.forgetting_towards != "zero":
+            raise ConfigError(type(self).__name__, ("forgetting_towards",), "='first_state' needs gradient='chunk'")
 
     def with_chunk_sizes(self, chunk_size: int | None = None, local: tuple[int, ...] | None = None) -> Self:
         """This memory at other chunk sizes, None for those of now: no parameter's shape depends on them, so a state dict fits both.

@@ -59,7 +59,8 @@ class Arguments(NamedTuple):
     """Arguments of the operators, in their order.
 
     q, k, offset, alpha, eta, theta, slope: as `SegmentInputs`, of all N chunks. W, S, anchor, first: as `Segment`; anchor may be empty
-    (the weights are the anchor), first is empty without restarts. active (N, R or 1, C), complete and restart (N, R), or None.
+    (the weights are the anchor), first is empty without restarts. rest (R, d_in, d_out) a layer is what the memory's layers are beside W,
+    anchor and first; empty for nothing. active (N, R or 1, C), complete and restart (N, R), or None.
     all_complete: N flags, whether the chunk ends with the block in all rows; empty where `complete` says it row by row.
     """
 
@@ -74,6 +75,7 @@ class Arguments(NamedTuple):
     S: list[Tensor]
     anchor: list[Tensor]
     first: list[Tensor]
+    rest: list[Tensor]
     active: Tensor | None
     complete: Tensor | None
     restart: Tensor | None
@@ -95,7 +97,7 @@ class Arguments(NamedTuple):
 
     def differentiable(self) -> list[Tensor]:
         """All tensors that have a gradient."""
-        return [*self[:4], *(x for part in self[4:11] for x in part)]
+        return [*self[:4], *(x for part in self[4:12] for x in part)]
 
     def segments(self) -> list[slice]:
         """The chunks of every segment."""
@@ -105,8 +107,8 @@ class Arguments(NamedTuple):
 
 SCHEMA = (
     "Tensor q, Tensor k, Tensor offset, Tensor slope, Tensor[] alpha, Tensor[] eta, Tensor[] theta, Tensor[] W, Tensor[] S, "
-    "Tensor[] anchor, Tensor[] first, Tensor? active, Tensor? complete, Tensor? restart, bool[] all_complete, str activation, bool norm, "
-    "str gradient, float? surprise_clip"
+    "Tensor[] anchor, Tensor[] first, Tensor[] rest, Tensor? active, Tensor? complete, Tensor? restart, bool[] all_complete, "
+    "str activation, bool norm, str gradient, float? surprise_clip"
 )
 
 
@@ -129,8 +131,8 @@ def _save(ctx: Any, inputs: tuple[Any, ...], output: list[Tensor]) -> None:
     ctx.mark_non_differentiable(*output[results:])
     ctx.set_materialize_grads(False)
     ctx.shapes = [x.shape for x in output[:results]]
-    ctx.lengths = [len(part) for part in a[4:11]]
-    ctx.options = a[14:]
+    ctx.lengths = [len(part) for part in a[4:12]]
+    ctx.options = a[15:]
     ctx.save_for_backward(*a.differentiable(), a.active, a.complete, a.restart, *output[results:])
 
 
@@ -219,6 +221,7 @@ def _arguments(
         rows(begin.momentum),
         rows(begin.anchor) if own_anchor else [],
         [] if layout.restart is None else rows(first.weights),
+        [W.repeat(q.shape[0], 1, 1) for W in weights.rest],
         None if active is None else active.to(q.dtype),
         complete,
         None if layout.restart is None else layout.restart[:, :-1].T.repeat_interleave(heads, 1),

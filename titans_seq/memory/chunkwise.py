@@ -46,6 +46,7 @@ def _segment(
         complete,
         None if a.restart is None else a.restart[chunks],
         a.first,
+        a.rest,
     )
     return Segment(Rule(a.activation, a.norm, a.gradient, a.surprise_clip), inputs, W, S, anchor, spaces, keep)
 
@@ -77,7 +78,7 @@ def _backward(*arguments: Any) -> list[Tensor]:
     a, kept, d_after = Arguments(*arguments[:-2]), arguments[-2], arguments[-1]
     layers = len(a.W)
     d_z, d_W, d_S, d_anchor = d_after[0], *([x.clone() for x in d_after[1 + i * layers : 1 + (i + 1) * layers]] for i in range(3))
-    d_state = StateGradients(d_W, d_S, d_anchor or None, [torch.zeros_like(W) for W in a.first])
+    d_state = StateGradients(d_W, d_S, d_anchor or None, *([torch.zeros_like(W) for W in part] for part in (a.first, a.rest)))
     d_gates = [[torch.empty_like(x) for x in gate] for gate in (a.alpha, a.eta, a.theta)]
     spaces = _workspaces(a)
     d_q, d_k, d_offset, d_slope = *(torch.empty_like(x) for x in a[:3]), torch.zeros_like(a.slope)
@@ -94,7 +95,7 @@ def _backward(*arguments: Any) -> list[Tensor]:
             for x, y in zip(whole, part, strict=True):
                 x[chunks] = y
     by_anchor = d_state.anchor or [torch.zeros_like(A) for A in a.anchor]
-    return [d_q, d_k, d_offset, d_slope, *(x for gate in d_gates for x in gate), *d_W, *d_S, *by_anchor, *d_state.first]
+    return [d_q, d_k, d_offset, d_slope, *(x for gate in d_gates for x in gate), *d_W, *d_S, *by_anchor, *d_state.first, *d_state.rest]
 
 
 memory_chunks, memory_chunks_backward = define_chunk_operators("chunkwise", "memory_chunks", _forward, _backward)

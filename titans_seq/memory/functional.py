@@ -7,7 +7,7 @@ from typing import NamedTuple
 import torch
 from torch import Tensor
 
-from titans_seq.config import ACTIVATIONS, GRADIENTS, LARGEST
+from titans_seq.config import ACTIVATIONS, FORGETTING_TOWARDS, GRADIENTS, LARGEST
 from titans_seq.memory import fused, native
 from titans_seq.memory.chunkwise import chunkwise_memory
 from titans_seq.memory.recurrent import recurrent_memory
@@ -38,7 +38,7 @@ def neural_memory(
     For every token t, with ell(M; k, v) = || M(k) - v ||^2 and t' the last token of the previous chunk:
 
         S_t = eta_t S_{t-1} - theta_t grad ell(M_{t'}; k_t, v_t)
-        M_t = (1 - alpha_t) M_{t-1} + S_t
+        M_t = (1 - alpha_t) M_{t-1} + S_t        (+ alpha_t M_0 where forgetting draws to the first state)
         y_t = M_t(q_t)
 
     B batch, H heads, T tokens, D head width, L memory layers.
@@ -124,7 +124,7 @@ def _on_cpu(q: Tensor) -> bool:
 def read_memory(q: Tensor, weights: MemoryWeights, layers: Sequence[Tensor] | None = None) -> Tensor:
     """y = M(q) from one state of the memory, without writing: q (B, H, T, D) -> (B, H, T, D) in q's dtype.
 
-    layers: the memory's weights, (B, H, d_in, d_out) each, as `MemoryState.weights`; None reads the first state W^0.
+    layers: (B, H, d_in, d_out) each, as `MemoryState.weights`; None reads the first state W^0.
 
     Raises:
         ValueError: the shapes do not fit.
@@ -137,7 +137,7 @@ def read_memory(q: Tensor, weights: MemoryWeights, layers: Sequence[Tensor] | No
     dtype = torch.promote_types(q.dtype, torch.float32)
     with torch.autocast(q.device.type, enabled=False):
         weights = _cast(weights, dtype)
-        current = weights.layers if layers is None else [W.to(dtype) for W in layers]
+        current = weights.layers if layers is None else weights.at([W.to(dtype) for W in layers])
         return memory_network(q.to(dtype), weights, lambda l, x: x @ current[l]).to(q.dtype)
 
 
@@ -154,6 +154,7 @@ def _cast(weights: MemoryWeights, dtype: torch.dtype) -> MemoryWeights:
         norm_shift=norm[1],
         activation=weights.activation,
         residual=weights.residual,
+        forgetting_towards=weights.forgetting_towards,
     )
 
 
@@ -196,6 +197,8 @@ def _check(
                 raise ValueError(f"{name} must be bool, got {marks.dtype}")
     _check_weights(q, weights, gradient)
     _check_gates(q, gates, weights)
+    if gradient == "token" and weights.rest and impl not in ("reference", "recurrent"):
+        raise ValueError("gradient='token' over chunks forgets towards zero alone: take gradient='chunk', or impl='recurrent'")
     if gradient == "token" and surprise_clip is not None:
         raise ValueError("gradient='token' solves a linear system over the chunk; surprise_clip must be None")
     if impl == "reference" and torch.is_inference_mode_enabled():
@@ -207,6 +210,7 @@ def _check(
 def _check_weights(q: Tensor, weights: MemoryWeights, gradient: str) -> None:
     heads, width = q.shape[1], q.shape[3]
     _one_of("activation", weights.activation, ACTIVATIONS)
+    _one_of("forgetting_towards", weights.forgetting_towards, FORGETTING_TOWARDS)
     if len(weights.layers) == 0:
         raise ValueError("weights.layers is empty: the memory needs at least one layer")
     d_in = width

@@ -98,6 +98,8 @@ def unsupported(q: Tensor, gates: Sequence[Gates], weights: MemoryWeights, chunk
     depth, width, hidden = len(weights.layers), q.shape[-1], weights.layers[0].shape[-1]
     if gradient != "chunk":
         return f"takes gradients once a chunk, got gradient={gradient!r}"
+    if weights.rest:
+        return f"forgets towards zero, got forgetting_towards={weights.forgetting_towards!r}"
     if depth > 2:
         return f"supports memories of depth 1 and 2, got {depth}"
     if any(gate.alpha.dim() > gate.eta.dim() for gate in gates):

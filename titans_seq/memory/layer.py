@@ -100,6 +100,7 @@ class MemoryNetwork(Learner):
             norm_shift=self.norm_shift,
             activation=self.config.activation,
             residual=self.config.residual,
+            forgetting_towards=self.config.forgetting_towards,
         )
 
     def gates(self, x: Tensor) -> list[Gates]:

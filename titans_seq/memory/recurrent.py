@@ -35,7 +35,8 @@ def recurrent_memory(
         if mask is not None:
             after = after.where(mask[:, t], state)
         state = after
-        y = memory_network(q_t, weights, lambda l, x, layers=state.weights: x @ layers[l])  # type: ignore[misc]
+        layers = weights.at(state.weights)
+        y = memory_network(q_t, weights, lambda l, x, layers=layers: x @ layers[l])  # type: ignore[misc]
         outputs.append(y if mask is None else torch.where(mask[:, t, None, None, None], y, 0))
     return torch.cat(outputs, dim=2), state
 
@@ -50,7 +51,7 @@ def _write(
     surprise_clip: float | None,
 ) -> MemoryState:
     """The state after one token a row: k, v (B, H, 1, D); gates (B, H) each, alpha also (B, H, d_in)."""
-    gradients = key_gradients(k, v, state.weights if gradient == "token" else state.anchor, weights)
+    gradients = key_gradients(k, v, weights.at(state.weights if gradient == "token" else state.anchor), weights)
     layers, momentum = [], []
     for l, (alpha, eta, theta) in enumerate(gates):
         size = -theta.unsqueeze(-1)  # (B, H, 1)

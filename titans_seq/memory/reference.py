@@ -76,7 +76,9 @@ def _step(
     surprise_clip: float | None,
 ) -> tuple[Tensor, MemoryState]:
     """One token a row: q, k, v (B, H, D); gates (B, H) each, alpha also (B, H, d_in)."""
-    points = state.weights if gradient == "token" else state.anchor  # M_{t'}
+    to_first = weights.forgetting_towards == "first_state"
+    rest = list(weights.layers) if to_first else [torch.zeros_like(W) for W in weights.layers]  # what forgetting draws to
+    points = [W + A for W, A in zip(rest, state.weights if gradient == "token" else state.anchor, strict=True)]  # M_{t'}
     momentum, layers = [], []
     for l, grad in enumerate(loss_gradients(k, v, points, weights)):
         if surprise_clip is not None:
@@ -85,8 +87,10 @@ def _step(
         alpha, eta, theta = gates[l].alpha, gates[l].eta[..., None, None], gates[l].theta[..., None, None]
         alpha = alpha[..., None, None] if alpha.dim() == 2 else alpha[..., None]
         momentum.append(eta * state.momentum[l] - theta * grad)  # S_t = eta_t S_{t-1} - theta_t grad
-        layers.append((1 - alpha) * state.weights[l] + momentum[l])  # M_t = (1 - alpha_t) M_{t-1} + S_t
+        before = rest[l] + state.weights[l]
+        layers.append((1 - alpha) * before + alpha * rest[l] + momentum[l])  # M_t = (1 - alpha_t) M_{t-1} + S_t
     y = memory(q, layers, weights)  # y_t = M_t(q_t)
+    layers = [M - W for M, W in zip(layers, rest, strict=True)]
 
     position = (state.position + 1) % state.chunk_size
     finished = (position == 0)[:, None, None, None]

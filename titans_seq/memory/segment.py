@@ -24,6 +24,7 @@ class SegmentInputs(NamedTuple):
     active: (n, R or 1, C) 0 or 1, cells with a token; None if all have one.
     complete: one entry a chunk, whether it ends with this segment's tokens: for all rows, or (R,) bool.
     restart: (n, R) bool, rows that go back to the `first` weights (R, d_in, d_out) before the chunk; None if none.
+    rest: (R, d_in, d_out) a layer, what the memory's layers are beside W, anchor and first; empty for nothing.
     """
 
     q: Tensor
@@ -37,13 +38,18 @@ class SegmentInputs(NamedTuple):
     complete: Sequence[bool | Tensor]
     restart: Tensor | None
     first: Sequence[Tensor]
+    rest: Sequence[Tensor]
 
 
 class StateGradients:
-    """Gradients by W, S (R, d_in, d_out) a layer, changed in place on the way back; by the anchor, None where that is the weights."""
+    """Gradients by W, S, first and rest (R, d_in, d_out) a layer, changed in place on the way back; by the anchor, None where that is the
+    weights.
+    """
 
-    def __init__(self, W: Sequence[Tensor], S: Sequence[Tensor], anchor: Sequence[Tensor] | None, first: Sequence[Tensor]) -> None:
-        self.W, self.S, self.anchor, self.first = W, S, anchor, first
+    def __init__(
+        self, W: Sequence[Tensor], S: Sequence[Tensor], anchor: Sequence[Tensor] | None, first: Sequence[Tensor], rest: Sequence[Tensor]
+    ) -> None:
+        self.W, self.S, self.anchor, self.first, self.rest = W, S, anchor, first, rest
 
 
 class SegmentGradients(NamedTuple):
@@ -80,7 +86,8 @@ class Segment:
         self.by_token = rule.gradient == "token"
         self.chunks = range(x.q.shape[0])
         self.coefficients = _coefficients(x)
-        self.layers = [SegmentLayer(*layer, keep) for layer in zip(W, S, self.coefficients, spaces, strict=True)]
+        rest: Sequence[Tensor | None] = x.rest or [None] * len(W)
+        self.layers = [SegmentLayer(*layer, keep) for layer in zip(W, S, rest, self.coefficients, spaces, strict=True)]
         self.surprise: ChunkSurprise | TokenSurprise
         if self.by_token:
             self.surprise = TokenSurprise(x.k, x.offset, x.theta[0], self.coefficients[0].mixing)
@@ -109,7 +116,8 @@ class Segment:
         """Where the gradients of chunk n are taken: the anchor, or W and S for gradients at the freshest state."""
         if self.by_token:
             return [self.layers[0].W.parts[n], self.layers[0].S.parts[n]]
-        return self.anchors[n] or self._weights(n)
+        anchor = self.anchors[n] or self._weights(n)
+        return [A + W for A, W in zip(anchor, self.x.rest, strict=True)] if self.x.rest else anchor
 
     def _anchor_after(self, n: int, anchor: Sequence[Tensor] | None) -> Sequence[Tensor] | None:
         complete = self.x.complete[n]
@@ -147,7 +155,7 @@ class Segment:
         """From gradients by what `read` gives, and by the state after the segment; d becomes that by the state before it."""
         self._set_queries()
         for i in range(len(self.layers) - 1, -1, -1):
-            d_x = self.layers[i].read_adjoint(d_z)
+            d_x = self.layers[i].read_adjoint(d_z, d.rest[i] if d.rest else None)
             if i > 0:
                 d_z = activation_vjp(d_x, self.pre_activations[i - 1], self.activation)
         self.surprise.prepare_adjoint()
@@ -172,9 +180,13 @@ class Segment:
         elif d.anchor is None:
             d.anchor = [torch.zeros_like(d_W) for d_W in d.W]
         d_point = [d.W[0], d.S[0]] if self.by_token else d.anchor or d.W
+        d_here = [torch.zeros_like(d_A) for d_A in d_point] if d.rest else d_point
         self.surprise.adjoint(
-            n, self._point(n), [layer.d_steps.parts[n] for layer in self.layers], [layer.d_u.parts[n] for layer in self.layers], d_point
+            n, self._point(n), [layer.d_steps.parts[n] for layer in self.layers], [layer.d_u.parts[n] for layer in self.layers], d_here
         )
+        for d_rest, d_A, d_sum in zip(d.rest, d_point, d_here, strict=bool(d.rest)):
+            d_rest += d_sum
+            d_A += d_sum
         if self.x.restart is not None:
             self._restart_adjoint(self.x.restart[n, :, None, None], d)
 

@@ -1,8 +1,9 @@
 """One memory layer over a segment: how its weights and momentum take up steps and how they are read, and the adjoint of both.
 
-With W, S before a chunk, u and step its tokens' inputs and steps (surprise.py), and the coefficients of rule.py:
+With W, S before a chunk, u and step its tokens' inputs and steps (surprise.py), and the coefficients of rule.py; R is what the layer is
+beside W, zero or W^0:
 
-    z_t = (b_t x_t) W + (f_t x_t) S + sum_{s<=t} P[t, s] step_s        P[t, s] = sum_i x[t, i] G[i, t, s] u[s, i]
+    z_t = x_t R + (b_t x_t) W + (f_t x_t) S + sum_{s<=t} P[t, s] step_s        P[t, s] = sum_i x[t, i] G[i, t, s] u[s, i]
     W' = b_C W + f_C S + sum_s (G[C, s] u_s)^T step_s                  S' = m_C S + sum_s (m_C / m_s u_s)^T step_s
 
 Shape suffixes: n chunks, R rows (batch x heads), C cells of a chunk; d_in, d_out of the layer; d 1 or, for forgetting per channel, d_in.
@@ -18,8 +19,9 @@ from titans_seq.memory.rule import ChunkCoefficients, mixed_scores, mixed_scores
 class SegmentLayer:
     """State, steps and coefficients of one layer for the n chunks of a segment."""
 
-    def __init__(self, W: Tensor, S: Tensor, c: ChunkCoefficients, space: Workspace, keep: bool) -> None:
-        """W, S (R, d_in, d_out) before the segment; coefficients with mixing (n, R, d, C, 2 + C); keep: as `Segment`."""
+    def __init__(self, W: Tensor, S: Tensor, rest: Tensor | None, c: ChunkCoefficients, space: Workspace, keep: bool) -> None:
+        """W, S, rest (R, d_in, d_out) before the segment; coefficients with mixing (n, R, d, C, 2 + C); keep: as `Segment`."""
+        self.rest = rest
         chunks, rows, channels, cells, _ = c.mixing.shape
         self.per_channel, self.space = channels > 1, space
         tokens = (chunks, rows, cells)
@@ -58,12 +60,12 @@ class SegmentLayer:
         z = self.space("z", *self.steps.whole.shape)
         rows = [part.flatten(0, 1) for part in (self.x_W, self.W.whole[:-1], self.x_S, self.S.whole[:-1], self.mixed, self.steps.whole)]
         torch.bmm(rows[0], rows[1], out=z.flatten(0, 1)).baddbmm_(rows[2], rows[3]).baddbmm_(rows[4], rows[5])
-        return z
+        return z if self.rest is None else z.add_(self.x @ self.rest)
 
     # Adjoint: `set_queries`, `read_adjoint`, then `chunk_adjoint` from the last chunk to the first, then `coefficient_adjoint`
 
-    def read_adjoint(self, d_z: Tensor) -> Tensor:
-        """Gradient by x from that by z; those by steps, inputs and coefficients are begun with the reads' share."""
+    def read_adjoint(self, d_z: Tensor, d_rest: Tensor | None) -> Tensor:
+        """Gradient by x from that by z; those by steps, inputs and coefficients are begun with the reads' share, d_rest has it added."""
         x, space = self.x, self.space
         d_rows = d_z.flatten(0, 1)
         d_x_W, d_x_S, d_x, d_u = (space(name, *x.shape) for name in ("d x W", "d x S", "d x", "d u"))  # (n, R, C, d_in)
@@ -79,7 +81,11 @@ class SegmentLayer:
         self.x_W_parts, self.x_S_parts = self.x_W.unbind(0), self.x_S.unbind(0)
         self.d_update_W, self.d_update_S = (space.chunked(f"d update {name}", *x.shape) for name in "WS")
         self.d_carry: list[list[Tensor]] = []  # by b_C, f_C, m_C, the last chunk first: (R, d_in, d_out) summed over d_out
-        return d_x.addcmul_(d_x_W, self.read_W).addcmul_(d_x_S, self.read_S)
+        d_x.addcmul_(d_x_W, self.read_W).addcmul_(d_x_S, self.read_S)
+        if self.rest is not None and d_rest is not None:
+            d_x += d_z @ self.rest.transpose(1, 2)
+            d_rest += (x.transpose(-1, -2) @ d_z).sum(0)
+        return d_x
 
     def chunk_adjoint(self, n: int, d_W: Tensor, d_S: Tensor) -> None:
         """d_W, d_S (R, d_in, d_out), in place, from after chunk n to before it; adds to the gradients of its steps and inputs."""

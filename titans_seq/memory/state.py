@@ -34,6 +34,7 @@ class MemoryWeights:
     norm_scale, norm_shift: (H, D) of a layer norm over D with eps 1e-5, both or neither.
     activation: "gelu" (the exact one) or "silu", between layers.
     residual: whether x is added to the output.
+    forgetting_towards: what forgetting draws the layers to: "zero", as the paper's rule, or "first_state", W^0.
     """
 
     layers: Sequence[Tensor]
@@ -41,6 +42,16 @@ class MemoryWeights:
     norm_shift: Tensor | None = None
     activation: str = "gelu"
     residual: bool = True
+    forgetting_towards: str = "zero"
+
+    @property
+    def rest(self) -> Sequence[Tensor]:
+        """What is added to the `weights` of a state to give the memory's layers: W^0 where forgetting draws to it; else nothing."""
+        return self.layers if self.forgetting_towards == "first_state" else ()
+
+    def at(self, layers: Sequence[Tensor]) -> Sequence[Tensor]:
+        """The memory's layers, (B, H, d_in, d_out) each, from `weights` or `anchor` of a state."""
+        return [W + D for W, D in zip(self.rest, layers, strict=True)] if self.rest else layers
 
 
 @dataclass(frozen=True)
@@ -48,7 +59,8 @@ class MemoryState(State):
     """Where a stream stands: all that the memory needs to go on, of a size that does not grow with the stream.
 
     Attributes:
-        weights: W_l after the last token, L tensors (B, H, d_in, d_out).
+        weights: W_l after the last token, L tensors (B, H, d_in, d_out). Where forgetting draws to the first state they are W_l - W_l^0,
+            so that W^0 is learned from all of a stream that is carried on, not from its begin alone.
         momentum: S_l after the last token, the same shapes.
         anchor: the weights at which the next token's gradient is taken, the same shapes. This is what is pending of an unfinished chunk:
             every earlier token of the chunk is in `weights` and `momentum` already, only the gradients' point has to be kept.
@@ -70,6 +82,8 @@ class MemoryState(State):
         dtype = torch.promote_types(weights.layers[0].dtype, torch.float32)
         first = tuple(W.to(dtype).repeat(batch_size, 1, 1, 1) for W in weights.layers)
         momentum = tuple(torch.zeros_like(W) for W in first)
+        if weights.rest:
+            first = tuple(torch.zeros_like(W) for W in first)
         position = torch.zeros(batch_size, dtype=torch.int64, device=first[0].device)
         return cls(first, momentum, first, position, chunk_size)
 

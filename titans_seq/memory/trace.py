@@ -75,7 +75,7 @@ def trace_memory(
         y, now = memory._memory(q[:, :, token], k[:, :, token], v[:, :, token], x[:, token], now, "auto", here, None)
         unlearned = memory.answer(q[:, :, token], memory.snapshot(MemoryLayerState(_unlearned(now, first.memory), first.convolution)))
         level = _global(now)
-        steps.append((surprise, _norms(level.weights), _norms(level.momentum), y, y - unlearned))
+        steps.append((surprise, _norms(memory.weights.at(level.weights)), _norms(level.momentum), y, y - unlearned))
     surprises, weight_norms, momentum_norms, answers, learned = zip(*steps, strict=True)
     alpha, eta, theta = (torch.stack(gate, 2) for gate in zip(*map(_of_heads, memory.gates(x)), strict=True))
     return MemoryTrace(
@@ -103,7 +103,7 @@ def _unlearned(state: MemoryState | TwoLevelState, first: MemoryState | TwoLevel
 def _surprise(memory: NeuralMemory, k: Tensor, v: Tensor, state: MemoryState | TwoLevelState) -> Tensor:
     """(B, H, L, 1) of one token's k and v (B, H, 1, D), where the rule takes its gradient."""
     level = _global(state)
-    points = level.weights if memory.config.gradient == "token" else level.anchor
+    points = memory.weights.at(level.weights if memory.config.gradient == "token" else level.anchor)
     gradients = key_gradients(k.to(points[0].dtype), v.to(points[0].dtype), points, memory.weights)
     parts = zip(gradients.inputs, gradients.outputs, strict=True)  # rank one: the norm of u g^T is |u| |g|
     return torch.stack([torch.linalg.vector_norm(u, dim=-1) * torch.linalg.vector_norm(g, dim=-1) for u, g in parts], 2)

@@ -66,6 +66,7 @@ def make_case(
     activation: str = "gelu",
     channelwise: bool = False,
     forgetting: bool = True,
+    forgetting_towards: str = "zero",
     momentum: bool = True,
     with_state: bool = False,
     ragged: bool = False,
@@ -98,7 +99,8 @@ def make_case(
             )
         )
     norms = [leaf(torch.randn(heads, width, dtype=torch.float64)) if norm else None for _ in range(2)]
-    weights = MemoryWeights(layers=layers, norm_scale=norms[0], norm_shift=norms[1], activation=activation, residual=residual)
+    network = {"activation": activation, "residual": residual, "forgetting_towards": forgetting_towards}
+    weights = MemoryWeights(layers=layers, norm_scale=norms[0], norm_shift=norms[1], **network)  # type: ignore[arg-type]
     state = None
     if with_state:
         chunk_size = options.get("chunk_size", 16)

@@ -10,12 +10,13 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from torch import Tensor
 
-from titans_seq.memory import MemoryState
+from titans_seq.memory import MemoryState, read_memory
 
 FAST = ("chunkwise", "fused", "recurrent")
 CHUNKED = ("chunkwise", "fused")
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
 
+TO_FIRST = {"forgetting_towards": "first_state"}
 OPTIONS = {
     "default": {},
     "no-norm": {"norm": False},
@@ -31,13 +32,16 @@ OPTIONS = {
     "documents": {"boundaries": True},
     "events": {"with_state": True, "ragged": True, "boundaries": True, "surprise_clip": 1.0},
     "all": {"channelwise": True, "with_state": True, "ragged": True, "boundaries": True, "surprise_clip": 1.0},
+    "to-first": TO_FIRST,
+    "to-first-events": {"with_state": True, "ragged": True, "boundaries": True, "surprise_clip": 1.0, **TO_FIRST},
+    "to-first-channelwise": {"channelwise": True, "with_state": True, **TO_FIRST},
 }
 TOKEN = {"depth": 1, "norm": False, "gradient": "token"}
 
 
 def serves(impl: str, options: dict[str, Any]) -> bool:
     """Whether a form has these options."""
-    return impl != "fused" or not (options.get("channelwise") or options.get("gradient") == "token")
+    return impl != "fused" or not (options.get("channelwise") or options.get("gradient") == "token" or "forgetting_towards" in options)
 
 
 def forms_with(options: dict[str, dict[str, Any]], forms: tuple[str, ...] = FAST) -> Any:
@@ -157,9 +161,47 @@ def test_linear_memory_by_hand() -> None:
         torch.testing.assert_close(state.momentum[0].item(), -2.5)
 
 
+def test_forgetting_towards_the_first_state_by_hand() -> None:
+    """The tokens of `test_linear_memory_by_hand`; beside half of M half of W0 = 1 is kept, then beside three quarters one."""
+    from titans_seq.memory import Gates, MemoryWeights, neural_memory
+
+    def token(*x: float) -> Tensor:
+        return torch.tensor(x, dtype=torch.float64)[None, None]
+
+    q, k, v = token(1, 2)[..., None], token(1, 3)[..., None], token(0, 1)[..., None]
+    gates = [Gates(alpha=token(0.5, 0.25), eta=token(0.5, 0.5), theta=token(0.1, 0.2))]
+    weights = MemoryWeights(layers=[torch.ones(1, 1, 1, dtype=torch.float64)], residual=False, forgetting_towards="first_state")
+    # M_1 = 0.5 + 0.5 - 0.2 = 0.8, y_1 = 0.8; M_2 = 0.75 * 0.8 + 0.25 - 2.5 = -1.65, y_2 = -3.3
+    for impl in ("reference", "chunkwise", "recurrent"):
+        y, state = neural_memory(q, k, v, gates, weights, chunk_size=2, impl=impl)
+        torch.testing.assert_close(y.flatten(), torch.tensor([0.8, -3.3], dtype=torch.float64))
+        torch.testing.assert_close(state.weights[0].item(), -2.65)  # beside W0
+        torch.testing.assert_close(read_memory(q, weights, state.weights).flatten(), torch.tensor([-1.65, -3.3], dtype=torch.float64))
+
+
+@pytest.mark.parametrize("options", [{}, {"channelwise": True}], ids=str)
+def test_without_forgetting_it_does_not_matter_what_it_draws_to(make_case: Any, options: dict) -> None:
+    torch.manual_seed(0)
+    case = make_case(forgetting=False, length=37, **options)
+    to_first = dataclasses.replace(case, weights=dataclasses.replace(case.weights, **TO_FIRST))
+    for impl in ("chunkwise", "recurrent"):
+        torch.testing.assert_close(to_first.run(impl)[0], case.run(impl)[0], **TOLERANCE)
+
+
+@pytest.mark.parametrize("impl", ["chunkwise", "recurrent"])
+def test_much_forgetting_leaves_the_first_state(make_case: Any, impl: str) -> None:
+    """Steps are nothing and half of what is there is forgotten with each token: a stream from anywhere ends at W^0."""
+    case = make_case(length=80, with_state=True, forgetting_towards="first_state")
+    gates = [type(g)(torch.full_like(g.alpha, 0.5), torch.zeros_like(g.eta), torch.zeros_like(g.theta)) for g in case.gates]
+    y, state = dataclasses.replace(case, gates=gates).run(impl)
+    torch.testing.assert_close(y[:, :, -1:], read_memory(case.q[:, :, -1:], case.weights), **TOLERANCE)
+    assert max(W.abs().max() for W in state.weights) < 1e-20
+
+
 @forms_with(
     {
         "deep": {"depth": 2},
+        "to-first": TO_FIRST,
         "channelwise": {"depth": 1, "channelwise": True},
         "token": TOKEN,
         "clip-state": {"depth": 2, "surprise_clip": 1.0, "with_state": True},

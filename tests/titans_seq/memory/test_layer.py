@@ -24,6 +24,7 @@ ABLATIONS = {
     "no-momentum": {"momentum": False},
     "no-forgetting": {"forgetting": "none"},
     "channel-forgetting": {"forgetting": "channel", "gate_rank": 3},
+    "forgetting-to-first": {"forgetting_towards": "first_state"},
     "no-convolution": {"convolution_width": 1},
     "depth-1": {"depth": 1},
     "depth-3": {"depth": 3, "activation": "silu"},

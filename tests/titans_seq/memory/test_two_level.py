@@ -80,6 +80,7 @@ OPTIONS = {
     "linear": {"depth": 1},
     "depth-3": {"depth": 3, "activation": "silu"},
     "channelwise": {"channelwise": True},
+    "to-first": {"forgetting_towards": "first_state", "boundaries": True},
     "clip": {"surprise_clip": 0.5},
     "token": {"depth": 1, "norm": False, "gradient": "token"},
     "one-shard": {"shard_length": 20},

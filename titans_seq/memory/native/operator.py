@@ -33,6 +33,8 @@ def unsupported(q: Tensor, gates: Sequence[Gates], weights: MemoryWeights, chunk
     """What of these arguments the kernels do not do, in words; None if they do all."""
     if gradient != "chunk":
         return f"takes gradients once a chunk, got gradient={gradient!r}"
+    if weights.rest:
+        return f"forgets towards zero, got forgetting_towards={weights.forgetting_towards!r}"
     if any(gate.alpha.dim() > gate.eta.dim() for gate in gates):
         return "supports forgetting per head, got alpha per channel"
     return None
