@@ -187,11 +187,13 @@ def load(folder: Path) -> Trained:
 def _card(file: Path | None, table: "Table", lengths: "Lengths", scores: "pl.DataFrame | None") -> "Card":
     """What the model's README.md says of this run; the scores are the means over channels."""
     from domains.timeseries.cli.report import by_forecaster
+    from domains.timeseries.data.missing import masked_words
     from domains.timeseries.metrics import METRICS
     from titans_seq.card import Card, command_line, versions
 
     name = file.name if file else "the Seattle weather that ships with titans_seq"
     data = f"`{name}`: {table.items.height} series from {table.items['first'].min()!s} to {table.items['last'].max()!s}"
+    masked = f" Values masked as missing: {masked_words(table.masked)}." if table.masked else ""
     metrics: dict[str, Any] = {}
     if scores is not None:
         means = [rows[-1] for rows in by_forecaster(scores)]
@@ -209,7 +211,7 @@ def _card(file: Path | None, table: "Table", lengths: "Lengths", scores: "pl.Dat
         title=f"Titans forecaster: {lengths.prediction} steps of {table.step} ahead",
         description=f"Forecasts {', '.join(table.targets)}{helped} from the last {lengths.context} steps, with {calibrated}. "
         "`titans-seq forecast predict FOLDER FILE` reads a table of the same columns.",
-        data=f"{data}{held_out}.",
+        data=f"{data}{held_out}.{masked}",
         metrics=metrics,
         evaluation=f"{lengths.windows} held-out windows of {lengths.prediction} steps, mean over channels, season {lengths.season}."
         if lengths.windows

@@ -513,7 +513,7 @@ def test_missing_values_are_masked_on_request(run: Run, tmp_path: Path) -> None:
     file.write_text("\n".join(line for i, line in enumerate(lines) if i not in (20, 21)) + "\n")
     done = run("backtest", "gaps.csv", *QUICK, "--missing", "mask")
     assert done.returncode == 0, done.stderr
-    assert "2 steps that the file has no row for are masked as missing." in done.stdout
+    assert "Values masked as missing: 13 of load; 2 steps of these the file has no row for." in done.stdout
 
 
 def test_no_such_file_no_arguments_and_help(run: Run, tmp_path: Path) -> None:
