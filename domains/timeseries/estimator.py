@@ -6,7 +6,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
+from titans_seq.quiet import quiet_import
+
+with quiet_import():
+    import lightning.pytorch as pl
+
 import numpy as np
 import torch
 from gluonts.core.component import validated

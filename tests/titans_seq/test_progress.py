@@ -76,6 +76,23 @@ def test_training_in_a_notebook_shows_a_bar_and_its_validations(tmp_path: Path) 
     assert ["validation" in output.data["text/plain"] for output in outputs] == [False, True, True]
 
 
+CARD = """
+from titans_seq.card import Card, render_card
+render_card(Card(title="one", description="two"), model_type="titans", version="0", parameters=1);
+"""
+NO_WIDGETS = "import sys\nsys.modules['ipywidgets'] = None\n"
+
+
+def test_only_what_is_imported_here_is_quiet_about_widgets(tmp_path: Path) -> None:
+    """In a notebook without ipywidgets: a bar of the user's own says that it needs them, whether ours had to import tqdm before or not."""
+    ours, more, theirs = run(tmp_path, NO_WIDGETS + CARD, "import domains.timeseries.estimator", "from tqdm.auto import tqdm")
+    assert ours == more == []
+    assert "IProgress not found" in theirs[0].text
+    ours, theirs = run(tmp_path, NO_WIDGETS + "import titans_seq", "from tqdm.auto import tqdm")
+    assert ours == []
+    assert "IProgress not found" in theirs[0].text
+
+
 def test_it_shows_at_most_four_lines_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
     updates: list[dict[str, str]] = []
 
