@@ -1,5 +1,6 @@
 """Progress bars: on a terminal, nowhere else, and in a real notebook's kernel."""
 
+import warnings
 from io import StringIO
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from nbclient import NotebookClient
 from rich.console import Console
 
 from titans_seq.progress import NotebookProgress, make_bar, progress
+from titans_seq.quiet import quiet_import
 
 
 def test_on_a_terminal() -> None:
@@ -91,6 +93,18 @@ def test_only_what_is_imported_here_is_quiet_about_widgets(tmp_path: Path) -> No
     ours, theirs = run(tmp_path, NO_WIDGETS + "import titans_seq", "from tqdm.auto import tqdm")
     assert ours == []
     assert "IProgress not found" in theirs[0].text
+
+
+def test_what_else_an_import_says_is_heard_and_its_filters_stay() -> None:
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        with quiet_import():
+            warnings.filterwarnings("ignore", message="set aside")
+            warnings.warn("IProgress not found. Please update", stacklevel=1)
+            warnings.warn("something else", stacklevel=1)
+        warnings.warn("set aside by the library", stacklevel=1)
+        warnings.warn("IProgress not found. Please update", stacklevel=1)
+    assert [str(warning.message) for warning in heard] == ["something else", "IProgress not found. Please update"]
 
 
 def test_it_shows_at_most_four_lines_a_second(monkeypatch: pytest.MonkeyPatch) -> None:
