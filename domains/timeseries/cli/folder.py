@@ -173,8 +173,14 @@ def load(folder: Path) -> Trained:
     path = folder / TABLE_NAME
     if not folder.exists():
         raise UserError(f"{folder}: no such folder. Give one that `titans-seq forecast train` wrote, or owner/name on the hub.")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is a file; a model is a folder. Give one that `titans-seq forecast train` wrote.")
     if not path.is_file():
-        raise UserError(f"{path}: no such file. Give a folder that `titans-seq forecast train` wrote.")
+        from titans_seq.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_header
+
+        is_model = all((folder / name).is_file() for name in (CONFIG_NAME, WEIGHTS_NAME))
+        kind = f", and {folder} is a {read_header(folder).model_type}" if is_model else ""
+        raise UserError(f"{path}: no such file{kind}. Give a folder that `titans-seq forecast train` wrote.")
     try:
         values = strict_json.loads(path.read_text(encoding="utf-8"))
         categories = {name: tuple(map(str, known)) for name, known in dict(values.get("categories", {})).items()}

@@ -66,7 +66,8 @@ def print_split(table: "Table", lengths: "Lengths") -> None:
     if lengths.calibration:
         print(f"Intervals are calibrated on the next {lengths.calibration_steps} steps: {lengths.calibration} windows of each series.")
     if scored:
-        print(f"Scored on the last {scored} steps: {lengths.windows} windows of {lengths.prediction}, season {lengths.season}.")
+        several = "s" if lengths.windows > 1 else ""
+        print(f"Scored on the last {scored} steps: {lengths.windows} window{several} of {lengths.prediction}, season {lengths.season}.")
 
 
 def short(moment: datetime) -> str:

@@ -22,7 +22,7 @@ import polars as pl
 from domains.timeseries.data.columns import YEARS, checked_items, checked_numbers, checked_static, checked_times, find_roles
 from domains.timeseries.data.files import ROW, Source, explain, find_file
 from domains.timeseries.data.grid import find_step, period_alias, quiet_pandas, refuse_off_grid, refuse_sparse
-from domains.timeseries.data.missing import MEND_MISSING, Holes, add_holes, find_holes, refuse_gaps, refuse_holes
+from domains.timeseries.data.missing import MEND_MISSING, Holes, add_holes, count_missing, find_holes, refuse_gaps, refuse_holes
 from domains.timeseries.data.table import Roles, SeriesTable, Static, make_entry, stamps_from
 from titans_seq.errors import UserError
 
@@ -183,12 +183,10 @@ def map_table(
     about: dict[str, Any] = json.loads((made / "table.json").read_text())
     items = pl.read_parquet(made / "items.parquet")
     columns: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in about["roles"].items()}
-    static = _read_static(made, about["categories"]) if about["roles"]["static_features"] else None
+    static = None
+    if about["roles"]["static_features"]:
+        static = Static(pl.read_parquet(made / "static.parquet"), {name: tuple(known) for name, known in about["categories"].items()})
     return MappedTable(made / "values.f32", items, Roles(**columns), about["freq"], about["step"], about["filled"], about["masked"], static)
-
-
-def _read_static(folder: Path, categories: Mapping[str, Sequence[str]]) -> Static:
-    return Static(pl.read_parquet(folder / "static.parquet"), {name: tuple(known) for name, known in categories.items()})
 
 
 def _sample(path: Path) -> Source:
@@ -221,8 +219,7 @@ def _write(path: Path, source: Source, roles: Roles, freq: str | None, categorie
     if static is not None:
         static.frame.write_parquet(folder / "static.parquet")
     about = {"roles": asdict(roles), "freq": period_alias(grid.step), "step": grid.step, "filled": filled, "masked": masked}
-    about["categories"] = static.categories if static else {}
-    (folder / "table.json").write_text(json.dumps(about))
+    (folder / "table.json").write_text(json.dumps(about | {"categories": static.categories if static else {}}))
 
 
 @dataclass(frozen=True)
@@ -387,9 +384,8 @@ def _masked(items: pl.DataFrame, roles: Roles, values: np.ndarray) -> dict[str, 
     """`SeriesTable.masked` of what is on the grid."""
     counts, past = np.zeros(len(roles.values), np.int64), len(roles.values) - len(roles.future_features)
     for offset, length, span in items.select("offset", "len", "span").iter_rows():
-        for columns, steps in ((slice(past), length), (slice(past, None), span)):
-            for start in range(offset, offset + steps, BATCH):
-                counts[columns] += np.isnan(values[start : min(start + BATCH, offset + steps), columns]).sum(axis=0)
+        counts[:past] += count_missing(values[offset : offset + length, :past], BATCH)
+        counts[past:] += count_missing(values[offset : offset + span, past:], BATCH)
     return {column: int(count) for column, count in zip(roles.values, counts, strict=True) if count}
 
 

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 
+import numpy as np
 import polars as pl
 
 from domains.timeseries.data.files import ROW, Source
@@ -16,7 +17,7 @@ _MOST_NAMED = 5
 
 @dataclass(frozen=True)
 class Holes:
-    """Missing values of one column. row, time: of the first; the time is "" where it is not known."""
+    """Missing values of one column. row, time: of the first."""
 
     column: str
     count: int
@@ -46,12 +47,12 @@ def refuse_holes(source: Source, holes: Sequence[Holes], besides: str = "") -> N
     """Refuse all columns with missing values at once, if there are any. besides: what else is missing, a sentence."""
     if not holes:
         return
-    told = [f"{hole.count}, the first on {source.unit} {hole.row}{f' ({hole.time})' if hole.time else ''}" for hole in holes]
+    first = {hole.column: f"the first on {source.unit} {hole.row} ({hole.time})" for hole in holes}
     if len(holes) == 1:
-        values = told[0].replace(",", " missing values," if holes[0].count > 1 else " missing value,", 1)
-        says = f"column '{holes[0].column}' has {values}"
+        (hole,) = holes
+        says = f"column '{hole.column}' has {hole.count} missing value{'s' if hole.count > 1 else ''}, {first[hole.column]}"
     else:
-        named = [f"'{hole.column}' {what}" for hole, what in zip(holes, told, strict=True)][:_MOST_NAMED]
+        named = [f"'{hole.column}' {hole.count}, {first[hole.column]}" for hole in holes[:_MOST_NAMED]]
         more = f"; and {len(holes) - _MOST_NAMED} more columns" if len(holes) > _MOST_NAMED else ""
         says = f"{len(holes)} columns have missing values: {'; '.join(named)}{more}"
     source.fail(f"{says}. {besides}{MEND_MISSING}.")
@@ -76,6 +77,12 @@ def refuse_gaps(source: Source, count: int, step: str, first: str) -> None:
 
 def _tell_gaps(count: int, step: str, first: str) -> str:
     return f"{count} time steps of '{step}' are missing, the first {first}." if count > 1 else f"A step of '{step}' is missing: {first}."
+
+
+def count_missing(values_TK: np.ndarray, rows: int) -> np.ndarray:
+    """(K,), how many are NaN, of an array that is read so many rows at once."""
+    parts = (values_TK[start : start + rows] for start in range(0, len(values_TK), rows))
+    return np.sum([np.zeros(values_TK.shape[1], np.int64), *(np.isnan(part).sum(axis=0) for part in parts)], axis=0)
 
 
 def masked_words(masked: Mapping[str, int]) -> str:
