@@ -87,7 +87,7 @@ def draw_genes(ax: Axes, genes: pl.DataFrame, features: Sequence[str], width: fl
     for number, kind in enumerate(features):
         of_kind = placed.filter(pl.col("feature") == kind).select("start", "end", "strand", "lane", "lanes")
         if of_kind.height:
-            shapes = [_arrow(*region, _HEAD * point) for region in of_kind.iter_rows()]
+            shapes = [_arrow(_HEAD * point, *region) for region in of_kind.iter_rows()]
             colour = _COLOURS[number % len(_COLOURS)]
             ax.add_collection(PolyCollection(shapes, facecolors=colour, edgecolors=colour, linewidths=0.3, label=kind))
     for strand, middle in _MIDDLE.items():
@@ -124,7 +124,7 @@ def _in_lanes(genes: pl.DataFrame, least: float) -> pl.DataFrame:
     return genes.with_columns(lane=lane, lanes=lanes)
 
 
-def _arrow(start: float, end: float, strand: str, lane: int, lanes: int, head: float) -> list[tuple[float, float]]:
+def _arrow(head: float, start: float, end: float, strand: str, lane: int, lanes: int) -> list[tuple[float, float]]:
     """Corners of a region: in the row of its strand, with its tip where it is read to; without a strand, between the rows."""
     middle = _MIDDLE.get(strand, 0.0) + _HALF * ((2 * lane + 1) / lanes - 1)
     half = _HALF / lanes * (1 if lanes == 1 else 0.85)
