@@ -212,6 +212,7 @@ def _card(file: Path | None, table: "Table", lengths: "Lengths", scores: "pl.Dat
     if windows:
         which = "and the {} steps before them" if tested else "of which the last {} steps"
         held_out += f"{' ' if tested else ', '}{which.format(lengths.calibration_steps)} calibrated the intervals"
+    windows_of = "windows of" if lengths.windows > 1 else "window of"
     helped = f", helped by {', '.join(features)}" if features else ""
     return Card(
         title=f"Titans forecaster: {lengths.prediction} steps of {table.step} ahead",
@@ -219,7 +220,7 @@ def _card(file: Path | None, table: "Table", lengths: "Lengths", scores: "pl.Dat
         "`titans-seq forecast predict FOLDER FILE` reads a table of the same columns.",
         data=f"{data}{held_out}.{masked}",
         metrics=metrics,
-        evaluation=f"{lengths.windows} held-out windows of {lengths.prediction} steps, mean over channels, season {lengths.season}."
+        evaluation=f"{lengths.windows} held-out {windows_of} {lengths.prediction} steps, mean over channels, season {lengths.season}."
         if lengths.windows
         else "None: nothing was held out (`--windows 0`).",
         command=command_line(),
