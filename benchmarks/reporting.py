@@ -6,7 +6,7 @@ import os
 import platform
 import shlex
 import sys
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from datetime import UTC, datetime
 from pathlib import Path
@@ -42,6 +42,12 @@ def environment(module: str) -> Report:
         "system": platform.platform(),
         "load": round(os.getloadavg()[0], 2),
     }
+
+
+def measured_at(runs: Iterable[Report]) -> str:
+    """The revision that runs (`environment`) measured at; of several, that the results name them: a table is no place for a list."""
+    revisions = {(run["revision"] or "?")[:10] + (" with changes" if run["changes"] else "") for run in runs}
+    return f"revision {revisions.pop()}" if len(revisions) == 1 else "at several revisions, which the results name with each run"
 
 
 def write_json(path: Path, found: Report) -> None:

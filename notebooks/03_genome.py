@@ -110,7 +110,7 @@ track = plot_bits({"backbone alone": plain, "with the memory of contexts": remem
 track
 
 # %% [markdown]
-# For 128,000 bases there is hardly a difference. Then the second line falls to nothing. That is the *inverted repeat*: chloroplasts carry 26,000 bases twice, the second
+# For 128,000 bases there is hardly a difference. Then the orange line falls to nothing. That is the *inverted repeat*: chloroplasts carry 26,000 bases twice, the second
 # time on the other strand. Look at the arrows: *ycf2*, *ndhB* and the ribosomal RNAs come again, pointing the other way. Nobody told the model. It remembers
 # what it read once, 18,000 to 70,000 bases ago, and after some dozen bases that match it copies. The backbone's own memories are matrices of
 # 32 x 32, and far too small to hold 26,000 bases: they adapt to composition, and start again.
@@ -176,7 +176,7 @@ pl.DataFrame([[name, *by_part(bits)] for name, bits in rows.items()], schema=["b
 #
 # ## Variants
 #
-# A variant's score is the logarithm of p(alternative) / p(reference), with the bases behind it, on both strands. We make up a VCF: every change of a single
+# A variant's score is the natural logarithm of p(alternative) / p(reference), with the bases behind it, on both strands. We make up a VCF: every change of a single
 # base in the first 200 codons of *rbcL*, the gene of the enzyme that binds carbon dioxide. The genetic code says what each does.
 
 # %%
@@ -221,7 +221,7 @@ scores.group_by("consequence").agg(pl.len(), mean_score=pl.col("llr").mean().rou
 # %% [markdown]
 # If it knew anything of genes, changes that keep the protein would score highest and stops, which destroy it, lowest. It is the other way round. The model has
 # learned that this genome likes A and T; stop codons (TAA, TAG, TGA) are made of them, and the silent third positions of *rbcL* are rich in them
-# already, so that a silent change mostly takes one away. How well does a score tell harmful from harmless (0.5 is chance)?
+# already, so that a silent change mostly takes one away (`adds_AT`: 1 for a change that makes an A or a T of a C or a G, -1 for the other way, else 0; the mean). How well does a score tell harmful from harmless (0.5 is chance)?
 
 # %%
 import matplotlib.pyplot as plt
@@ -239,7 +239,7 @@ for name, colour in (("other amino acid", "#0969da"), ("same amino acid", "#d460
     values = scores.filter(consequence=name)["llr"]
     ax.hist(values, bins, density=True, histtype="step", lw=1.5, color=colour, label=f"{name} ({len(values):,})")
 ax.axvline(0, color="#8c959f", lw=0.8, ls=":")
-ax.set(xlabel="score: log p(alternative) / p(reference)", ylabel="density", title="a small model does not know what breaks a protein")
+ax.set(xlabel="score: log p(alternative) / p(reference)", ylabel="density", title="A small model does not know what breaks a protein")
 ax.legend(frameon=False)
 ax.spines[["top", "right"]].set_visible(False)
 plt.show()
@@ -275,16 +275,18 @@ def mutate(context_length: int) -> tuple[str, np.ndarray]:
         return as_matrix(mutagenesis(small, genome, 0, 40_926, 40_986, strands=(1,), downstream=24, config=settings, advance=advance))
 
 
-letters, unread = mutate(500)
-plot_mutagenesis(letters, unread, "psaA, after 500 bases", 40_927)
+(letters, unread), (_, read) = mutate(500), mutate(2600)
+title = "After 500 bases of psaA itself the model minds hardly any change"
+plot_mutagenesis(letters, unread, genome.names[0], 40_927, title=title, compared=[read])
 
 # %%
-letters, read = mutate(2600)
-plot_mutagenesis(letters, read, "psaA, after 2,600 bases", 40_927)
+title = "After 2,600 bases, psaB among them, it expects what psaB has there, and minds most changes"
+plot_mutagenesis(letters, read, genome.names[0], 40_927, title=title, compared=[unread])
 
 # %% [markdown]
-# Mind the scales: information goes to two bits a base, the most there is. Where the two genes go together the memory is sure, and every change is found
-# unlikely. A red field is a base that it would rather have; is that what *psaB* has there?
+# Both pictures have the same scales, and two bits a base is the most there is. A dot is the base that stands there; blue is a change that the model finds
+# less likely than it, red one that it would rather have: a score of 2 is a chance e^2, or seven, times as high. Where the two genes go together the memory is sure.
+# Where it would rather have another base, is that what *psaB* has there?
 
 # %%
 relative = genome.text(0, 40_926 - 2224, 40_986 - 2224)

@@ -1,7 +1,6 @@
 """titans_seq: sequence modelling with Titans, networks with a memory that keeps learning while they read."""
 
 import importlib
-import warnings
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -27,8 +26,6 @@ __all__ = [
     "document_ids_to_reset",
     "load_model",
 ]
-
-warnings.filterwarnings("ignore", message="IProgress not found")  # of tqdm, in notebooks: our bars need no widgets
 
 _MODULES = {
     "backbone": ("Titans", "TitansState"),

@@ -95,6 +95,8 @@ class Titans(Pretrained):
         return self.norm(x), TitansState(tuple(states))
 
     def _check(self, x: Tensor, state: TitansState | None, mask: Tensor | None, reset: Tensor | None) -> None:
+        if not isinstance(x, Tensor):
+            raise TypeError(f"x must be a torch.Tensor (B, T, dim={self.config.dim}), got {type(x).__name__}")
         if x.dim() != 3 or x.shape[2] != self.config.dim or x.shape[1] == 0:
             raise ValueError(f"x must be (B, T >= 1, dim={self.config.dim}), got {tuple(x.shape)}")
         if not torch.is_autocast_enabled(x.device.type) and x.dtype != self.norm.weight.dtype:

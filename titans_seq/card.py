@@ -55,7 +55,10 @@ def versions(*packages: str) -> dict[str, str]:
 
 def render_card(card: Card, *, model_type: str, version: str, parameters: int) -> str:
     """Text of README.md for a model of `parameters` parameters, saved by `version` of titans_seq."""
-    from huggingface_hub import ModelCardData
+    from titans_seq.quiet import quiet_import
+
+    with quiet_import():
+        from huggingface_hub import ModelCardData
 
     front = ModelCardData(
         library_name="titans_seq",

@@ -197,6 +197,8 @@ def read_header(folder: Path) -> Header:
             f"{folder}: no such folder. Give one that a training or save_pretrained wrote (of a run RUN it is RUN/model), or the name of a "
             "model on the hub, owner/name."
         )
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is a file; a model is a folder. Give one that a training or save_pretrained wrote.")
     for name in (CONFIG_NAME, WEIGHTS_NAME):
         if not (folder / name).is_file():
             if (folder / "model" / name).is_file():

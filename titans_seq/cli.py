@@ -16,6 +16,7 @@ from titans_seq.errors import UserError
 from titans_seq.installed import torch_problem
 from titans_seq.options import read_config_file, refuse_misfits
 
+_OF_A_GPU = ("--device", "--gpu", "--gpus", "--cuda", "--accelerator")
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
 
 
@@ -49,7 +50,9 @@ def build_app() -> cyclopts.App:
 
 def _usage_error(error: cyclopts.CycloptsError) -> str:
     command = " ".join(("titans-seq", *(error.command_chain or ())))
-    return f"[red]Error: {escape(str(error))}[/] ({command} --help says what there is)"
+    asked = error.token.keyword or error.token.value if isinstance(error, cyclopts.UnknownOptionError) else None
+    why = " A GPU is used where there is one; titans-seq doctor says what is found." if asked in _OF_A_GPU else ""
+    return f"[red]Error: {escape(str(error))}{why}[/] ({command} --help says what there is)"
 
 
 def _add_commands(app: cyclopts.App, plugin: Plugin) -> None:

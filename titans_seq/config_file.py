@@ -27,7 +27,7 @@ def read_values(path: Path) -> dict[str, Any]:
         raise UserError(f"--config {path}: the name must end in {', '.join(_PARSERS)}.")
     try:
         if not path.is_file():
-            raise UserError(f"--config {path}: no such file.")
+            raise UserError(f"--config {path}: no such file. Check the path; it is looked up from {Path.cwd()}.")
         if path.stat().st_size > LARGEST_FILE:
             raise UserError(f"--config {path}: is larger than {LARGEST_FILE} bytes.")
         values = parse(path.read_bytes().decode("utf-8-sig"))  # a lone carriage return stays what it is

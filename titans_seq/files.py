@@ -38,12 +38,15 @@ def read_safetensors(path: str | Path, device: str | torch.device = "cpu") -> tu
     """Tensors by name and the metadata of a file; device="meta" reads shapes and dtypes without the values.
 
     Raises:
-        UserError: the file is missing, not a whole safetensors file, or holds NaN or an infinity, of which nothing can be computed. The
-            format has no checksum: other damage to the values passes (a download's is checked by its hash, titans_seq.download).
+        UserError: there is no GPU; the file is missing, not a whole safetensors file, or holds NaN or an infinity, of which nothing can be
+            computed. The format has no checksum: other damage to the values passes (a download's is checked by its hash,
+            titans_seq.download).
     """
     if not Path(path).is_file():
-        raise UserError(f"{path}: no such file.")
+        raise UserError(f"{path}: no such file. Check the path; it is looked up from {Path.cwd()}.")
     device = torch.device(device)
+    if device.type == "cuda" and not torch.cuda.is_available():
+        raise UserError(f"device {device}: torch finds no GPU here. `titans-seq doctor` says what there is; device='cpu' works anywhere.")
     meta = device.type == "meta"
     try:
         with safe_open(str(path), framework="pt", device="cpu") as file:
@@ -52,7 +55,7 @@ def read_safetensors(path: str | Path, device: str | torch.device = "cpu") -> tu
             metadata = file.metadata() or {}
     except (SafetensorError, OSError, TypeError, ValueError, RuntimeError) as error:  # the last three for shapes beyond all numbers
         message = str(error).partition("\n")[0]
-        raise UserError(f"{path}: damaged or not a safetensors file ({message}).") from error
+        raise UserError(f"{path}: damaged or not a safetensors file ({message}). Save it anew, or name another file.") from error
     for name, x in tensors.items():
         if x.dtype in REAL and not x.is_meta and not torch.isfinite(x).all():
             raise UserError(f"{path}: tensor {name!r} holds NaN or an infinity; the file is damaged, or its training had failed.")

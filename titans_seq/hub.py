@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import TypedDict
 
 from titans_seq.errors import UserError
+from titans_seq.quiet import quiet_import
 
 TOKENIZER_NAME = "tokenizer.json"
 """Of a tokeniser's file beside a model."""
@@ -49,7 +50,8 @@ def locate(
         raise UserError(f"{folder}: is no usable path ({error.strerror}).") from error
     if is_here or not isinstance(name_or_folder, str) or not NAME.fullmatch(name_or_folder):
         return folder
-    from huggingface_hub import snapshot_download
+    with quiet_import():
+        from huggingface_hub import snapshot_download
 
     try:
         found = snapshot_download(
@@ -74,7 +76,8 @@ def upload(
     Raises:
         UserError: not a name, no right to write, or no connection.
     """
-    from huggingface_hub import HfApi
+    with quiet_import():
+        from huggingface_hub import HfApi
 
     if not NAME.fullmatch(name):
         raise UserError(f'{name!r}: the name of a model on the hub is "owner/name".')

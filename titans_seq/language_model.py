@@ -71,6 +71,8 @@ class LanguageModel(Pretrained):
         reset: Tensor | None = None,
     ) -> tuple[Tensor, TitansState]:
         """As `forward`, but what the logits are made of: (B, T, dim). It is all that reading takes."""
+        if not isinstance(tokens, Tensor):
+            raise TypeError(f"tokens must be a torch.Tensor (B, T) of int64, got {type(tokens).__name__}; a tokeniser makes them of text")
         if tokens.dim() != 2 or tokens.dtype != torch.int64:
             raise ValueError(f"tokens must be (B, T) torch.int64, got {tuple(tokens.shape)} {tokens.dtype}")
         if lengths is not None:

@@ -1,6 +1,5 @@
 """What commands write: all files or none, each whole."""
 
-import os
 import tempfile
 from collections.abc import Callable, Mapping
 from pathlib import Path
@@ -29,8 +28,11 @@ def check_folder(flag: str, folder: Path) -> None:
         raise UserError(f"{flag} {folder}: is no usable path ({error.strerror}). Name another folder.") from None
     if not existing.is_dir():
         raise UserError(f"{flag} {folder}: {existing} is a file, not a folder. Name another folder.")
-    if not os.access(existing, os.W_OK | os.X_OK):
-        raise UserError(f"{flag} {folder}: no permission to write into {existing}. Name another folder.")
+    try:
+        with tempfile.TemporaryDirectory(dir=existing, prefix=".titans-seq-"):
+            pass  # permissions alone say nothing of file systems that take no files
+    except OSError as error:
+        raise UserError(f"{flag} {folder}: cannot write into {existing} ({error.strerror}). Name another folder.") from None
 
 
 def _existing_parent(path: Path) -> Path:

@@ -13,14 +13,14 @@ from rich.console import Console
 
 import benchmarks.speed
 from benchmarks.machine import positive
-from benchmarks.reporting import RESULTS, names, progress_bar, write_json
+from benchmarks.reporting import RESULTS, names, progress_bar, write_json, write_sections
 from benchmarks.speed import compare as comparing
 from benchmarks.speed.cells import MODES, Cell, Limits, Result
 from benchmarks.speed.measure import measure
 from benchmarks.speed.parity import Parity, check_parity, forms_to_check
 from benchmarks.speed.peers import PEERS, chosen, packages
 from benchmarks.speed.plan import GROUPS, QUICK, Grid, plan, reason_of_form, reason_to_skip, select
-from benchmarks.speed.report import README, environment, kept, markdown, report, table
+from benchmarks.speed.report import FULL, environment, kept, report, sections, table
 
 
 def lengths(text: str) -> list[int]:
@@ -49,8 +49,8 @@ def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespac
     add("--compare", metavar="REV", help="compare this git revision of titans_seq with --against")
     add("--against", metavar="REV", default=comparing.WORKING_TREE, help="default: the working tree")
     add("--rounds", type=positive(int), default=comparing.ROUNDS, help="of --compare: pairs of fresh processes (default: %(default)d)")
-    add("--table", action="store_true", help="print the README's table from the output that is there; measure nothing")
-    add("--readme", type=Path, metavar="FILE", help="with --table: put it between the markers of this file")
+    add("--table", action="store_true", help="print the tables of the output that is there; measure nothing")
+    add("--readme", type=Path, nargs="+", metavar="FILE", default=[], help="with --table: put them between the markers of these files")
     add("--plots", action="store_true", help="draw the pictures from the output that is there; measure nothing")
     options = parser.parse_args(arguments)
     try:
@@ -179,10 +179,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
         if options.plots:
             draw_from(output, console)
         if options.table:
-            text = markdown(json.loads(output.read_text()))
-            print(text)
-            if options.readme:
-                README.write(options.readme, text)
+            found = sections(json.loads(output.read_text()))
+            print(found[FULL])
+            for file in options.readme:
+                write_sections(file, found)
         return
     if options.compare:
         run_comparison(options, console)

@@ -1,4 +1,4 @@
-"""The results as JSON, as a table on the terminal, and as the table of the README."""
+"""The results as JSON, as a table on the terminal, and as tables of the README and of docs/speed_benchmark.md."""
 
 import json
 import os
@@ -17,9 +17,10 @@ from benchmarks.speed import operations, parity
 from benchmarks.speed.cells import BACKWARD, BATCH, DECODE, DECODE_WINDOW, DEPTH, FORWARD, TIMED_RUNS, WIDTH, Cell, Limits, Result
 from benchmarks.speed.goals import judge
 from benchmarks.speed.peers import PEERS, packages
+from benchmarks.speed.subjects import LAYERS
 
 SCHEMA = 2
-README = Section("speed")
+README, FULL = Section("speed"), Section("speed-all")
 
 
 def environment(limits: Limits) -> Report:
@@ -121,12 +122,18 @@ def number(x: float) -> str:
     return f"{x:.0f}" if x >= 100 else f"{x:.1f}"
 
 
-def markdown(found: Report) -> str:
-    """The README's table: tokens a second, forward / forward + backward, and peak memory; below it, decoding."""
+def sections(found: Report) -> dict[Section, str]:
+    """The README's tables, of layers and other implementations, and those of docs/speed_benchmark.md, of operator and models as well."""
     results = read_results(found)
+    layers = [r for r in results if r.cell.subject in (*LAYERS, *PEERS)]
+    return {README: _tables(found, "python -m benchmarks.speed", layers), FULL: _tables(found, found["command"], results)}
+
+
+def _tables(found: Report, command: str, results: Sequence[Result]) -> str:
+    """Tokens a second, forward / forward + backward, and peak memory; below it, decoding."""
     passes = [r for r in results if r.cell.mode in (FORWARD, BACKWARD)]
     parts = [
-        _sentence(found),
+        _sentence(found, command),
         _markdown_table(passes, "tokens/s, forward / forward + backward (peak memory)", _both_modes),
     ]
     decoded = [r for r in results if r.cell.mode == DECODE and r.measurement]
@@ -135,12 +142,12 @@ def markdown(found: Report) -> str:
     return "\n\n".join(parts)
 
 
-def _sentence(found: Report) -> str:
+def _sentence(found: Report, command: str) -> str:
     where = found["gpu"] or f"{found['cpu']}, {found['threads']} thread{'s' if found['threads'] > 1 else ''}"
     sizes, revision, changes = found["sizes"], found["revision"] or "?", " with changes" if found["changes"] else ""
     return (
         f"Medians of {sizes['runs']} runs on {where}, torch {found['torch']}, float32, batch 1, heads of {sizes['width']}, memory of depth "
-        f"{sizes['depth']}; E expansion, C chunk size; `{found['command']}`, revision {revision[:10]}{changes}, {found['date'][:10]}."
+        f"{sizes['depth']}; E expansion, C chunk size; `{command}`, revision {revision[:10]}{changes}, {found['date'][:10]}."
     )
 
 

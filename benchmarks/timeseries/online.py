@@ -33,7 +33,7 @@ from rich.console import Console
 from torch import Tensor, nn
 
 from benchmarks.machine import positive
-from benchmarks.reporting import RESULTS, Section, environment, integers, progress_bar, write_json
+from benchmarks.reporting import RESULTS, Section, environment, integers, measured_at, progress_bar, write_json
 from benchmarks.timeseries import online_ridge, synthetic
 from benchmarks.timeseries.__main__ import known, quiet
 from benchmarks.timeseries.datasets import SOURCES, read, saugeen
@@ -308,9 +308,8 @@ def _spread(values: Sequence[float]) -> str:
 
 def about(found: dict[str, Any]) -> str:
     """What was run, for the page."""
-    revisions = sorted({(run["revision"] or "?")[:10] + (" with changes" if run["changes"] else "") for run in found["runs"]})
     seeds = len({trial["seed"] for trial in found["trials"]})
-    return f"`python -m benchmarks.timeseries.online`, {seeds} seed{'s' if seeds > 1 else ''}, revision {', '.join(revisions)}."
+    return f"`python -m benchmarks.timeseries.online`, {seeds} seed{'s' if seeds > 1 else ''}, {measured_at(found['runs'])}."
 
 
 # The command

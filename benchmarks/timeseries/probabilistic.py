@@ -30,7 +30,7 @@ from gluonts.torch.model.patch_tst import PatchTSTEstimator
 from rich.console import Console
 
 from benchmarks.machine import installed, positive
-from benchmarks.reporting import RESULTS, Section, integers, progress_bar, write_sections
+from benchmarks.reporting import RESULTS, Section, integers, measured_at, progress_bar, write_sections
 from benchmarks.timeseries.__main__ import known, quiet
 from benchmarks.timeseries.cells import Cell, Result
 from benchmarks.timeseries.measure import Results
@@ -273,8 +273,7 @@ def _sentence(found: Results) -> str:
             f" Trained models had {budget['epochs']} epochs of {budget['batches']} batches of {budget['batch_size']} windows, "
             f"the best epoch by the loss on the horizon before; seed {', '.join(map(str, seeds))}."
         )
-    revisions = ", ".join(sorted({(run["revision"] or "?")[:10] for run in found.used_runs()}))
-    return f"{text} `python -m benchmarks.timeseries.probabilistic`, revision {revisions}."
+    return f"{text} `python -m benchmarks.timeseries.probabilistic`, {measured_at(found.used_runs())}."
 
 
 def parse_arguments(arguments: Sequence[str] | None = None) -> argparse.Namespace:

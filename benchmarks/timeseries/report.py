@@ -6,7 +6,7 @@ from statistics import fmean, stdev
 from rich import box
 from rich.table import Table
 
-from benchmarks.reporting import Section
+from benchmarks.reporting import Section, measured_at
 from benchmarks.timeseries import published
 from benchmarks.timeseries.cells import MODELS, SHORT, Result
 from benchmarks.timeseries.datasets import SOURCES
@@ -105,10 +105,8 @@ def _sentence(found: Results) -> str:
         )
     if any(r.cell.model == "closed-form" for r in found):
         text += f" {MODELS['closed-form'].label.capitalize()}, and Titans, which begins there, are told the time of day, others are not."
-    revisions = sorted({(run["revision"] or "?")[:10] + (" with changes" if run["changes"] else "") for run in found.used_runs()})
-    return (
-        f"{text} The long look-back is the ridge's best on validation. `python -m benchmarks.timeseries`, revision {', '.join(revisions)}."
-    )
+    at = measured_at(found.used_runs())
+    return f"{text} The long look-back is the ridge's best on validation. `python -m benchmarks.timeseries`, {at}."
 
 
 # The docs

@@ -1,6 +1,6 @@
 """A region that was mutated, as a picture: which bases the model would have, as a logo, and each change's score, as a heat map."""
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 import numpy as np
@@ -36,7 +36,16 @@ def information(scores: np.ndarray) -> np.ndarray:
     return np.nan_to_num(chances * np.maximum(2 - entropy, 0))
 
 
-def plot_mutagenesis(letters: str, scores: np.ndarray, name: str, first: int, path: str | Path | None = None) -> Figure:
+def plot_mutagenesis(
+    letters: str,
+    scores: np.ndarray,
+    name: str,
+    first: int,
+    path: str | Path | None = None,
+    *,
+    title: str = "",
+    compared: Sequence[np.ndarray] = (),
+) -> Figure:
     """Draw a logo (`information`) above a heat map of the scores, a hundred bases a line; the title says if some are left out.
 
     Args:
@@ -45,6 +54,8 @@ def plot_mutagenesis(letters: str, scores: np.ndarray, name: str, first: int, pa
         name: of the record.
         first: position of the first base, counted from 1.
         path: where to write a PNG, if anywhere.
+        title: a line above the one that says which bases these are.
+        compared: scores of the pictures that this one is compared with: heights and colours mean the same in all of them.
 
     Returns:
         The figure. It belongs to no pyplot state, so there is nothing to close.
@@ -52,11 +63,13 @@ def plot_mutagenesis(letters: str, scores: np.ndarray, name: str, first: int, pa
     shown = min(len(letters), MOST_BASES)
     starts = range(0, shown, _WIDTH)
     across = min(shown, _WIDTH)
-    figure = Figure(figsize=(max(5.0, 1.4 + 0.13 * across), 0.9 + 1.9 * len(starts)), dpi=150, layout="constrained")
+    high = (1.15 if title else 0.9) + 1.9 * len(starts)
+    figure = Figure(figsize=(max(5.0, 1.4 + 0.13 * across), high), dpi=150, layout="constrained")
     axes = figure.subplots(2 * len(starts), 1, height_ratios=[1.2, 1] * len(starts), squeeze=False)[:, 0]
     heights = information(scores)
-    top = max(0.1, float(heights[:shown].sum(axis=1).max()))
-    largest = max(1e-3, float(np.nanmax(np.abs(scores[:shown]), initial=0)))
+    drawn = [matrix[:shown] for matrix in (scores, *compared)]
+    top = max(0.1, *(float(information(matrix).sum(axis=1).max()) for matrix in drawn))
+    largest = max(1e-3, *(float(np.nanmax(np.abs(matrix), initial=0)) for matrix in drawn))
     for logo, heat, start in zip(axes[::2], axes[1::2], starts, strict=True):
         part = slice(start, min(start + _WIDTH, shown))
         _draw_logo(logo, heights[part], top)
@@ -67,8 +80,8 @@ def plot_mutagenesis(letters: str, scores: np.ndarray, name: str, first: int, pa
     bar.set_label("log p(alt)/p(ref)", fontsize=7)
     bar.ax.tick_params(labelsize=7, color=_GREY)
     left_out = f", {len(letters) - shown:,} more bases not drawn" if shown < len(letters) else ""
-    title = f"{name}:{first:,}-{first + shown - 1:,}{left_out}. Above, what the model would have there; below, each change"
-    figure.suptitle(title, x=0.01, ha="left", fontsize=9 if across > 60 else 7)
+    place = f"{name}:{first:,}-{first + shown - 1:,}{left_out}. Above, what the model would have there; below, each change"
+    figure.suptitle(f"{title}\n{place}" if title else place, x=0.01, ha="left", fontsize=9 if across > 60 else 7)
     if path is not None:
         figure.savefig(path, format="png")
     return figure

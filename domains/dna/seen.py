@@ -24,8 +24,8 @@ def remember(sequences: LabelledSequences, folder: Path) -> None:
     write_all(folder, {SEEN_NAME: lambda path: np.save(path, np.unique(hashes(sequences)))})
 
 
-def trained_on(sequences: LabelledSequences, folder: Path) -> int | None:
-    """How many of the sequences the model of a folder was trained on; None where it does not say (of the hub, or of another program).
+def read_seen(folder: Path) -> np.ndarray | None:
+    """(U,) uint64, `hashes` of what the model of a folder was trained on; None where it does not say (of the hub, or of another program).
 
     Raises:
         UserError: the file is damaged.
@@ -39,4 +39,9 @@ def trained_on(sequences: LabelledSequences, folder: Path) -> int | None:
         raise UserError(f"{path}: damaged ({error}). Delete it: what was trained on is then not known.") from error
     if known.dtype != np.dtype("<u8") or known.ndim != 1:
         raise UserError(f"{path}: damaged, it holds {known.dtype} {known.shape}. Delete it: what was trained on is then not known.")
-    return int(np.isin(hashes(sequences), known).sum())
+    return known
+
+
+def count_seen(sequences: LabelledSequences, known: np.ndarray | None) -> int | None:
+    """How many of the sequences are known (`read_seen`); None where that is."""
+    return None if known is None else int(np.isin(hashes(sequences), known).sum())

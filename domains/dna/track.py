@@ -1,4 +1,7 @@
-"""Genes as a track of a picture: arrows along records that are drawn end to end, a row for each strand. Shapes: W windows, R records."""
+"""Genes as a track of a picture: arrows along records that are drawn end to end, a row for each strand, and lanes in it where they overlap.
+
+Shapes: W windows, R records.
+"""
 
 from collections.abc import Iterator, Sequence
 
@@ -16,7 +19,9 @@ _GREY, _RULE = "#8c959f", "#d0d7de"
 _COLOURS = ("#57606a", "#bf3989", "#1a7f37", "#bf8700", "#0969da", "#8250df")
 _MIDDLE = {"+": 0.5, "-": -0.5}
 _HALF = 0.3
-"""Of the height of an arrow; a strand's row is 1 high."""
+"""Of the height of an arrow that has its strand's row for itself; the row is 1 high."""
+_MOST_LANES = 6
+"""Where more genes overlap, the last ones share a lane."""
 _HEAD, _LETTER = 4.0, 3.9
 """Points of an arrow's head, and of a letter of a name."""
 _MOST_NAMES = 200
@@ -67,7 +72,8 @@ class Layout:
 
 
 def draw_genes(ax: Axes, genes: pl.DataFrame, features: Sequence[str], width: float) -> None:
-    """Draw an arrow for each region of `Layout.place`, forward strand above, with names where there is room.
+    """Draw an arrow for each region of `Layout.place`, forward strand above, with names where there is room. Regions of a strand that
+    overlap by a point of the picture or more lie side by side, each in a lane, whatever their kinds.
 
     Args:
         ax: its limits along x are set.
@@ -77,10 +83,11 @@ def draw_genes(ax: Axes, genes: pl.DataFrame, features: Sequence[str], width: fl
     """
     first, last = ax.get_xlim()
     point = (last - first) / width
+    placed = pl.concat(_in_lanes(strand, point) for strand in genes.partition_by("strand", maintain_order=True))
     for number, kind in enumerate(features):
-        of_kind = genes.filter(pl.col("feature") == kind).select("start", "end", "strand")
+        of_kind = placed.filter(pl.col("feature") == kind).select("start", "end", "strand", "lane", "lanes")
         if of_kind.height:
-            shapes = [_arrow(start, end, strand, _HEAD * point) for start, end, strand in of_kind.iter_rows()]
+            shapes = [_arrow(_HEAD * point, *region) for region in of_kind.iter_rows()]
             colour = _COLOURS[number % len(_COLOURS)]
             ax.add_collection(PolyCollection(shapes, facecolors=colour, edgecolors=colour, linewidths=0.3, label=kind))
     for strand, middle in _MIDDLE.items():
@@ -94,14 +101,38 @@ def draw_genes(ax: Axes, genes: pl.DataFrame, features: Sequence[str], width: fl
     ax.spines[["top", "right", "left"]].set_visible(False)
 
 
-def _arrow(start: float, end: float, strand: str, head: float) -> list[tuple[float, float]]:
+def _in_lanes(genes: pl.DataFrame, least: float) -> pl.DataFrame:
+    """The regions of a strand with two more columns: the lane of each, and how many lanes there are among those that it overlaps with.
+
+    least: bases by which regions in one lane may overlap.
+    """
+    lane, lanes = np.zeros(genes.height, np.int64), np.ones(genes.height, np.int64)
+    ends: list[float] = []  # of what lies in each lane
+    together: list[int] = []  # regions that overlap, or are joined by others that do
+    start, end = genes["start"].to_numpy(), genes["end"].to_numpy()
+    for region in np.lexsort((-end, start)):
+        free = [number for number, stop in enumerate(ends) if stop - start[region] <= least]
+        if len(free) == len(ends):
+            free, ends, together = [], [], []
+        if not free and len(ends) < _MOST_LANES:
+            ends.append(end[region])
+            free = [len(ends) - 1]
+        lane[region] = free[0] if free else int(np.argmin(ends))
+        ends[lane[region]] = max(ends[lane[region]], end[region])
+        together.append(region)
+        lanes[together] = len(ends)
+    return genes.with_columns(lane=lane, lanes=lanes)
+
+
+def _arrow(head: float, start: float, end: float, strand: str, lane: int, lanes: int) -> list[tuple[float, float]]:
     """Corners of a region: in the row of its strand, with its tip where it is read to; without a strand, between the rows."""
+    middle = _MIDDLE.get(strand, 0.0) + _HALF * ((2 * lane + 1) / lanes - 1)
+    half = _HALF / lanes * (1 if lanes == 1 else 0.85)
     if strand not in _MIDDLE:
-        return [(start, -_HALF), (end, -_HALF), (end, _HALF), (start, _HALF)]
-    middle = _MIDDLE[strand]
+        return [(start, middle - half), (end, middle - half), (end, middle + half), (start, middle + half)]
     tail, tip, forward = (start, end, 1) if strand == "+" else (end, start, -1)
     neck = tip - forward * min(head, end - start)
-    return [(tail, middle - _HALF), (neck, middle - _HALF), (tip, middle), (neck, middle + _HALF), (tail, middle + _HALF)]
+    return [(tail, middle - half), (neck, middle - half), (tip, middle), (neck, middle + half), (tail, middle + half)]
 
 
 def _names(genes: pl.DataFrame, letter: float, last: float) -> Iterator[tuple[float, str]]:

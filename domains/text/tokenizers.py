@@ -203,7 +203,10 @@ def load_tokenizer(path: str | Path, end: str | None = None) -> JsonTokenizer:
     try:
         text = path.read_text(encoding="utf-8")
     except (OSError, UnicodeError) as error:
-        raise UserError(f"{path}: cannot be read as a tokeniser ({getattr(error, 'strerror', None) or error}).") from error
+        raise UserError(
+            f"{path}: cannot be read as a tokeniser ({getattr(error, 'strerror', None) or error}). Give a tokenizer.json, or a folder with "
+            "one: `titans-seq text tokenizer` makes it, and Hugging Face's models have it."
+        ) from error
     try:
         return JsonTokenizer(text, end)
     except UserError as error:

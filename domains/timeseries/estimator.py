@@ -6,7 +6,11 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
-import lightning.pytorch as pl
+from titans_seq.quiet import quiet_import
+
+with quiet_import():
+    import lightning.pytorch as pl
+
 import numpy as np
 import torch
 from gluonts.core.component import validated
@@ -277,12 +281,15 @@ class TitansEstimator(PyTorchLightningEstimator):
             metrics: file for a row of metrics after every epoch (`WriteMetrics`), metrics.csv of a run.
 
         Raises:
+            TypeError: a table in place of its entries.
             ValueError: series that the estimator does not fit, or too short ones; both ckpt_path and checkpoints.
             UserError: `checkpoints` is of a run with other settings or data, damaged, or in use by another process; the processes that a
                 launcher has started are not devices times nodes.
             KeyboardInterrupt, SystemExit: Ctrl-C; with `checkpoints` SIGTERM (status 143).
         """
         check_processes(self.training_config)
+        if hasattr(training_data, "to_gluonts"):
+            raise TypeError(f"training_data must be entries, got a {type(training_data).__name__}: give its to_gluonts()")
         arguments = (training_data, validation_data, from_predictor, None if metrics is None else Path(metrics))
         if checkpoints is None:
             return self._train_model(*arguments, ckpt_path, None)

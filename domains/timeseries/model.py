@@ -6,8 +6,12 @@ F features of a step, K steps that the linear part sees.
 
 import math
 
+from titans_seq.quiet import quiet_import
+
+with quiet_import():
+    from gluonts.torch.distributions import QuantileOutput
+
 import torch
-from gluonts.torch.distributions import QuantileOutput
 from torch import Tensor, nn
 
 from domains.timeseries.config import ForecasterConfig

@@ -4,8 +4,12 @@ import math
 from statistics import NormalDist
 from typing import Any
 
+from titans_seq.quiet import quiet_import
+
+with quiet_import():
+    from gluonts.torch.distributions import LaplaceOutput, NegativeBinomialOutput, NormalOutput, Output, QuantileOutput, StudentTOutput
+
 import torch
-from gluonts.torch.distributions import LaplaceOutput, NegativeBinomialOutput, NormalOutput, Output, QuantileOutput, StudentTOutput
 from torch import Tensor, nn
 
 from domains.timeseries.config import OutputConfig

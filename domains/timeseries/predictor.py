@@ -6,12 +6,16 @@ from functools import cached_property
 from pathlib import Path
 from typing import Any, Unpack
 
+from titans_seq.quiet import quiet_import
+
+with quiet_import():
+    from gluonts.torch.model.predictor import PyTorchPredictor
+
 import numpy as np
 import pandas as pd
 import torch
 from gluonts.dataset.common import Dataset
 from gluonts.model.forecast import Forecast
-from gluonts.torch.model.predictor import PyTorchPredictor
 
 from domains.timeseries.model import TitansForecaster
 from domains.timeseries.online import OnlineForecaster

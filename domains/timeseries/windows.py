@@ -195,9 +195,16 @@ def period_freq(freq: str) -> str:
 
 
 def calendar(ordinals: np.ndarray, freq: str) -> np.ndarray:
-    """GluonTS's time features of periods given by their ordinals, (..) -> (.., F) float32."""
+    """GluonTS's time features of periods given by their ordinals, (..) -> (.., F) float32.
+
+    Raises:
+        ValueError: pandas knows no such frequency.
+    """
     with quiet_pandas():
-        features = time_features_from_frequency_str(freq)
+        try:
+            features = time_features_from_frequency_str(freq)
+        except ValueError:
+            raise ValueError(f"freq='{freq}' is no pandas frequency. Use one such as 15min, h, D, B, W, M; a table has its own") from None
         if not features:
             return np.empty((*ordinals.shape, 0), np.float32)
         index = pd.PeriodIndex.from_ordinals(ordinals.reshape(-1), freq=freq)

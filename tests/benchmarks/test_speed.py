@@ -15,6 +15,7 @@ from torch.utils.flop_counter import FlopCounterMode
 
 from benchmarks import machine
 from benchmarks.machine import ROOT, git, installed
+from benchmarks.reporting import Section
 from benchmarks.speed import __main__ as command
 from benchmarks.speed import compare, measure, operations, parity, peers, plan, plots, profiling, report, subjects
 from benchmarks.speed.cells import BACKWARD, DECODE, DECODE_WINDOW, DEPTH, FORWARD, WIDTH, Cell, Floor, Limits, Measurement, Result, Spread
@@ -372,27 +373,32 @@ def example() -> dict[str, Any]:
     return report.report(report.environment(LIMITS), [], results, 1.0)
 
 
-def test_readme_table_goes_between_its_markers() -> None:
-    table = report.markdown(json.loads(json.dumps(example())))
-    assert "| memory layer, E 4, C 16 | 10,200 / 2,050 (10 MiB / 2.0 GiB) | - |" in table
-    assert "| memory layer, E 4, C 16 | 2.0 (1.5 MiB) |" in table
-    readme = report.README.replace(f"before {report.README.begin}old{report.README.end} after", table)
-    assert readme.startswith("before ")
-    assert readme.endswith(" after")
-    assert report.README.read(readme) == table
+def test_the_readme_has_layers_and_peers_and_the_page_has_all() -> None:
+    tables = report.sections(json.loads(json.dumps(example())))
+    for table in tables.values():
+        assert "| memory layer, E 4, C 16 | 10,200 / 2,050 (10 MiB / 2.0 GiB) | - |" in table
+        assert "| memory layer, E 4, C 16 | 2.0 (1.5 MiB) |" in table
+    assert "| chunkwise, E 4, C 16 |" in tables[report.FULL]
+    assert "| chunkwise, E 4, C 16 |" not in tables[report.README]
 
 
-def test_readme_shows_the_shipped_results() -> None:
-    shown = report.README.read((ROOT / "README.md").read_text())
-    assert shown is not None, "the README's speed table has lost its markers"
-    assert shown == report.markdown(json.loads((ROOT / "benchmarks" / "results" / "speed_cpu.json").read_text()))
+SHOWN = [(ROOT / "README.md", report.README), (ROOT / "docs" / "speed_benchmark.md", report.FULL)]
 
 
-def test_readme_table_is_put_there_by_its_command(tmp_path: Path) -> None:
-    readme = tmp_path / "README.md"
-    readme.write_text(f"before {report.README.begin}old{report.README.end} after")
-    command.main(["--table", "--readme", str(readme)])
-    assert report.README.read(readme.read_text()) == report.README.read((ROOT / "README.md").read_text())
+@pytest.mark.parametrize(("page", "section"), SHOWN, ids=["README", "page"])
+def test_the_shipped_results_are_shown(page: Path, section: Section) -> None:
+    shown = section.read(page.read_text())
+    assert shown is not None, f"{page} has lost its markers"
+    assert shown == report.sections(json.loads((ROOT / "benchmarks" / "results" / "speed_cpu.json").read_text()))[section]
+
+
+def test_tables_are_put_there_by_their_command(tmp_path: Path) -> None:
+    files = [tmp_path / page.name for page, _ in SHOWN]
+    for file, (_, section) in zip(files, SHOWN, strict=True):
+        file.write_text(f"before {section.begin}old{section.end} after")
+    command.main(["--table", "--readme", *map(str, files)])
+    for file, (page, section) in zip(files, SHOWN, strict=True):
+        assert section.read(file.read_text()) == section.read(page.read_text())
 
 
 GOALS = {

@@ -87,6 +87,9 @@ def test_a_missing_file_is_named(folder: Path, name: str) -> None:
 
 
 def test_a_missing_folder_is_named(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match=r"file: is a file; a model is a folder\. Give one that a training or save_pretrained wrote\."):
+        Titans.from_pretrained(tmp_path / "file")
     with pytest.raises(UserError, match=r"nowhere: no such folder\. Give one that a training or save_pretrained"):
         Titans.from_pretrained(tmp_path / "nowhere")
 
@@ -255,6 +258,13 @@ def test_the_meta_device_reads_no_values(folder: Path) -> None:
     assert all(x.is_meta for x in outline.parameters())
     assert [(x.shape, x.dtype) for x in outline.parameters()] == [(x.shape, x.dtype) for x in model.parameters()]
     assert outline.initial_state(1).nbytes == model.initial_state(1).nbytes
+
+
+def test_a_gpu_that_is_not_there_is_said_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(torch.cuda, "is_available", lambda: False)
+    for load in (Titans.from_pretrained, load_model):
+        with pytest.raises(UserError, match=r"device cuda: torch finds no GPU here\. `titans-seq doctor` says .* device='cpu' works"):
+            load(folder, device="cuda")
 
 
 def test_load_model_finds_the_class(folder: Path) -> None:

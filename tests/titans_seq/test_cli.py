@@ -127,6 +127,7 @@ def test_help_of_every_level_fits_80_columns_and_says_what_everything_is() -> No
         (("text", "trian"), 2, 'Did you mean "train"?'),
         (("frcast",), 2, 'Did you mean "forecast"?'),
         (("forecast", "backtest", "--window", "3"), 2, "Did you mean --windows?"),
+        (("forecast", "backtest", "--device", "cuda"), 2, "A GPU is used where there is one; titans-seq doctor says what is found."),
         (("forecast", "backtest", "--windows", "0"), 2, "Must be >= 1"),
         (("forecast", "backtest", "--windows", "2.5"), 2, "2.5"),
         (("forecast", "backtest", "--missing", "guess"), 2, 'Choose from: "error", "mask"'),

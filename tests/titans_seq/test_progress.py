@@ -1,5 +1,6 @@
 """Progress bars: on a terminal, nowhere else, and in a real notebook's kernel."""
 
+import warnings
 from io import StringIO
 from pathlib import Path
 
@@ -9,6 +10,7 @@ from nbclient import NotebookClient
 from rich.console import Console
 
 from titans_seq.progress import NotebookProgress, make_bar, progress
+from titans_seq.quiet import quiet_import
 
 
 def test_on_a_terminal() -> None:
@@ -74,6 +76,35 @@ def test_training_in_a_notebook_shows_a_bar_and_its_validations(tmp_path: Path) 
     assert "0:00:00 left" in bars[0]
     assert [output.output_type for output in outputs] == ["display_data"] * 3  # no warning, of ours or of a library's
     assert ["validation" in output.data["text/plain"] for output in outputs] == [False, True, True]
+
+
+CARD = """
+from titans_seq.card import Card, render_card
+render_card(Card(title="one", description="two"), model_type="titans", version="0", parameters=1);
+"""
+NO_WIDGETS = "import sys\nsys.modules['ipywidgets'] = None\n"
+
+
+def test_only_what_is_imported_here_is_quiet_about_widgets(tmp_path: Path) -> None:
+    """In a notebook without ipywidgets: a bar of the user's own says that it needs them, whether ours had to import tqdm before or not."""
+    ours, more, theirs = run(tmp_path, NO_WIDGETS + CARD, "import domains.timeseries.estimator", "from tqdm.auto import tqdm")
+    assert ours == more == []
+    assert "IProgress not found" in theirs[0].text
+    ours, theirs = run(tmp_path, NO_WIDGETS + "import titans_seq", "from tqdm.auto import tqdm")
+    assert ours == []
+    assert "IProgress not found" in theirs[0].text
+
+
+def test_what_else_an_import_says_is_heard_and_its_filters_stay() -> None:
+    with warnings.catch_warnings(record=True) as heard:
+        warnings.simplefilter("always")
+        with quiet_import():
+            warnings.filterwarnings("ignore", message="set aside")
+            warnings.warn("IProgress not found. Please update", stacklevel=1)
+            warnings.warn("something else", stacklevel=1)
+        warnings.warn("set aside by the library", stacklevel=1)
+        warnings.warn("IProgress not found. Please update", stacklevel=1)
+    assert [str(warning.message) for warning in heard] == ["something else", "IProgress not found. Please update"]
 
 
 def test_it_shows_at_most_four_lines_a_second(monkeypatch: pytest.MonkeyPatch) -> None:

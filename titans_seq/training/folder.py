@@ -37,7 +37,7 @@ def own_folder(folder: Path, resume: bool, parts: Sequence[str] = ("metrics.csv"
     """
     try:
         if folder.exists() and not folder.is_dir():
-            raise UserError(f"{folder}: is a file; a run needs a folder.")
+            raise UserError(f"{folder}: is a file; a run needs a folder. Name another with --output.")
         folder.mkdir(parents=True, exist_ok=True)
         lock = FileLock(folder / ".lock", timeout=0)
         lock.acquire()

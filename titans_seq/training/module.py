@@ -8,7 +8,11 @@ import math
 from collections.abc import Callable, Iterable
 from typing import Any
 
-import lightning.pytorch as pl
+from titans_seq.quiet import quiet_import
+
+with quiet_import():
+    import lightning.pytorch as pl
+
 import torch
 from lightning.pytorch.callbacks import Callback, EMAWeightAveraging
 from torch import Tensor

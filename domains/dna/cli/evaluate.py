@@ -31,6 +31,8 @@ from titans_seq.outputs import check_folder
 from titans_seq.progress import progress
 
 if TYPE_CHECKING:
+    import numpy as np
+
     from domains.dna.data.genome import Genome
     from domains.dna.data.labelled import Task
     from domains.dna.data.regions import Intervals
@@ -99,11 +101,13 @@ def evaluate(
     if isinstance(trained, DNAClassifier):
         from domains.dna.data.genome import open_genome
         from domains.dna.data.labelled_files import read_task
+        from domains.dna.seen import read_seen
 
         refuse(of_genomes, f"is of genomes, and {model} tells classes of sequences")
+        seen = read_seen(Path(model))  # raises before anything slow
         reference = None if genome is None else open_genome(genome, cache, not quiet)
         task = read_task(data, reference, sequence_column, label_column)
-        _score_sequences(trained, Path(model), task, part, both_strands, output, as_json, quiet)
+        _score_sequences(trained, model, seen, task, part, both_strands, output, as_json, quiet)
     elif isinstance(trained, DNALabeller | DNAProfile):
         refuse(of_sequences, f"is of sequences, and {model} reads genomes (`dna annotate` writes what it says)")
         how = {"segment_length": segment_length or 4096, "window": window}
@@ -115,7 +119,8 @@ def evaluate(
 
 def _score_sequences(
     model: "DNAClassifier",
-    folder: Path,
+    folder: str,
+    seen: "np.ndarray | None",
     task: "Task",
     part: Part | None,
     both_strands: bool,
@@ -125,15 +130,15 @@ def _score_sequences(
 ) -> None:
     from domains.dna.evaluate import evaluate as run
     from domains.dna.evaluate import print_evaluation
-    from domains.dna.seen import trained_on
+    from domains.dna.seen import count_seen
     from titans_seq.outputs import write_all
 
     found = run(model, task, part, both_strands)
-    seen = trained_on(task.parts[found.part], folder)
-    _show(found, print_evaluation, as_json, quiet, {"trained_on": seen})
-    if seen:
+    again = count_seen(task.parts[found.part], seen)
+    _show(found, print_evaluation, as_json, quiet, {"trained_on": again})
+    if again:
         print(
-            f"warning: {seen:,} of these {len(found.labels):,} sequences are among those that {folder} was trained on: of them the scores "
+            f"warning: {again:,} of these {len(found.labels):,} sequences are among those that {folder} was trained on: of them the scores "
             "say how well it remembers, not what it has learned.",
             file=sys.stderr,
         )

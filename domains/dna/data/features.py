@@ -106,6 +106,8 @@ def read_annotation(path: str | Path) -> pl.DataFrame:
         with example_file(str(path)) as shipped:
             return read_features(shipped)
     name = Path(path).name.lower().removesuffix(".gz").removesuffix(".bgz")
+    if name.endswith((".csv", ".tsv", ".parquet")):
+        raise UserError(f"{path}: is no annotation. Use a GFF3, GTF, BED or GenBank file.")
     regions = read_regions(path) if name.endswith(tuple(SUFFIXES)) else read_features(path)
     return regions if "feature" in regions.columns else regions.with_columns(feature=pl.col("name"))
 

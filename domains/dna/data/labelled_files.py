@@ -59,7 +59,10 @@ def read_task(path: str | Path, genome: References = None, sequence: str | None 
     if name.endswith(ARCHIVES):
         return make_task(path.name, _read_folder(_unpacked(path), genome, sequence, label))
     if not name.endswith(tuple(TABLES)):
-        raise UserError(f"{path}: unknown kind of file. Use one of {', '.join((*TABLES, *ARCHIVES))}, or a folder.")
+        raise UserError(
+            f"{path}: unknown kind of file. Labelled sequences are one of {', '.join((*TABLES, *ARCHIVES))}, or a folder. What lies on a "
+            "genome is learned with --classes or --profile."
+        )
     return make_task(path.name, {"train": _read_table(path, sequence, label)})
 
 

@@ -107,7 +107,7 @@ def _rows(path: Path, kind: Kind) -> pl.DataFrame:
         spaced = ~pl.col("text").str.contains("\t", literal=True)
         rows = rows.with_columns(pl.when(spaced).then(pl.col("text").str.replace_all(r"\s+", "\t")).otherwise("text").alias("text"))
     if rows.is_empty():
-        raise UserError(f"{path}: holds no region.")
+        raise UserError(f"{path}: holds no region. It needs a line for each.")
     return rows
 
 

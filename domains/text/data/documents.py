@@ -136,7 +136,7 @@ def read_texts(
     if not len(spans):
         empty = packed[0].files[0]
         others = sum(len(one.files) for one in packed) - 1
-        raise UserError(f"{empty}: is empty{f', and so are {others} others' if others else ''}.")
+        raise UserError(f"{empty}: is empty{f', and so are {others} others' if others else ''}. Name files that hold text.")
     return TextDocuments(packed, spans, "byte" if tokenizer.identity == BYTES else "token")
 
 

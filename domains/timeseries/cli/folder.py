@@ -173,8 +173,14 @@ def load(folder: Path) -> Trained:
     path = folder / TABLE_NAME
     if not folder.exists():
         raise UserError(f"{folder}: no such folder. Give one that `titans-seq forecast train` wrote, or owner/name on the hub.")
+    if not folder.is_dir():
+        raise UserError(f"{folder}: is a file; a model is a folder. Give one that `titans-seq forecast train` wrote.")
     if not path.is_file():
-        raise UserError(f"{path}: no such file. Give a folder that `titans-seq forecast train` wrote.")
+        from titans_seq.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_header
+
+        is_model = all((folder / name).is_file() for name in (CONFIG_NAME, WEIGHTS_NAME))
+        kind = f", and {folder} is a {read_header(folder).model_type}" if is_model else ""
+        raise UserError(f"{path}: no such file{kind}. Give a folder that `titans-seq forecast train` wrote.")
     try:
         values = strict_json.loads(path.read_text(encoding="utf-8"))
         categories = {name: tuple(map(str, known)) for name, known in dict(values.get("categories", {})).items()}
@@ -187,11 +193,13 @@ def load(folder: Path) -> Trained:
 def _card(file: Path | None, table: "Table", lengths: "Lengths", scores: "pl.DataFrame | None") -> "Card":
     """What the model's README.md says of this run; the scores are the means over channels."""
     from domains.timeseries.cli.report import by_forecaster
+    from domains.timeseries.data.missing import masked_words
     from domains.timeseries.metrics import METRICS
     from titans_seq.card import Card, command_line, versions
 
     name = file.name if file else "the Seattle weather that ships with titans_seq"
     data = f"`{name}`: {table.items.height} series from {table.items['first'].min()!s} to {table.items['last'].max()!s}"
+    masked = f" Values masked as missing: {masked_words(table.masked)}." if table.masked else ""
     metrics: dict[str, Any] = {}
     if scores is not None:
         means = [rows[-1] for rows in by_forecaster(scores)]
@@ -204,14 +212,15 @@ def _card(file: Path | None, table: "Table", lengths: "Lengths", scores: "pl.Dat
     if windows:
         which = "and the {} steps before them" if tested else "of which the last {} steps"
         held_out += f"{' ' if tested else ', '}{which.format(lengths.calibration_steps)} calibrated the intervals"
+    windows_of = "windows of" if lengths.windows > 1 else "window of"
     helped = f", helped by {', '.join(features)}" if features else ""
     return Card(
         title=f"Titans forecaster: {lengths.prediction} steps of {table.step} ahead",
         description=f"Forecasts {', '.join(table.targets)}{helped} from the last {lengths.context} steps, with {calibrated}. "
         "`titans-seq forecast predict FOLDER FILE` reads a table of the same columns.",
-        data=f"{data}{held_out}.",
+        data=f"{data}{held_out}.{masked}",
         metrics=metrics,
-        evaluation=f"{lengths.windows} held-out windows of {lengths.prediction} steps, mean over channels, season {lengths.season}."
+        evaluation=f"{lengths.windows} held-out {windows_of} {lengths.prediction} steps, mean over channels, season {lengths.season}."
         if lengths.windows
         else "None: nothing was held out (`--windows 0`).",
         command=command_line(),

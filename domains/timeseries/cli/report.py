@@ -29,8 +29,11 @@ def print_table(table: "Table") -> None:
         print("Features. " + "; ".join(f"{kind}: {', '.join(columns)}" for kind, columns in features if columns) + ".")
     if table.utc:
         print("Its times have a zone; here and in what is written they are in UTC.")
-    if table.filled:
-        print(f"{table.filled} steps that the file has no row for are masked as missing.")
+    if table.masked:
+        from domains.timeseries.data.missing import masked_words
+
+        steps = f"; {table.filled:,} steps of these the file has no row for" if table.filled else ""
+        print(f"Values masked as missing: {masked_words(table.masked)}{steps}.")
 
 
 def warn_of_short(table: "Table", context: int) -> None:
@@ -63,7 +66,8 @@ def print_split(table: "Table", lengths: "Lengths") -> None:
     if lengths.calibration:
         print(f"Intervals are calibrated on the next {lengths.calibration_steps} steps: {lengths.calibration} windows of each series.")
     if scored:
-        print(f"Scored on the last {scored} steps: {lengths.windows} windows of {lengths.prediction}, season {lengths.season}.")
+        several = "s" if lengths.windows > 1 else ""
+        print(f"Scored on the last {scored} steps: {lengths.windows} window{several} of {lengths.prediction}, season {lengths.season}.")
 
 
 def short(moment: datetime) -> str:

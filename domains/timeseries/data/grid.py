@@ -20,7 +20,6 @@ _ANCHORED = {
 }
 """A bare --freq W, M, Q or Y means the day of the week, month or year that the file's first timestamp lies on."""
 _MOSTLY_GAPS = 20  # more grid steps than this for each row: the frequency is wrong, and the grid could fill the memory
-MEND_MISSING = "Fill them in yourself, or pass --missing mask: then they are neither trained on nor scored, and never imputed"
 
 
 def on_grid(source: Source, frame: pl.DataFrame, freq: str | None) -> tuple[pl.DataFrame, str]:
@@ -99,25 +98,6 @@ def refuse_sparse(source: Source, item_id: str, first: object, last: object, row
             f"{begin} to {end}: nearly all are missing. Resample the data.",
             "Or give its step with --freq.",
         )
-
-
-def refuse_gaps(source: Source, count: int, step: str, first: str) -> None:
-    """Refuse `count` steps without a row; `first` says where the first one is."""
-    daily = "If only working days are recorded, give --freq B." if step == "D" else ""
-    source.fail(f"{count} time steps of '{step}' are missing, the first {first}. {MEND_MISSING}.", daily)
-
-
-def refuse_missing(source: Source, frame: pl.DataFrame, columns: tuple[str, ...], step: str) -> None:
-    """Refuse values and steps that are missing from a frame on the grid."""
-    for column in columns:
-        holes = frame.filter(pl.col(column).is_null() & pl.col(ROW).is_not_null()).sort(ROW)
-        if not holes.is_empty():
-            row, time = holes.select(ROW, "timestamp").row(0)
-            source.fail(f"column '{column}' has {holes.height} missing values, the first on {source.unit} {row} ({time}). {MEND_MISSING}.")
-    gaps = frame.with_columns(after=pl.col(ROW).forward_fill()).filter(pl.col(ROW).is_null())
-    if not gaps.is_empty():
-        item, time, after = gaps.select("item_id", "timestamp", "after").row(0)
-        refuse_gaps(source, gaps.height, step, f"{time} of '{item}', after {source.unit} {after}")
 
 
 def period_alias(step: str, check: bool = True) -> str:

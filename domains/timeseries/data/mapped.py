@@ -21,21 +21,14 @@ import polars as pl
 
 from domains.timeseries.data.columns import YEARS, checked_items, checked_numbers, checked_static, checked_times, find_roles
 from domains.timeseries.data.files import ROW, Source, explain, find_file
-from domains.timeseries.data.grid import (
-    MEND_MISSING,
-    find_step,
-    period_alias,
-    quiet_pandas,
-    refuse_gaps,
-    refuse_off_grid,
-    refuse_sparse,
-)
+from domains.timeseries.data.grid import find_step, period_alias, quiet_pandas, refuse_off_grid, refuse_sparse
+from domains.timeseries.data.missing import MEND_MISSING, Holes, add_holes, count_missing, find_holes, refuse_gaps, refuse_holes
 from domains.timeseries.data.table import Roles, SeriesTable, Static, make_entry, stamps_from
 from titans_seq.errors import UserError
 
 BATCH = 1 << 18
 """Rows that are read at once."""
-_FORMAT = 2
+_FORMAT = 3
 _SAMPLE = 10_000
 
 
@@ -63,7 +56,7 @@ class MappedTable:
     Attributes:
         path: float32 values (steps of all items, columns in the order of `Roles.values`), NaN where missing.
         items: as of `SeriesTable`, with two more columns: offset (row of the first step) and span (steps, those ahead included).
-        roles, freq, step, filled, static: as of `SeriesTable`.
+        roles, freq, step, filled, masked, static: as of `SeriesTable`.
     """
 
     path: Path
@@ -72,6 +65,7 @@ class MappedTable:
     freq: str
     step: str
     filled: int
+    masked: Mapping[str, int]
     static: Static | None = None
     horizon: None = None
     ignored: tuple[str, ...] = ()
@@ -189,12 +183,10 @@ def map_table(
     about: dict[str, Any] = json.loads((made / "table.json").read_text())
     items = pl.read_parquet(made / "items.parquet")
     columns: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in about["roles"].items()}
-    static = _read_static(made, about["categories"]) if about["roles"]["static_features"] else None
-    return MappedTable(made / "values.f32", items, Roles(**columns), about["freq"], about["step"], about["filled"], static)
-
-
-def _read_static(folder: Path, categories: Mapping[str, Sequence[str]]) -> Static:
-    return Static(pl.read_parquet(folder / "static.parquet"), {name: tuple(known) for name, known in categories.items()})
+    static = None
+    if about["roles"]["static_features"]:
+        static = Static(pl.read_parquet(made / "static.parquet"), {name: tuple(known) for name, known in about["categories"].items()})
+    return MappedTable(made / "values.f32", items, Roles(**columns), about["freq"], about["step"], about["filled"], about["masked"], static)
 
 
 def _sample(path: Path) -> Source:
@@ -219,15 +211,15 @@ def _write(path: Path, source: Source, roles: Roles, freq: str | None, categorie
     if filled:
         _fill_gaps(source, grid, values, seen, missing, filled)
     items = _target_lengths(source, grid.items, grid.step, roles, values, missing)
+    masked = _masked(items, roles, values) if missing == "mask" else {}
     values.flush()
     items.write_parquet(folder / "items.parquet")
     (folder / "seen").unlink()
     static = _static(path, roles, categories)
     if static is not None:
         static.frame.write_parquet(folder / "static.parquet")
-    known = static.categories if static else {}
-    about = {"roles": asdict(roles), "freq": period_alias(grid.step), "step": grid.step, "filled": filled, "categories": known}
-    (folder / "table.json").write_text(json.dumps(about))
+    about = {"roles": asdict(roles), "freq": period_alias(grid.step), "step": grid.step, "filled": filled, "masked": masked}
+    (folder / "table.json").write_text(json.dumps(about | {"categories": static.categories if static else {}}))
 
 
 @dataclass(frozen=True)
@@ -302,13 +294,13 @@ def _fill(path: Path, roles: Roles, grid: _Grid, values: np.ndarray, seen: np.nd
     """Put every row at its place; the number of rows."""
     columns = [*((roles.item_id,) if roles.item_id else ()), roles.timestamp, *roles.values]
     scan = pl.scan_parquet(path).select(columns).with_row_index(ROW, offset=1)
-    done = 0
+    done, holes = 0, dict[str, Holes]()
     for batch in scan.collect_batches(chunk_size=BATCH, maintain_order=True, engine="streaming"):
         source = Source(path, batch, "row")
         items, times = checked_items(source, roles.item_id), checked_times(source, roles.timestamp, bare_years=False)
         numbers = pl.DataFrame([checked_numbers(source, column) for column in roles.values])
         if missing == "error":
-            _refuse_missing(source, roles, numbers)
+            add_holes(holes, _holes(roles, numbers.with_columns(batch[ROW], times)))
         places, on = grid.places(items, times)
         if not on.all():
             first = int(np.flatnonzero(~on)[0])
@@ -326,6 +318,7 @@ def _fill(path: Path, roles: Roles, grid: _Grid, values: np.ndarray, seen: np.nd
         done += batch.height
         if progress is not None:
             progress(done, grid.total_rows)
+    refuse_holes(source, [holes[column] for column in roles.values if column in holes])
     return done
 
 
@@ -349,13 +342,10 @@ def _static(path: Path, roles: Roles, categories: Mapping[str, Sequence[str]] | 
     return checked(found)
 
 
-def _refuse_missing(source: Source, roles: Roles, numbers: pl.DataFrame) -> None:
-    """Refuse missing values, but for targets and past features of rows that may be the future; `_target_lengths` knows which are."""
+def _holes(roles: Roles, rows: pl.DataFrame) -> list[Holes]:
+    """Missing values, but for targets and past features of rows that may be the future; `_target_lengths` knows which are."""
     future = pl.all_horizontal(pl.col(roles.target).is_null()) if roles.future_features else pl.lit(False)
-    for column in roles.values:
-        ignored = pl.lit(False) if column in roles.future_features else future
-        bad = numbers.select(pl.col(column).is_null() & ~ignored).to_series()
-        source.refuse_first(column, bad, "missing", MEND_MISSING)
+    return find_holes(rows.filter(~future), (*roles.target, *roles.past_features)) + find_holes(rows, roles.future_features)
 
 
 def _fill_gaps(source: Source, grid: _Grid, values: np.ndarray, seen: np.ndarray, missing: str, count: int) -> None:
@@ -388,6 +378,15 @@ def _target_lengths(source: Source, items: pl.DataFrame, step: str, roles: Roles
         lengths.append(length)
         lasts.append(pd.date_range(first, periods=length, freq=step)[-1].to_pydatetime())
     return found.with_columns(pl.Series("len", lengths, dtype=pl.Int64), pl.Series("last", lasts, dtype=pl.Datetime("us")))
+
+
+def _masked(items: pl.DataFrame, roles: Roles, values: np.ndarray) -> dict[str, int]:
+    """`SeriesTable.masked` of what is on the grid."""
+    counts, past = np.zeros(len(roles.values), np.int64), len(roles.values) - len(roles.future_features)
+    for offset, length, span in items.select("offset", "len", "span").iter_rows():
+        counts[:past] += count_missing(values[offset : offset + length, :past], BATCH)
+        counts[past:] += count_missing(values[offset : offset + span, past:], BATCH)
+    return {column: int(count) for column, count in zip(roles.values, counts, strict=True) if count}
 
 
 def _last_known(targets_TC: np.ndarray) -> int:

@@ -10,7 +10,8 @@ import polars as pl
 
 from domains.timeseries.data.columns import checked_items, checked_numbers, checked_static, checked_times, find_roles, is_daily, is_zoned
 from domains.timeseries.data.files import ROW, SUFFIXES, Source, find_file, open_source
-from domains.timeseries.data.grid import on_grid, period_alias, refuse_missing
+from domains.timeseries.data.grid import on_grid, period_alias
+from domains.timeseries.data.missing import find_holes, refuse_missing
 from domains.timeseries.data.table import Roles, SeriesTable
 from domains.timeseries.data.tsf import TSF, read_tsf
 from titans_seq.errors import UserError
@@ -78,8 +79,9 @@ def read_table(
     frame, step = on_grid(source, frame, freq)
     frame, ahead = _split_ahead(source, frame, roles)
     if missing == "error":
-        refuse_missing(source, frame, roles.values, step)
-        refuse_missing(source, ahead, roles.future_features, step)
+        whole = pl.concat([frame, ahead], how="diagonal").sort("item_id", "timestamp")
+        holes = find_holes(frame, (*roles.target, *roles.past_features)) + find_holes(whole, roles.future_features)
+        refuse_missing(source, whole, holes, step)
     return SeriesTable(
         frame=frame.drop(ROW),
         roles=roles,

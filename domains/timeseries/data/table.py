@@ -11,6 +11,7 @@ import pandas as pd
 import polars as pl
 
 from domains.timeseries.data.grid import quiet_pandas
+from domains.timeseries.data.missing import masked_words
 from titans_seq.display import html_table
 from titans_seq.errors import UserError
 
@@ -111,7 +112,8 @@ class SeriesTable:
             ("known ahead", ", ".join(self.roles.future_features) or "-"),
             ("known up to now", ", ".join(self.roles.past_features) or "-"),
             ("constant", ", ".join(self.roles.static_features) or "-"),
-            ("steps filled with nulls", f"{self.filled:,}"),
+            ("values masked as missing", masked_words(self.masked)),
+            ("steps without a row", f"{self.filled:,}"),
         ]
         return html_table(f"SeriesTable of {len(self.items):,} series, {len(self.frame):,} steps", rows) + self.frame.head(5)._repr_html_()
 
@@ -119,6 +121,13 @@ class SeriesTable:
     def targets(self) -> tuple[str, ...]:
         """The channel names, C of them."""
         return self.roles.target
+
+    @cached_property
+    def masked(self) -> dict[str, int]:
+        """Values that are missing and masked, of each column that has such; steps that the file has no row for count as well."""
+        ahead = {column: self.ahead[column].null_count() for column in self.roles.future_features}
+        counts = {column: self.frame[column].null_count() + ahead.get(column, 0) for column in self.roles.values}
+        return {column: count for column, count in counts.items() if count}
 
     @cached_property
     def items(self) -> pl.DataFrame:

@@ -11,7 +11,8 @@ import polars as pl
 
 from domains.timeseries.data.columns import YEARS, checked_numbers, checked_static
 from domains.timeseries.data.files import ROW, Source
-from domains.timeseries.data.grid import MEND_MISSING, find_step, period_alias
+from domains.timeseries.data.grid import find_step, period_alias
+from domains.timeseries.data.missing import MEND_MISSING
 from domains.timeseries.data.table import Roles, SeriesTable
 from titans_seq.errors import UserError
 
@@ -171,11 +172,12 @@ def _series(path: Path, line: int, item: str, start: datetime, values: str, step
 
 
 def _check_tags(path: Path, header: _Header, parts: list[pl.DataFrame], missing: str) -> None:
-    for part in parts:
-        count = part[TARGET].null_count()
-        if count and missing == "error":
-            says = " The header's @missing says so." if header.tags.get("missing") == "true" else ""
-            _fail(path, part[0, ROW], f"series '{part[0, 'item_id']}' has {count} missing values.{says} {MEND_MISSING}")
+    holes = [(part[0, "item_id"], part[TARGET].null_count(), part[0, ROW]) for part in parts if part[TARGET].null_count()]
+    if holes and missing == "error":
+        item, count, line = holes[0]
+        many = f"; {len(holes)} series of {len(parts)} have such, {sum(hole[1] for hole in holes)} in all" if len(holes) > 1 else ""
+        says = " The header's @missing says so." if header.tags.get("missing") == "true" else ""
+        _fail(path, line, f"series '{item}' has {count} missing value{'s' if count > 1 else ''}{many}.{says} {MEND_MISSING}")
     if header.tags.get("equallength") == "true":
         other = next((part for part in parts if part.height != parts[0].height), None)
         if other is not None:

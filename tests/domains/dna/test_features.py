@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 from Bio import SeqIO
 
-from domains.dna.data.features import label_bases, read_features
+from domains.dna.data.features import label_bases, read_annotation, read_features
 from domains.dna.data.genome import Genome, open_genome
 from titans_seq import UserError
 
@@ -72,6 +72,8 @@ def test_what_has_no_features(tmp_path: Path) -> None:
     (tmp_path / "a.fa").write_text(">a\nACGT\n")
     with pytest.raises(UserError, match="is no GenBank file"):
         read_features(tmp_path / "a.fa")
+    with pytest.raises(UserError, match=r"genes.csv: is no annotation. Use a GFF3, GTF, BED or GenBank file."):
+        read_annotation(tmp_path / "genes.csv")
     text = SHIPPED.read_text()
     start = text.index("FEATURES")
     (tmp_path / "a.gbk").write_text(text[:start] + "FEATURES             Location/Qualifiers\n" + text[text.index("ORIGIN") :])

@@ -156,7 +156,7 @@ def test_a_model_that_does_not_know_what_it_was_trained_on_is_scored_without_a_w
     for damaged in (b"no array", (learned[1] / "model" / SEEN_NAME).read_bytes()[:-5]):
         (tmp_path / "model" / SEEN_NAME).write_bytes(damaged)
         with pytest.raises(UserError, match=rf"{SEEN_NAME}: damaged .*Delete it"):
-            run("evaluate", tmp_path / "model", learned[0] / "train.csv")
+            run("evaluate", tmp_path / "model", tmp_path / "not read yet.csv")
 
 
 def test_a_table_by_itself_is_scored_without_baselines(learned: tuple[Path, Path], run: Run, capsys: pytest.CaptureFixture[str]) -> None:

@@ -146,7 +146,7 @@ def test_tables_that_cannot_be_used(text: str, message: str, write: Write) -> No
 def test_what_is_no_set(tmp_path: Path, write: Write) -> None:
     with pytest.raises(UserError, match="no such file or folder"):
         read_task(tmp_path / "none")
-    with pytest.raises(UserError, match=r"unknown kind of file. Use one of \.csv"):
+    with pytest.raises(UserError, match=r"unknown kind of file. Labelled sequences are one of \.csv"):
         read_task(write("x", "a.json"))
     with pytest.raises(UserError, match="called 'nothing'"):
         read_task(write("sequence,label\nA,0\n", "a.csv"), label="nothing")

@@ -103,3 +103,18 @@ def test_a_picture_has_a_logo_and_a_heat_map_for_each_hundred_bases(length: int,
 def test_a_long_region_is_drawn_in_part() -> None:
     figure = plot_mutagenesis("A" * 1500, np.zeros((1500, 4)), "one", 1)
     assert "500 more bases not drawn" in figure.get_suptitle()
+
+
+def test_pictures_that_are_compared_have_one_scale() -> None:
+    weak, strong = np.full((20, 4), -0.1), np.full((20, 4), -8.0)
+    for scores in (weak, strong):
+        scores[:, 0] = 0
+    alone = plot_mutagenesis("A" * 20, weak, "one", 1)
+    one, other = (
+        plot_mutagenesis("A" * 20, scores, "one", 1, title=title, compared=[weak, strong])
+        for scores, title in ((weak, "nothing is known"), (strong, "all is known"))
+    )
+    assert one.axes[0].get_ylim() == other.axes[0].get_ylim() != alone.axes[0].get_ylim()
+    assert one.axes[1].images[0].get_clim() == other.axes[1].images[0].get_clim() == (-8, 8)
+    assert alone.axes[1].images[0].get_clim() == (-0.1, 0.1)
+    assert one.get_suptitle() == "nothing is known\n" + alone.get_suptitle()

@@ -65,6 +65,37 @@ def test_arrows_point_where_their_strand_is_read_to() -> None:
     assert [text.get_text() for text in figure.axes[1].texts] == ["a", "b"]
 
 
+def test_genes_of_a_strand_that_overlap_lie_side_by_side() -> None:
+    rows = [
+        ("chr2", 0, 20, "+", "a", "CDS"),
+        ("chr2", 5, 40, "+", "b", "CDS"),
+        ("chr2", 22, 30, "+", "c", "tRNA"),
+        ("chr2", 40, 48, "+", "d", "CDS"),
+        ("chr2", 5, 30, "-", "e", "CDS"),
+    ]
+    figure = plot_bits(windows_of(("chr2", 0, 50)), annotation=regions_of(*rows))
+    found = [path.vertices for part in figure.axes[1].collections for path in part.get_paths()]
+    boxes = {(x[:, 0].min(), x[:, 0].max()): (x[:, 1].min(), x[:, 1].max()) for x in found}
+    a, b, c, d, e = (boxes[start, end] for _, start, end, *_ in rows)
+    assert a[1] < b[0]  # b over a
+    assert a == c  # which do not overlap, in one lane, whatever their kinds
+    assert d == (0.2, 0.8)  # begins where b ends: the whole height is its own
+    assert e == (-0.8, -0.2)  # nothing else is on its strand
+    assert 0.2 <= a[0] < b[1] <= 0.8
+    many = [("chr2", start, 50, "+", "x", "CDS") for start in range(10)]
+    figure = plot_bits(windows_of(("chr2", 0, 50)), annotation=regions_of(*many))
+    tops = {path.vertices[:, 1].max() for part in figure.axes[1].collections for path in part.get_paths()}
+    assert len(tops) == 6
+
+
+def test_an_overlap_too_small_to_be_seen_is_none() -> None:
+    """Genes of bacteria often share four bases."""
+    rows = (("chr2", 0, 10_004, "+", "a", "CDS"), ("chr2", 10_000, 20_000, "+", "b", "CDS"))
+    figure = plot_bits(windows_of(("chr2", 0, 50_000)), annotation=regions_of(*rows))
+    (arrows,) = (part for part in figure.axes[1].collections if isinstance(part, PolyCollection))
+    assert {(path.vertices[:, 1].min(), path.vertices[:, 1].max()) for path in arrows.get_paths()} == {(0.2, 0.8)}
+
+
 def test_names_in_a_picture_do_not_overlap() -> None:
     """The 104 genes of a chloroplast: the longest ones are named, on both strands."""
     starts = range(0, 154_478, 1000)

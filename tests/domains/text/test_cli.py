@@ -142,7 +142,7 @@ def train(*arguments: object) -> None:
         (("ships.txt", "--max-steps", 0), "--max-steps must be at least 1, got 0"),
         (("ships.txt", "--devices", 3), "--batch-size must be a multiple of devices times nodes, 3, got 8"),
         (("ships.txt", "--model.titans.dim", 9), "dim=9 must be a multiple of MemoryConfig.num_heads=4"),
-        (("ships.txt", "-o", "ships.txt"), "ships.txt: is a file; a run needs a folder."),
+        (("ships.txt", "-o", "ships.txt"), "ships.txt: is a file; a run needs a folder. Name another with --output."),
         (("ships.txt", "-o", "ships.txt/run"), "ships.txt/run: cannot be written into (Not a directory). Name another folder."),
     ],
 )

@@ -82,6 +82,11 @@ def test_saved_models_come_back(model: TitansForCausalLM, tmp_path: Path) -> Non
     assert torch.equal(loaded(TEXT)[0], model(TEXT)[0])
 
 
+def test_text_is_no_tokens(model: TitansForCausalLM) -> None:
+    with pytest.raises(TypeError, match=r"tokens must be a torch.Tensor \(B, T\) of int64, got str; a tokeniser"):
+        model("hello")
+
+
 @pytest.mark.parametrize("tokens", [torch.tensor([1, 2]), torch.tensor([[1.0]]), torch.tensor([[257]]), torch.tensor([[-1]])])
 def test_tokens_of_another_form_are_refused(model: TitansForCausalLM, tokens: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="tokens must be"):

@@ -495,6 +495,9 @@ def test_a_folder_that_train_did_not_write(run: Run, tmp_path: Path) -> None:
     done = run("predict", "model")
     assert done.returncode == 2
     assert "model/table.json: no such file. Give a folder that `titans-seq forecast train` wrote." in done.stderr
+    (tmp_path / "model" / "model.safetensors").touch()
+    (tmp_path / "model" / "config.json").write_text('{"model_type": "titans_dna", "config": {}}')
+    assert "model/table.json: no such file, and model is a titans_dna. Give" in run("predict", "model").stderr
     (tmp_path / "model" / "table.json").write_text('{"table": {"timestamp": 3}}')
     done = run("predict", "model")
     assert done.returncode == 2
@@ -513,7 +516,7 @@ def test_missing_values_are_masked_on_request(run: Run, tmp_path: Path) -> None:
     file.write_text("\n".join(line for i, line in enumerate(lines) if i not in (20, 21)) + "\n")
     done = run("backtest", "gaps.csv", *QUICK, "--missing", "mask")
     assert done.returncode == 0, done.stderr
-    assert "2 steps that the file has no row for are masked as missing." in done.stdout
+    assert "Values masked as missing: 13 of load, 2 of price; 2 steps of these the file has no row for." in done.stdout
 
 
 def test_no_such_file_no_arguments_and_help(run: Run, tmp_path: Path) -> None:

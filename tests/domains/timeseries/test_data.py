@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
 from domains.timeseries.data import check_length, load_example, quiet_pandas, read_table, split
+from domains.timeseries.data.missing import masked_words
 from titans_seq.errors import UserError
 
 WIDE = """\
@@ -26,7 +27,7 @@ def daily(n, start=datetime(2020, 1, 1), step=timedelta(days=1)):
     return [start + i * step for i in range(n)]
 
 
-def csv(times, *columns, names="ab"):
+def csv(times, *columns, names="abcdefgh"):
     rows = zip(times, *columns, strict=True)
     return "\n".join([",".join(["date", *names[: len(columns)]]), *(",".join(map(str, row)) for row in rows)]) + "\n"
 
@@ -226,9 +227,32 @@ def test_missing_value_is_named(write, fails):
     fails(write(GAPPY), "'a'", "2 missing values", "line 4", "2020-01-03", "--missing mask")
 
 
+def test_all_columns_with_missing_values_are_told_at_once(write, fails):
+    text = csv([*daily(4), *daily(4, datetime(2020, 1, 7))], [1, "", 3, 4, 5, "NaN", 7, 8], range(8), [1, 2, 3, 4, "", 6, 7, 8])
+    said = (
+        "2 columns have missing values: 'a' 2, the first on line 3 (2020-01-02 00:00:00); 'c' 1, the first on line 6 (2020-01-07 00:00:00)."
+        " 2 time steps of 'D' are missing, the first 2020-01-05 00:00:00 of 't', after line 5. Fill them in yourself, or pass "
+        "--missing mask (in Python, missing='mask')"
+    )
+    fails(write(text), said)
+    many = csv(daily(4), *[[1, "", 3, 4]] * 8)
+    with pytest.raises(UserError, match=r"8 columns have missing values: 'a' 1, .*; 'e' 1, [^;]*; and 3 more columns\. Fill"):
+        read_table(write(many))
+
+
+def test_what_is_masked_is_told(write):
+    table = read_table(write(csv([*daily(4), *daily(4, datetime(2020, 1, 6))], [1, "", 3, 4, 5, "NaN", 7, 8], range(8))), missing="mask")
+    assert (table.masked, table.filled) == ({"a": 3, "b": 1}, 1)
+    assert "3 of a, 1 of b" in table._repr_html_()
+    whole = read_table(write(csv(daily(4), range(4))), missing="mask")
+    assert whole.masked == {}
+    wide = read_table(write(csv(daily(4), *[[1, "", 3, 4]] * 7)), missing="mask")
+    assert masked_words(wide.masked) == "1 of a, 1 of b, 1 of c, 1 of d, 1 of e and 2 of 2 more columns"
+
+
 def test_missing_step_is_named(write, fails):
     text = csv([*daily(3), *daily(6, datetime(2020, 1, 5))], range(9))
-    fails(write(text), "1 time steps of 'D'", "2020-01-04", "after line 4", "--missing mask", "--freq B")
+    fails(write(text), "A step of 'D' is missing: 2020-01-04", "after line 4", "--missing mask", "--freq B")
 
 
 @pytest.mark.parametrize("first", ["0001-01-01", "0000-01-01", "1677-12-31", "2200-01-01", "9999-01-01"])

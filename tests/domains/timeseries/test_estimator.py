@@ -154,6 +154,13 @@ def test_short_and_missing_histories() -> None:
     assert np.isnan(missing.forecast_array).all()
 
 
+def test_what_a_user_would_try_first_is_told_the_way() -> None:
+    with pytest.raises(TypeError, match=r"must be entries, got a SeriesTable: give its to_gluonts\(\)"):
+        small_estimator(num_channels=4).train(load_example())
+    with pytest.raises(ValueError, match=r"freq='fortnight' is no pandas frequency. Use one such as 15min, h, D"):
+        TitansEstimator(prediction_length=7, freq="fortnight")
+
+
 def test_too_short_a_series_and_another_number_of_channels_are_refused() -> None:
     with pytest.raises(ValueError, match=r"longest training series has 10 steps.*needs at least 14"):
         small_estimator(num_channels=2).train(entries(noise(2, 10)))

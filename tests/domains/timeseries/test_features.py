@@ -95,7 +95,7 @@ def test_trailing_empty_targets_are_missing_where_nothing_is_known_ahead(write, 
 def test_an_empty_target_before_the_end_is_missing(write, fails):
     frame = sales().with_columns(sales=pl.when(pl.col("day") == DAYS[2]).then(None).otherwise("sales"))
     path = write(frame, "t.parquet")
-    fails(path, "'sales' has 1 missing values", "row 3", **LONG)
+    fails(path, "'sales' has 1 missing value, the first on", "row 3", **LONG)
     (entry,) = read_table(path, **LONG, missing="mask").to_gluonts()
     assert np.isnan(entry["target"]).sum() == 1
 
@@ -104,7 +104,7 @@ def test_an_empty_target_before_the_end_is_missing(write, fails):
 def test_a_missing_feature_is_refused_or_kept_as_missing(write, fails, column):
     frame = sales().with_columns(pl.when(pl.col("day") == DAYS[3]).then(None).otherwise(column).alias(column))
     path = write(frame, "t.parquet")
-    fails(path, f"'{column}' has 1 missing values", "row 4", "--missing mask", **LONG)
+    fails(path, f"'{column}' has 1 missing value, the first on", "row 4", "--missing mask", **LONG)
     (entry,) = read_table(path, **LONG, missing="mask").to_gluonts(ahead=2)
     field = {"price": "feat_dynamic_real", "visits": "past_feat_dynamic_real"}[column]
     assert np.flatnonzero(np.isnan(entry[field][0])).tolist() == [3]

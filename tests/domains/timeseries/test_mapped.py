@@ -49,6 +49,7 @@ def same(mapped, read, ahead):
         assert mapped.stamps(one["item_id"], one["start"] + 5, 3) == read.stamps(one["item_id"], one["start"] + 5, 3)
     assert mapped.items.select(read.items.columns).equals(read.items)
     assert (mapped.freq, mapped.step, mapped.roles, mapped.filled) == (read.freq, read.step, read.roles, read.filled)
+    assert mapped.masked == read.masked
 
 
 @pytest.mark.parametrize("step", ["1h", "15m", "1d", "1w", "1q", "1y"])
@@ -63,7 +64,7 @@ def test_equals_the_table_in_memory(write, tmp_path, step, gaps):
     read, mapped = read_table(path, **options), map_table(path, tmp_path / "cache", **options)
     same(mapped, read, ahead=0)
     same(mapped, read, ahead=2)
-    assert (read.filled > 0) == gaps
+    assert (read.filled > 0) == bool(read.masked) == gaps
     with pytest.raises(UserError, match=r"'s0': price must be known 4 steps"):
         mapped.to_gluonts(4)[0]
 
@@ -138,7 +139,11 @@ def in_row_31(frame: pl.DataFrame, column: str, value) -> pl.DataFrame:
         (lambda f: in_row_31(f, "when", pl.col("when") + timedelta(minutes=7)), ["row 31", "regular grid"]),
         (lambda f: in_row_31(f, "when", None), ["row 31", "no time"]),
         (lambda f: in_row_31(f, "shop", None), ["row 31", "no item"]),
-        (lambda f: in_row_31(f, "price", None), ["'price', row 31", "missing", "--missing mask"]),
+        (lambda f: in_row_31(f, "price", None), ["'price' has 1 missing value, the first on row 31", "--missing mask"]),
+        (  # in all batches, of seven rows
+            lambda f: in_row_31(f, "visits", None).with_columns(pl.when(pl.int_range(pl.len()) % 10 != 1).then("price")),
+            ["2 columns have missing values: 'visits' 1, the first on row 31", "'price' 13, the first on row 2 ("],
+        ),
         (
             lambda f: f.filter(pl.col("when") != START + timedelta(hours=4)),
             ["time steps of 'h' are missing", "2020-01-31 04:00:00 of 's0'"],

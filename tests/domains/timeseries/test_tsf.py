@@ -76,7 +76,8 @@ def test_errors_name_the_line(write, fails, old, new, parts):
 
 
 def test_missing_values_and_foreign_options(write, fails):
-    fails(write(FILE, "t.tsf"), "line 11", "'T1' has 1 missing values", "@missing says so", "--missing mask")
+    fails(write(FILE, "t.tsf"), "line 11", "'T1' has 1 missing value.", "@missing says so", "--missing mask")
+    fails(write(FILE.replace("5,6", "?,?"), "t.tsf"), "line 11", "'T1' has 1 missing value; 2 series of 2 have such, 3 in all.")
     fails(write(FILE, "t.tsf"), "names its own", target=["value"])
     fails(write(FILE, "t.tsf"), "Did you mean 'region'?", static_features=["regions"], missing="mask")
     fails(write(FILE[: FILE.index("T1")], "t.tsf"), "line 10", "no series after @data")

@@ -1,0 +1,31 @@
+"""Folders that commands are to write into are looked at before anything slow."""
+
+import sys
+from pathlib import Path
+
+import pytest
+
+from titans_seq.errors import UserError
+from titans_seq.outputs import check_folder
+
+
+def test_a_folder_that_can_be_made_is_not_made(tmp_path: Path) -> None:
+    check_folder("--output", tmp_path / "a" / "b")
+    assert list(tmp_path.iterdir()) == []
+
+
+def test_what_cannot_be_written_into_is_refused(tmp_path: Path) -> None:
+    file = tmp_path / "file"
+    file.touch()
+    for folder in (file, file / "below"):
+        with pytest.raises(UserError, match=r"--output .*file is a file, not a folder. Name another folder."):
+            check_folder("--output", folder)
+    with pytest.raises(UserError, match=r"--output .*: is no usable path"):
+        check_folder("--output", tmp_path / ("x" * 300))
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes no files")
+def test_permission_is_tried_not_asked_for() -> None:
+    """/proc gives root all permissions, and takes no file."""
+    with pytest.raises(UserError, match=r"--output /proc/out: cannot write into /proc \(.*\). Name another folder."):
+        check_folder("--output", Path("/proc/out"))
