@@ -41,7 +41,7 @@ TOKEN = {"depth": 1, "norm": False, "gradient": "token"}
 
 def serves(impl: str, options: dict[str, Any]) -> bool:
     """Whether a form has these options."""
-    return impl != "fused" or not (options.get("channelwise") or options.get("gradient") == "token" or "forgetting_towards" in options)
+    return impl != "fused" or not (options.get("channelwise") or options.get("gradient") == "token")
 
 
 def forms_with(options: dict[str, dict[str, Any]], forms: tuple[str, ...] = FAST) -> Any:
@@ -172,7 +172,7 @@ def test_forgetting_towards_the_first_state_by_hand() -> None:
     gates = [Gates(alpha=token(0.5, 0.25), eta=token(0.5, 0.5), theta=token(0.1, 0.2))]
     weights = MemoryWeights(layers=[torch.ones(1, 1, 1, dtype=torch.float64)], residual=False, forgetting_towards="first_state")
     # M_1 = 0.5 + 0.5 - 0.2 = 0.8, y_1 = 0.8; M_2 = 0.75 * 0.8 + 0.25 - 2.5 = -1.65, y_2 = -3.3
-    for impl in ("reference", "chunkwise", "recurrent"):
+    for impl in ("reference", *FAST):
         y, state = neural_memory(q, k, v, gates, weights, chunk_size=2, impl=impl)
         torch.testing.assert_close(y.flatten(), torch.tensor([0.8, -3.3], dtype=torch.float64))
         torch.testing.assert_close(state.weights[0].item(), -2.65)  # beside W0
@@ -184,11 +184,13 @@ def test_without_forgetting_it_does_not_matter_what_it_draws_to(make_case: Any, 
     torch.manual_seed(0)
     case = make_case(forgetting=False, length=37, **options)
     to_first = dataclasses.replace(case, weights=dataclasses.replace(case.weights, **TO_FIRST))
-    for impl in ("chunkwise", "recurrent"):
+    for impl in FAST:
+        if not serves(impl, options):
+            continue
         torch.testing.assert_close(to_first.run(impl)[0], case.run(impl)[0], **TOLERANCE)
 
 
-@pytest.mark.parametrize("impl", ["chunkwise", "recurrent"])
+@pytest.mark.parametrize("impl", FAST)
 def test_much_forgetting_leaves_the_first_state(make_case: Any, impl: str) -> None:
     """Steps are nothing and half of what is there is forgotten with each token: a stream from anywhere ends at W^0."""
     case = make_case(length=80, with_state=True, forgetting_towards="first_state")

@@ -13,6 +13,7 @@ struct StateAdjoint {
     std::vector<Matrix<T>> anchor;   // d_A, if has_anchor
     bool has_anchor = false;
     std::vector<Matrix<T>> first;    // of rows that restart
+    std::vector<Matrix<T>> rest;     // of what the layers are beside W and anchor
     T* slope;                        // (D)
 };
 
@@ -43,6 +44,7 @@ class Adjoint : public Walk<T> {
         for (long l = 0; l <= L; ++l) widest = std::max<long>(widest, a.widths[l]);
         by_W = arena.matrix(C, widest), by_S = arena.matrix(C, widest), d_x = arena.matrix(C, widest);
         d_scores = arena.matrix(C, C);
+        if (a.rest) d_point = this->make_layers();
     }
 
     StateAdjoint<T> make_state_adjoint() {
@@ -50,6 +52,7 @@ class Adjoint : public Walk<T> {
         s.state = this->make_state();
         s.anchor = this->make_layers();
         if (this->a.first) s.first = this->make_layers();
+        if (this->a.rest) s.rest = this->make_layers();
         s.slope = this->arena.numbers(D);
         return s;
     }
@@ -60,7 +63,7 @@ class Adjoint : public Walk<T> {
         if (s.has_anchor && c.complete) join_anchor(s);  // the anchor after the chunk is the weights after it
         if (c.count) {
             this->read(c, before, false);
-            for (long l = L - 1; l >= 0; --l) back_read(c, before, l);
+            for (long l = L - 1; l >= 0; --l) back_read(c, before, l, s);
             for (long l = 0; l < L; ++l) back_advance(c, before, l, s.state);
         }
         if (at_weights && s.has_anchor) join_anchor(s);
@@ -69,7 +72,7 @@ class Adjoint : public Walk<T> {
             s.has_anchor = true;
         }
         if (c.count) {
-            back_steps(c, A, at_weights ? s.state.W : s.anchor, s.slope);
+            back_write(c, A, at_weights ? s.state.W : s.anchor, s);
             for (long l = 0; l < L; ++l) back_coefficients(c, l);
         }
         if (c.restart) back_restart(s);
@@ -82,6 +85,7 @@ class Adjoint : public Walk<T> {
     std::vector<Matrix<T>> d_g;
     std::vector<Coefficients<T>> by;  // gradients by the coefficients; of m and Q only the last row is given, keep and eta stay unused
     Matrix<T> by_W, by_S, d_x, d_scores;
+    std::vector<Matrix<T>> d_point;  // by the layers at which a chunk's gradients were taken, where these are anchor and rest
 
     void join_anchor(StateAdjoint<T>& s) {
         for (long l = 0; l < L; ++l)
@@ -105,7 +109,8 @@ class Adjoint : public Walk<T> {
     }
 
     // z_t = (b_t x_t) W + (f_t x_t) S + sum_{s<=t} G[t, s] (x_t . u_s) step_s: begins d_u, d_steps and the gradients by b, f and G.
-    void back_read(Chunk<T>& c, const State<T>& before, long l) {
+    // The layers' rest R, where there is one, adds x_t R.
+    void back_read(Chunk<T>& c, const State<T>& before, long l, StateAdjoint<T>& s) {
         const long n = c.count, in = this->in(l), out = this->out(l), wide = padded<T>(in);
         const Coefficients<T>& k = c.coefficients[l];
         const Matrix<T> x = l ? this->x[l] : c.q, dz = d_z[l], result = l ? d_x : d.q;
@@ -121,6 +126,10 @@ class Adjoint : public Walk<T> {
                 store(d_scores[t] + s, d_mixed * load(k.G[t] + s));
             });
             each<T>(wide, [&](long i) { store(result[t] + i, k.b[t] * load(by_W[t] + i) + k.f[t] * load(by_S[t] + i)); });
+        }
+        if (!s.rest.empty()) {
+            product_transposed(rows, this->rest[l], in, out, result, true);
+            product(transposed_term(x, dz, n), in, padded<T>(out), s.rest[l], true);
         }
         product(term(d_scores, c.layers[l].u, n), n, wide, result, true);
         product(transposed_term(d_scores, x, n), n, wide, d.u[l]);
@@ -165,6 +174,18 @@ class Adjoint : public Walk<T> {
                 to_m += load(s.S[l][i] + j) * S;
             });
         b += sum<T>(to_b), f += sum<T>(to_f), m = sum<T>(to_m);
+    }
+
+    // Back over the steps, whose gradients were taken at the anchor A: to d_A and, where the layers have a rest, to that as well.
+    void back_write(Chunk<T>& c, const std::vector<Matrix<T>>& A, std::vector<Matrix<T>>& d_A, StateAdjoint<T>& s) {
+        if (s.rest.empty()) return back_steps(c, A, d_A, s.slope);
+        for (long l = 0; l < L; ++l) fill_zero(d_point[l], this->in(l), this->out(l));
+        back_steps(c, this->at(A), d_point, s.slope);
+        for (long l = 0; l < L; ++l)
+            for (long i = 0; i < this->in(l); ++i) {
+                add(d_A[l][i], d_point[l][i], padded<T>(this->out(l)));
+                add(s.rest[l][i], d_point[l][i], padded<T>(this->out(l)));
+            }
     }
 
     // The inner gradient, differentiated in the order that made it; d_A takes the share of the layers at which it was taken.

@@ -24,12 +24,12 @@ struct Arguments {
     void *d_q, *d_k, *d_offset, *d_slope;
 
     // One a layer, from here on. Inputs.
-    const void *const *alpha, *const *eta, *const *theta, *const *W, *const *S, *const *anchor, *const *first;
+    const void *const *alpha, *const *eta, *const *theta, *const *W, *const *S, *const *anchor, *const *first, *const *rest;
     // The state after the last chunk, and those before every segment: (segments, R, d_in, d_out).
     void *const *W_after, *const *S_after, *const *anchor_after, *const *kept_W, *const *kept_S, *const *kept_anchor;
     // Gradients by the state after, which are given, and by the inputs.
     const void *const *d_W_after, *const *d_S_after, *const *d_anchor_after;
-    void *const *d_alpha, *const *d_eta, *const *d_theta, *const *d_W, *const *d_S, *const *d_anchor, *const *d_first;
+    void *const *d_alpha, *const *d_eta, *const *d_theta, *const *d_W, *const *d_S, *const *d_anchor, *const *d_first, *const *d_rest;
 };
 
 // Memory of one thread, handed out piece by piece. Without a base it only counts.

@@ -90,6 +90,7 @@ class Walk {
             u_W.push_back(arena.matrix(C, in(l)));
             u_S.push_back(arena.matrix(C, in(l)));
         }
+        if (a.rest) rest = make_layers(), point = make_layers();
     }
 
     long in(long l) const { return a.widths[l]; }
@@ -123,6 +124,17 @@ class Walk {
     void begin_row(long row) {
         r = row;
         copy_row(static_cast<const T*>(a.slope) + r * D, D, slope);
+        for (long l = 0; l < long(rest.size()); ++l)
+            copy_in(static_cast<const T*>(a.rest[l]) + r * in(l) * out(l), in(l), out(l), rest[l]);
+    }
+
+    // The memory's layers of which A are the part beside `rest`; they stay until the next call.
+    const std::vector<Matrix<T>>& at(const std::vector<Matrix<T>>& A) {
+        if (rest.empty()) return A;
+        for (long l = 0; l < L; ++l)
+            for (long i = 0; i < in(l); ++i)
+                each<T>(padded<T>(out(l)), [&](long j) { store(point[l][i] + j, load(A[l][i] + j) + load(rest[l][i] + j)); });
+        return point;
     }
 
     // Chunk number `n` of the row, from the grid.
@@ -148,9 +160,10 @@ class Walk {
         for (auto& coefficients : c.coefficients) coefficients.fill(c.count);
     }
 
-    // The steps of a chunk's tokens, with gradients at the layers A.
-    void write(Chunk<T>& c, const std::vector<Matrix<T>>& A) {
+    // The steps of a chunk's tokens, with gradients at the anchor.
+    void write(Chunk<T>& c, const std::vector<Matrix<T>>& anchor) {
         const long n = c.count;
+        const std::vector<Matrix<T>>& A = at(anchor);
         for (long l = 0; l < L; ++l) {
             Steps<T>& s = c.layers[l];
             product(term(s.u, A[l], in(l)), n, padded<T>(out(l)), l + 1 < L ? z : c.normed);
@@ -190,6 +203,7 @@ class Walk {
             if (l + 1 == L && !last_product) return;
             const Term<T> terms[3] = {term(x_W[l], before.W[l], in(l)), term(x_S[l], before.S[l], in(l)), term(mixed[l], c.layers[l].steps, n)};
             product(terms, n, padded<T>(out(l)), z);
+            if (!rest.empty()) product(term(x_l, rest[l], in(l)), n, padded<T>(out(l)), z, true);
             if (l + 1 < L)
                 for (long t = 0; t < n; ++t)
                     activate(activation, padded<T>(out(l)), z[t], x[l + 1][t], last_product ? nullptr : x_slope[l + 1][t], static_cast<T*>(nullptr));
@@ -244,6 +258,7 @@ class Walk {
     std::vector<Matrix<T>> x, x_slope, x_W, x_S;  // a layer's reads: inputs, act' behind them, b x and f x
     std::vector<Matrix<T>> scores, mixed;         // x u^T and its causal part times G: (n, n)
     std::vector<Matrix<T>> u_W, u_S;              // inputs u by their weight in W and S after the chunk
+    std::vector<Matrix<T>> rest, point;           // what the layers are beside W and anchor, empty for nothing; and both together
 
   private:
     // g_L of a token from its z_L: offset + slope z, through the norm if there is one. Sums are over the true width.

@@ -125,6 +125,7 @@ class Backward {
         if (a.d_anchor_after) load_layers(walk, a.d_anchor_after, r, adjoint.anchor);
         adjoint.has_anchor = a.d_anchor_after != nullptr;
         zero_layers(walk, adjoint.first);
+        zero_layers(walk, adjoint.rest);
         std::memset(adjoint.slope, 0, padded<T>(walk.D) * sizeof(T));
         for (long i = (a.chunks - 1) / a.segment; i >= 0; --i) segment(i, r);
         save_layers(walk, adjoint.state.W, a.d_W, r);
@@ -134,6 +135,7 @@ class Backward {
             save_layers(walk, adjoint.anchor, a.d_anchor, r);
         }
         if (a.first) save_layers(walk, adjoint.first, a.d_first, r);
+        if (a.rest) save_layers(walk, adjoint.rest, a.d_rest, r);
         std::memcpy(static_cast<T*>(a.d_slope) + r * walk.D, adjoint.slope, walk.D * sizeof(T));
     }
 

@@ -33,8 +33,6 @@ def unsupported(q: Tensor, gates: Sequence[Gates], weights: MemoryWeights, chunk
     """What of these arguments the kernels do not do, in words; None if they do all."""
     if gradient != "chunk":
         return f"takes gradients once a chunk, got gradient={gradient!r}"
-    if weights.rest:
-        return f"forgets towards zero, got forgetting_towards={weights.forgetting_towards!r}"
     if any(gate.alpha.dim() > gate.eta.dim() for gate in gates):
         return "supports forgetting per head, got alpha per channel"
     return None
@@ -58,7 +56,7 @@ def unavailable(q: Tensor) -> str | None:
 SIZES = ("chunks", "rows", "cells", "depth", "segment", "threads", "activation", "norm")
 FLAGS = ("active", "complete", "restart")
 TENSORS = ("q", "k", "offset", "slope", *FLAGS, "z", "d_z", "d_q", "d_k", "d_offset", "d_slope")
-LAYERS = ("alpha", "eta", "theta", "W", "S", "anchor", "first")
+LAYERS = ("alpha", "eta", "theta", "W", "S", "anchor", "first", "rest")
 AFTER = ("W_after", "S_after", "anchor_after", "kept_W", "kept_S", "kept_anchor", "d_W_after", "d_S_after", "d_anchor_after")
 LISTS = (*LAYERS, *AFTER, *(f"d_{name}" for name in LAYERS))  # a tensor a layer each
 
@@ -90,7 +88,16 @@ def _backward(*arguments: Any) -> list[Tensor]:
     given |= dict(zip(("d_W_after", "d_S_after", "d_anchor_after"), _by_layer(d_after[1:], layers), strict=False))
     results = backward_shapes(*arguments)
     d_q, d_k, d_offset, d_slope, *rest = results
-    names = ["d_alpha", "d_eta", "d_theta", "d_W", "d_S", *(["d_anchor"] if a.anchor else []), *(["d_first"] if a.first else [])]
+    names = [
+        "d_alpha",
+        "d_eta",
+        "d_theta",
+        "d_W",
+        "d_S",
+        *(["d_anchor"] if a.anchor else []),
+        *(["d_first"] if a.first else []),
+        *(["d_rest"] if a.rest else []),
+    ]
     tokens = {"d_z": d_after[0], "d_q": d_q, "d_k": d_k, "d_offset": d_offset, "d_slope": d_slope}
     _run("backward", a, **given, **tokens, **dict(zip(names, _by_layer(rest, layers), strict=True)))
     return results
