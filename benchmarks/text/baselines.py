@@ -154,6 +154,7 @@ SUBJECTS = {
     "titans-no-convolution": Subject("Titans, no convolution", memory=(("convolution_width", 1),)),
     "titans-no-momentum": Subject("Titans, no momentum", memory=(("momentum", False),)),
     "titans-no-forgetting": Subject("Titans, no forgetting", memory=(("forgetting", "none"),)),
+    "titans-to-first": Subject("Titans, forgetting towards W^0", memory=(("forgetting_towards", "first_state"),)),
     "titans-no-persistent-tokens": Subject("Titans, no persistent tokens", attention=ALONE),
 }
 

@@ -1,8 +1,8 @@
 """Whole unseen novels, byte by byte: `python -m benchmarks.text.books`.
 
 Models of bytes, two layers of width 128 and as many parameters each, are trained on six novels for the same number of bytes and read two
-others from the first byte to the last. What is carried is trained on rows that read the novels in order with their state; the transformer
-is trained on windows of its context. Each model reads each book in one or more ways:
+others from the first byte to the last. What is carried is trained on rows that read the novels in order with their state, and begin anew
+every 8,192 bytes; the transformer is trained on windows of its context. Each model reads each book in one or more ways:
 
     carried        one stream, the state of the first byte to the last: of a transformer the bytes that its window holds
     frozen         the same, but the memories neither learn nor forget: what the first states W^0 alone can do
@@ -50,11 +50,13 @@ TRAINED = (
 )
 UNSEEN = ("Dracula_345", "Pride-and-Prejudice_1342")
 PARAMETERS, CONTEXT, PARTS = 450_000, 256, 16
+DOCUMENT = 32
+"""Segments after which a row begins anew: the state of a stream's begin is trained as well."""
 BASE = TextConfig(
     titans=TitansConfig(
         dim=128,
         num_layers=2,
-        variant="mal",
+        variant="lmm",
         memory=MemoryConfig(num_heads=4, expansion=2, chunk_size=16),
         attention=AttentionConfig(num_heads=4, sliding_window=64),
     )
@@ -86,7 +88,8 @@ class Run:
 
 
 RUNS = {
-    "titans": Run(("carried", "frozen", "fresh context")),
+    "titans-to-first": Run(("carried", "frozen", "fresh context")),
+    "titans": Run(),
     "transformer": Run(carried=False),
     "titans-memory-off": Run(),
     "sliding-window": Run(),
@@ -120,7 +123,12 @@ def measure(
     torch.manual_seed(training.seed)
     model = BaselineForCausalLM(config)
     fitted = fit(
-        model, train, training, lambda step, nats: say(f"step {step:,} of {training.max_steps:,}, {nats * BITS:.3f} bits"), checkpoint
+        model,
+        train,
+        training,
+        lambda step, nats: say(f"step {step:,} of {training.max_steps:,}, {nats * BITS:.3f} bits"),
+        checkpoint,
+        DOCUMENT,
     )
     scores: Report = {}
     for name, tokens in books.items():
@@ -145,7 +153,13 @@ def cells(data: Path, runs: Sequence[str], seeds: Sequence[int], limit: int | No
         for name in runs:
             run, config = RUNS[name], configure(name, BASE, PARAMETERS, CONTEXT)
             training = replace(TRAINING, carry_state=run.carried, seed=seed)
-            settings = {"model": config.to_dict(), "training": training.to_dict(), "readings": list(run.readings), "limit": limit}
+            settings = {
+                "model": config.to_dict(),
+                "training": training.to_dict(),
+                "document": DOCUMENT,
+                "readings": list(run.readings),
+                "limit": limit,
+            }
             found[f"{name} | {seed}"] = Cell(
                 settings, lambda say, keep, r=run, c=config, t=training: measure(r, c, t, train, books, say, keep)
             )

@@ -31,15 +31,18 @@ READ = 2048
 
 @dataclass(frozen=True)
 class Batch:
-    """tokens, targets: (B, T) int64, a target is the token after; begins: whether the rows begin anew, with a fresh state."""
+    """tokens, targets: (B, T) int64, a target is the token after; begins: (B,) bool, rows that begin anew, with a fresh state."""
 
     tokens: Tensor
     targets: Tensor
-    begins: bool
+    begins: Tensor
 
 
-def batches(tokens: Tensor, training: TrainingConfig) -> Iterator[Batch]:
-    """Without end: random windows, or with `carry_state` segments of rows that lie side by side in the text and begin anew after it."""
+def batches(tokens: Tensor, training: TrainingConfig, document: int | None = None) -> Iterator[Batch]:
+    """Without end: random windows, or with `carry_state` segments of rows that lie side by side in the text and begin anew after it.
+
+    document: segments after which a carried row begins anew, each row at another step; None: at the text's end alone.
+    """
     length, rows = training.segment_length, training.batch_size
     if training.carry_state:
         segments = (len(tokens) - 1) // rows // length
@@ -48,10 +51,15 @@ def batches(tokens: Tensor, training: TrainingConfig) -> Iterator[Batch]:
         starts = torch.arange(rows) * segments * length
         while True:
             for n in range(segments):
-                yield Batch(*_cut(tokens, starts + n * length, length), begins=n == 0)
+                begins = torch.full((rows,), n == 0)
+                if document is not None:
+                    begins |= (n + torch.arange(rows) * document // rows) % document == 0
+                yield Batch(*_cut(tokens, starts + n * length, length), begins)
     generator = torch.Generator().manual_seed(training.seed)
     while True:
-        yield Batch(*_cut(tokens, torch.randint(len(tokens) - length, (rows,), generator=generator), length), begins=True)
+        yield Batch(
+            *_cut(tokens, torch.randint(len(tokens) - length, (rows,), generator=generator), length), torch.ones(rows, dtype=torch.bool)
+        )
 
 
 def _cut(tokens: Tensor, starts: Tensor, length: int) -> tuple[Tensor, Tensor]:
@@ -74,19 +82,20 @@ def fit(
     training: TrainingConfig,
     on_step: Callable[[int, float], None] = lambda step, nats: None,
     checkpoint: Path | None = None,
+    document: int | None = None,
 ) -> Fitted:
     """Train a model, which is then in evaluation mode.
 
     on_step: called with the steps done and the loss of the last one, in nats a token. checkpoint: a file that is written every
-    `training.checkpoint_every` steps, and from which a training that was ended goes on.
+    `training.checkpoint_every` steps, and from which a training that was ended goes on. document: as of `batches`.
     """
     optimizer, schedule = make_optimizer(model.train(), training)
     before, state = Fitted([], 0.0), None
     if checkpoint is not None and checkpoint.exists():
         before, state = _restore(checkpoint, model, optimizer, schedule)
     losses, begin = list(before.losses), process_time() - before.cpu_seconds
-    for step, batch in islice(enumerate(batches(tokens, training), 1), len(losses), training.max_steps):
-        y, after = model.hidden(batch.tokens, None if batch.begins else state)
+    for step, batch in islice(enumerate(batches(tokens, training, document), 1), len(losses), training.max_steps):
+        y, after = _read(model, batch, state)
         state = after.detach() if training.carry_state else None
         loss = total_nats(y.flatten(0, 1), model.output_weight, batch.targets.flatten()) / batch.targets.numel()
         optimizer.zero_grad()
@@ -101,6 +110,17 @@ def fit(
             _keep(checkpoint, model, optimizer, schedule, Fitted(losses, process_time() - begin), state)
     model.eval()
     return Fitted(losses, process_time() - begin)
+
+
+def _read(model: TitansForCausalLM, batch: Batch, state: Any) -> tuple[Tensor, Any]:
+    """What the model makes of a batch, and the state after it."""
+    if batch.begins.all():
+        return model.hidden(batch.tokens)
+    if not batch.begins.any():
+        return model.hidden(batch.tokens, state)
+    reset = torch.zeros(batch.tokens.shape, dtype=torch.bool)
+    reset[:, 0] = batch.begins
+    return model.hidden(batch.tokens, state, reset=reset)
 
 
 def _keep(path: Path, model: nn.Module, optimizer: Optimizer, schedule: LRScheduler, fitted: Fitted, state: State | None) -> None:

@@ -88,8 +88,8 @@ def test_a_search_never_sees_the_validation_text(data: Path, monkeypatch: pytest
 
 
 def test_books(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    found = run(books, data, "--runs", "titans,transformer,titans-memory-off")
-    of_book = found["titans | 0"]["scores"]["Dracula_345"]
+    found = run(books, data, "--runs", "titans-to-first,transformer,titans-memory-off")
+    of_book = found["titans-to-first | 0"]["scores"]["Dracula_345"]
     assert of_book.keys() == {"carried", "frozen", "fresh context", "second half, carried", "second half, fresh"}
     assert of_book["carried"]["bytes"] == 1565
     assert of_book["second half, carried"]["bytes"] == of_book["second half, fresh"]["bytes"] == 783
@@ -102,7 +102,7 @@ def test_books(data: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     assert books.IMAGE.read_bytes().startswith(b"\x89PNG")
     table = books.markdown(found)
     assert "Pride and Prejudice: second half, fresh" in table
-    assert "\n| Titans, memories frozen as it reads | " in table
+    assert "\n| Titans, forgetting towards W^0, memories frozen as it reads | " in table
 
 
 def test_positions_are_told_in_bits() -> None:

@@ -33,7 +33,7 @@ def nats_of(model: BaselineForCausalLM, tokens: Tensor) -> Tensor:
 
 def test_rows_that_are_carried_read_the_text_in_order() -> None:
     found = list(islice(batches(TOKENS, CARRIED), 9))
-    assert [batch.begins for batch in found] == [True, False, False, False] * 2 + [True]
+    assert [batch.begins.tolist() for batch in found] == [[begins] * 3 for begins in (True, False, False, False) * 2 + (True,)]
     assert found[0].tokens[:, 0].tolist() == [0, 32, 64]
     whole = torch.cat([batch.tokens for batch in found[:4]], 1)
     assert torch.equal(whole, torch.stack([TOKENS[n : n + 32] for n in (0, 32, 64)]))
@@ -46,7 +46,7 @@ def test_rows_that_are_carried_read_the_text_in_order() -> None:
 def test_windows_lie_anywhere_and_a_seed_repeats_them() -> None:
     found = list(islice(batches(TOKENS, FRESH), 200))
     starts = torch.cat([batch.tokens[:, 0] for batch in found])
-    assert all(batch.begins and torch.equal(batch.targets, batch.tokens + 1) for batch in found)
+    assert all(batch.begins.all() and torch.equal(batch.targets, batch.tokens + 1) for batch in found)
     assert (starts.min(), starts.max()) == (0, 94)
     assert torch.equal(next(batches(TOKENS, FRESH)).tokens, found[0].tokens)
 
@@ -85,6 +85,21 @@ def test_a_carried_state_is_the_one_of_the_segment_before() -> None:
     with torch.no_grad():
         logits = model(whole)[0][:, 8:]
     assert losses[1] == pytest.approx(F.cross_entropy(logits.flatten(0, 1), second.targets.flatten()).item(), abs=1e-9)
+
+
+def test_carried_rows_begin_anew_where_a_document_does() -> None:
+    """Every third segment of a row, each row at another step, and what came before is nothing to it."""
+    text = torch.randint(0, 257, (103,))
+    found = list(islice(batches(text, CARRIED, document=3), 4))
+    assert [batch.begins.tolist() for batch in found] == [[True] * 3, [False, False, True], [False, True, False], [True, False, False]]
+    config = TrainingConfig(batch_size=3, segment_length=8, max_steps=2, learning_rate=1e-12)
+    losses = fit(small(), text, config, document=3).losses
+    model = small()
+    with torch.no_grad():
+        fresh = model(found[1].tokens)[0]
+        carried = model(torch.cat([found[0].tokens, found[1].tokens], 1))[0][:, 8:]
+    logits = torch.cat([carried[:2], fresh[2:]])
+    assert losses[1] == pytest.approx(F.cross_entropy(logits.flatten(0, 1), found[1].targets.flatten()).item(), abs=1e-9)
 
 
 @pytest.mark.parametrize("config", [CARRIED, FRESH], ids=["carried", "fresh"])
