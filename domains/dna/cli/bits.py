@@ -3,6 +3,7 @@
 import json
 import sys
 from collections.abc import Callable
+from dataclasses import replace
 from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Literal
@@ -30,7 +31,14 @@ STRANDS: dict[Strand, tuple[int, ...]] = {"forward": (1,), "reverse": (-1,), "bo
 Positive = Number(gte=1)
 
 
-@configured(fresh=of_preset)
+def fresh_of_preset(preset: Preset) -> DNAConfig:
+    """A model of this size that is trained in one pass: what its memories forget draws them to their first state, which learns on."""
+    config = of_preset(preset)
+    memory = replace(config.titans.memory, forgetting_towards="first_state")
+    return replace(config, titans=replace(config.titans, memory=memory))
+
+
+@configured(fresh=fresh_of_preset)
 def bits(
     genomes: Genomes,
     /,
