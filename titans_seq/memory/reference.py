@@ -75,7 +75,12 @@ def _step(
     gradient: str,
     surprise_clip: float | None,
 ) -> tuple[Tensor, MemoryState]:
-    """One token a row: q, k, v (B, H, D); gates (B, H) each, alpha also (B, H, d_in)."""
+    """One token a row: q, k, v (B, H, D); gates (B, H) each, alpha also (B, H, d_in).
+
+        S_t = eta_t S_{t-1} - theta_t grad ell(M_{t'}; k_t, v_t)        M_t = (1 - alpha_t) M_{t-1} + S_t
+
+    of arXiv 2501.00663; without forgetting that is equation 9, without momentum as well equation 8.
+    """
     points = state.weights if gradient == "token" else state.anchor  # M_{t'}
     momentum, layers = [], []
     for l, grad in enumerate(loss_gradients(k, v, points, weights)):
@@ -84,9 +89,9 @@ def _step(
             grad = grad * (surprise_clip / norm.clamp(min=surprise_clip))
         alpha, eta, theta = gates[l].alpha, gates[l].eta[..., None, None], gates[l].theta[..., None, None]
         alpha = alpha[..., None, None] if alpha.dim() == 2 else alpha[..., None]
-        momentum.append(eta * state.momentum[l] - theta * grad)  # S_t = eta_t S_{t-1} - theta_t grad
-        layers.append((1 - alpha) * state.weights[l] + momentum[l])  # M_t = (1 - alpha_t) M_{t-1} + S_t
-    y = memory(q, layers, weights)  # y_t = M_t(q_t)
+        momentum.append(eta * state.momentum[l] - theta * grad)  # S_t: equation 14 (equation 10), in chunks equation 18
+        layers.append((1 - alpha) * state.weights[l] + momentum[l])  # M_t: equation 13
+    y = memory(q, layers, weights)  # y_t = M_t(q_t): equation 15
 
     position = (state.position + 1) % state.chunk_size
     finished = (position == 0)[:, None, None, None]
