@@ -5,6 +5,7 @@ import shlex
 import shutil
 import subprocess
 import sys
+from itertools import pairwise
 from pathlib import Path
 
 import pytest
@@ -51,12 +52,15 @@ def small(words: list[str]) -> list[str]:
     return shlex.split(f"{line} {flags}")
 
 
-def make_room(words: list[str]) -> None:
-    """Take away what an earlier command of the page made at this one's place, unless it goes on with it."""
-    for flag in ("-o", "--output"):
-        if flag in words and "--resume" not in words:
-            place = Path(words[words.index(flag) + 1])
-            shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
+def outputs(words: list[str]) -> list[Path]:
+    """What the command is told to write."""
+    return [Path(place) for flag, place in pairwise(words) if flag in ("-o", "--output", "--state")]
+
+
+def make_room(places: list[Path]) -> None:
+    """Take away what an earlier command of the page made there."""
+    for place in places:
+        shutil.rmtree(place) if place.is_dir() else place.unlink(missing_ok=True)
 
 
 @pytest.mark.slow
@@ -73,11 +77,13 @@ def test_the_commands_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
             if name != "titans-seq" or words[0] == "serve":  # a server is started by tests/domains/text/serve/test_docs.py
                 continue
             given = small(words)
-            make_room(given)
+            if "--resume" not in given and "generate" not in given:  # which go on from what is there
+                make_room(outputs(given))
             print(given, flush=True)
             if "--devices" in given:  # each further process is started by the same command line
                 subprocess.run([sys.executable, "-m", "titans_seq.cli", *given], check=True, timeout=300)
-                continue
-            with open("live.csv") as table:
-                monkeypatch.setattr("sys.stdin", table)
-                app(given, exit_on_error=False, print_error=False)
+            else:
+                with open("live.csv") as table:
+                    monkeypatch.setattr("sys.stdin", table)
+                    app(given, exit_on_error=False, print_error=False)
+            assert all(place.exists() for place in outputs(given))
