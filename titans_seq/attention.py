@@ -109,7 +109,10 @@ class _Attention(nn.Module):
             raise ValueError(f"state.position must be in [0, {self.places}), got {position.tolist()}")
 
     def attend(self, q: Tensor, k: Tensor, v: Tensor, visible: Tensor) -> Tensor:
-        """Softmax attention with the persistent tokens in front: q (B, H, T, D), k, v (B, H, K, D), visible (T, K) or (B, 1, T, K)."""
+        """Softmax attention with the persistent tokens in front: q (B, H, T, D), k, v (B, H, K, D), visible (T, K) or (B, 1, T, K).
+
+        The paper puts tokens before the sequence (arXiv 2501.00663, equation 19); here they are learned keys and values (equation 20).
+        """
         tokens = self.persistent_keys.shape[1]
         if tokens:
             batch = q.shape[0]

@@ -122,7 +122,7 @@ class MemoryAsContext(nn.Module):
         if last_restart is not None:
             state = self.initial_state(x.shape[0]).where(last_restart, state)
         y, m = (collect(list(parts)) for parts in zip(*outputs, strict=True))
-        return self.gate(y, m), state
+        return self.gate(y, m), state  # equation 25
 
     def _cut(
         self, inputs: tuple[Tensor, ...], offset: int | None, state: ContextMixerState, mask: Tensor | None, reset: Tensor | None
@@ -158,8 +158,8 @@ class MemoryAsContext(nn.Module):
         if piece.restart is not None:
             state = self.initial_state(query.shape[0]).where(piece.restart, state)
         context = self._context(query.shape[0], read, state.before_segment, piece.begins)
-        y, segment = self.attention.attend_projected(query, key_value, context, state.segment, piece.mask)
-        m, memory = self.memory(y, state.memory, mask=piece.mask)
+        y, segment = self.attention.attend_projected(query, key_value, context, state.segment, piece.mask)  # equation 22, equation 23
+        m, memory = self.memory(y, state.memory, mask=piece.mask)  # equation 24
         return y, m, self._after(piece, ContextMixerState(memory, state.before_segment, segment))
 
     def _after(self, piece: Piece, state: ContextMixerState) -> ContextMixerState:
@@ -174,7 +174,10 @@ class MemoryAsContext(nn.Module):
         return ContextMixerState(state.memory, before, empty.where(between, state.segment))
 
     def _context(self, batch_size: int, read: list[Tensor], before: tuple[Tensor, ...], begins: bool) -> Tensor | None:
-        """What the memory as it stood `before` the segment says: a row a token, or a row a learned query where the segment begins."""
+        """What the memory as it stood `before` the segment says: a row a token, or a row a learned query where the segment begins.
+
+        h of equation 21.
+        """
         if self.memory_queries is None:
             q, gate = read
             return self.memory.read_projected(q, gate, before)
@@ -217,9 +220,9 @@ class MemoryAsGate(_WindowMixer):
         self, x: Tensor, state: WindowMixerState | None = None, mask: Tensor | None = None, reset: Tensor | None = None
     ) -> tuple[Tensor, WindowMixerState]:
         """x (B, T, dim) -> (B, T, dim) and the state after the last token."""
-        y, attention = self.attention(x, None if state is None else state.attention, mask, reset)
+        y, attention = self.attention(x, None if state is None else state.attention, mask, reset)  # equation 26, equation 27
         m, memory = self.memory(x, None if state is None else state.memory, mask=mask, reset=reset)
-        return self.gate(y, m), WindowMixerState(memory, attention)
+        return self.gate(y, m), WindowMixerState(memory, attention)  # equation 28
 
 
 class MemoryAsLayer(_WindowMixer):
@@ -233,8 +236,8 @@ class MemoryAsLayer(_WindowMixer):
         self, x: Tensor, state: WindowMixerState | None = None, mask: Tensor | None = None, reset: Tensor | None = None
     ) -> tuple[Tensor, WindowMixerState]:
         """x (B, T, dim) -> (B, T, dim) and the state after the last token."""
-        m, memory = self.memory(x, None if state is None else state.memory, mask=mask, reset=reset)
-        y, attention = self.attention(self.norm(x + m), None if state is None else state.attention, mask, reset)
+        m, memory = self.memory(x, None if state is None else state.memory, mask=mask, reset=reset)  # equation 30
+        y, attention = self.attention(self.norm(x + m), None if state is None else state.attention, mask, reset)  # equation 29, equation 31
         return m + y, WindowMixerState(memory, attention)
 
 

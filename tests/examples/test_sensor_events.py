@@ -2,7 +2,6 @@
 
 import json
 import os
-import re
 import shlex
 import signal
 import subprocess
@@ -12,16 +11,16 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.pages import blocks
 from titans_seq import UserError
 from titans_seq.training.checkpoints import checkpoints_of
 from titans_seq.training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[2]
 EXAMPLE = ROOT / "examples" / "sensor_events"
-PAGE = (ROOT / "docs" / "adding_a_domain.md").read_text(encoding="utf-8")
-INSTALL, MAKE, TRAIN, INFO, SCORE, RESUME = (
-    line for block in re.findall(r"```sh\n(.*?)```", PAGE, re.DOTALL) for line in block.splitlines()
-)
+DOCUMENT = "docs/adding_a_domain.md"
+PAGE = (ROOT / DOCUMENT).read_text(encoding="utf-8")
+INSTALL, MAKE, TRAIN, INFO, SCORE, RESUME = (line for block in blocks(DOCUMENT, "sh") for line in block.text.splitlines())
 
 
 @pytest.fixture(scope="module")
@@ -130,10 +129,15 @@ def test_files_that_are_no_events_are_refused(text: str, message: str, tmp_path:
         split(read_events(tmp_path / "events.csv"))
 
 
-@pytest.mark.parametrize(
-    "path", ["pyproject.toml", *sorted(f"sensor_events/{path.name}" for path in (EXAMPLE / "sensor_events").glob("*.py"))]
-)
+FILES = ["pyproject.toml", *sorted(f"sensor_events/{path.name}" for path in (EXAMPLE / "sensor_events").glob("*.py"))]
+
+
+@pytest.mark.parametrize("path", FILES)
 def test_the_page_shows_every_line_of_the_package(path: str) -> None:
     """In its order, and nothing else."""
-    shown = "\n".join(re.findall(rf"^```\w+ {re.escape(path)}\n(.*?)^```", PAGE, re.DOTALL | re.MULTILINE))
+    shown = "\n".join(block.text for block in blocks(DOCUMENT) if block.title == path)
     assert [line for line in shown.splitlines() if line] == [line for line in (EXAMPLE / path).read_text().splitlines() if line]
+
+
+def test_the_page_shows_no_other_file() -> None:
+    assert {block.title for block in blocks(DOCUMENT) if block.title} == set(FILES)

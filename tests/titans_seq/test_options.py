@@ -17,6 +17,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from rich.console import Console
 
+from tests.docs.pages import blocks
 from titans_seq import AttentionConfig, LocalMemoryConfig, MemoryConfig, TitansConfig, UserError, presets
 from titans_seq.cli import build_app
 from titans_seq.config import Config
@@ -293,11 +294,8 @@ def test_files_from_strangers(name: str, text: str, message: str, tmp_path: Path
         parse("--config", tmp_path / name)
 
 
-DOCS = (Path(__file__).parents[2] / "docs" / "cli.md").read_text()
-
-
 def test_the_documents_command_works() -> None:
-    (code,) = (block for block in re.findall(r"```python\n(.*?)```", DOCS, flags=re.DOTALL) if "configured" in block)
+    (code,) = (block.text for block in blocks("docs/cli.md", "python") if "configured" in block.text)
     names: dict[str, Any] = {}
     exec(code, names)
     app = build_app()
@@ -309,18 +307,6 @@ def test_the_documents_command_works() -> None:
     screen = io.StringIO()
     app.help_print(["train"], console=Console(file=screen, width=80))
     assert "passes over it. [default: 1]" in screen.getvalue()
-
-
-def test_the_documents_file_is_one_of_forecast(tmp_path: Path) -> None:
-    (text,) = (block for block in re.findall(r"```toml\n(.*?)```", DOCS, flags=re.DOTALL) if "run.toml" in block)
-    (tmp_path / "run.toml").write_text(text)
-    _, bound, _ = build_app().parse_args(
-        ["forecast", "train", "sales.csv", "--config", str(tmp_path / "run.toml"), "--epochs", "3"], exit_on_error=False
-    )
-    assert bound.arguments["training"].epochs == 3
-    assert bound.arguments["length"].prediction_length == 28
-    given = bound.arguments["backbone"]
-    assert (given.dim, given.variant, given.memory.chunk_size, given.memory.surprise_clip) == (64, "mac", 8, "none")
 
 
 def test_another_library_may_have_loaded_pydantic() -> None:

@@ -213,7 +213,7 @@ class NeuralMemory(MemoryNetwork):
     def _project(
         self, x: Tensor, tail: Tensor | None, mask: Tensor | None = None, reset: Tensor | None = None
     ) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        """q, k, v (B, H, T, D) of x (B, T, dim), and the convolution's next tail."""
+        """q, k, v (B, H, T, D) of x (B, T, dim), and the convolution's next tail (arXiv 2501.00663, equation 11 and section 4.4)."""
         mixed, tail = self._convolve(self.qkv(x), tail, mask, reset)
         q, k, v = F.silu(mixed).unflatten(-1, (3, self.heads, self.width)).permute(2, 0, 3, 1, 4).unbind(0)
         return _l2_norm(q), _l2_norm(k), v, tail

@@ -75,7 +75,13 @@ def _step(
     gradient: str,
     surprise_clip: float | None,
 ) -> tuple[Tensor, MemoryState]:
-    """One token a row: q, k, v (B, H, D); gates (B, H) each, alpha also (B, H, d_in)."""
+    """One token a row: q, k, v (B, H, D); gates (B, H) each, alpha also (B, H, d_in).
+
+        S_t = eta_t S_{t-1} - theta_t grad ell(M_{t'}; k_t, v_t)        M_t = (1 - alpha_t) M_{t-1} + S_t
+
+    of arXiv 2501.00663; without forgetting that is equation 9, without momentum as well equation 8. Where forgetting draws to the first
+    state, alpha_t M_0 is added, and the state holds M_t - M_0.
+    """
     to_first = weights.forgetting_towards == "first_state"
     rest = list(weights.layers) if to_first else [torch.zeros_like(W) for W in weights.layers]  # what forgetting draws to
     points = [W + A for W, A in zip(rest, state.weights if gradient == "token" else state.anchor, strict=True)]  # M_{t'}
@@ -86,10 +92,10 @@ def _step(
             grad = grad * (surprise_clip / norm.clamp(min=surprise_clip))
         alpha, eta, theta = gates[l].alpha, gates[l].eta[..., None, None], gates[l].theta[..., None, None]
         alpha = alpha[..., None, None] if alpha.dim() == 2 else alpha[..., None]
-        momentum.append(eta * state.momentum[l] - theta * grad)  # S_t = eta_t S_{t-1} - theta_t grad
+        momentum.append(eta * state.momentum[l] - theta * grad)  # S_t: equation 14 (equation 10), in chunks equation 18
         before = rest[l] + state.weights[l]
-        layers.append((1 - alpha) * before + alpha * rest[l] + momentum[l])  # M_t = (1 - alpha_t) M_{t-1} + S_t
-    y = memory(q, layers, weights)  # y_t = M_t(q_t)
+        layers.append((1 - alpha) * before + alpha * rest[l] + momentum[l])  # M_t: equation 13
+    y = memory(q, layers, weights)  # y_t = M_t(q_t): equation 15
     layers = [M - W for M, W in zip(layers, rest, strict=True)]
 
     position = (state.position + 1) % state.chunk_size

@@ -130,7 +130,7 @@ class ChunkCoefficients(NamedTuple):
 
 
 def chunk_coefficients(alpha: Tensor, eta: Tensor, active: Tensor | None) -> ChunkCoefficients:
-    """Coefficients of the dual form for one memory layer.
+    """Coefficients of the dual form for one memory layer (arXiv 2501.00663, equation 16 with the momentum of equation 18 put in).
 
     With W, S the weights and momentum before the chunk, and r_s the outer product of token s's input and step, -theta_s grad_s:
 

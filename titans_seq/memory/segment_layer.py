@@ -39,7 +39,10 @@ class SegmentLayer:
         self.update_S = space.chunked("update S", *tokens, W.shape[1], keep=keep)
 
     def advance(self, n: int, u: Tensor) -> None:
-        """W and S after chunk n, whose steps are set, from its inputs u (R, C, d_in)."""
+        """W and S after chunk n, whose steps are set, from its inputs u (R, C, d_in).
+
+        The sum over the chunk as one matrix product, equation 17 of arXiv 2501.00663, of any layer and with momentum.
+        """
         W, S, steps = self.W.parts[n], self.S.parts[n], self.steps.parts[n]
         to_W = torch.mul(u, self.write_W.parts[n], out=self.update_W.parts[n])
         to_S = torch.mul(u, self.write_S.parts[n], out=self.update_S.parts[n])

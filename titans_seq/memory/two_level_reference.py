@@ -46,11 +46,11 @@ def two_level_reference(
     document = ~everywhere if reset is None else reset
     outputs = []
     for t in range(q.shape[2]):
-        shard = document[:, t] | (valid[:, t] & (position == state.shard_length))  # t = 0 mod S_L: W_t = W_init (equation 6)
+        shard = document[:, t] | (valid[:, t] & (position == state.shard_length))  # t = 0 mod S_L: W_t = W_init (TNT equation 6)
         position = torch.where(shard, 0, position) + valid[:, t]
 
         q_t, k_t = q[:, :, t], k[:, :, t]  # (B, H, D)
-        y, shared = step(q_t.unsqueeze(2), t, gates, weights, shared, document[:, t])  # f(V, q_t)
+        y, shared = step(q_t.unsqueeze(2), t, gates, weights, shared, document[:, t])  # f(V, q_t) (TNT equation 5)
         if M is not None:
             written = torch.einsum("bhi,bhj->bhij", k_t, k_t) / (k_t.square().sum(-1) + PROJECTION_EPS)[..., None, None]
             M = torch.where(_rows(shard), 0, M) + torch.where(_rows(valid[:, t]), written, 0)
@@ -59,7 +59,7 @@ def two_level_reference(
             q_t = p * length.sqrt()
         for i, m in enumerate(local):
             read, memories[i] = step(q_t.unsqueeze(2), t, m.gates, m.weights, memories[i], shard)
-            y = y + read  # + sum_i f(W_i, M_t q_t) (equation 7)
+            y = y + read  # + sum_i f(W_i, M_t q_t) (TNT equation 7)
         outputs.append(y)
     return torch.cat(outputs, dim=2), TwoLevelState(shared, tuple(memories), M, position, state.shard_length)
 

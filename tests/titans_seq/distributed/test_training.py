@@ -4,7 +4,6 @@ import contextlib
 import json
 import os
 import re
-import shlex
 import shutil
 import signal
 import subprocess
@@ -20,7 +19,8 @@ import yaml
 
 from domains.text.model import TitansForCausalLM
 from domains.text.train import train
-from tests.titans_seq.distributed.conftest import HERE, ROOT, environment, wait_for
+from tests.docs.pages import blocks, commands
+from tests.titans_seq.distributed.conftest import HERE, environment, wait_for
 from tests.titans_seq.distributed.train_ranks import MODEL, TRAINING
 from titans_seq import UserError
 from titans_seq.cli import build_app
@@ -140,12 +140,7 @@ def test_sigterm_before_the_first_step_ends_all_ranks(texts: Path, tmp_path: Pat
     assert [step_of(path) for path in checkpoints_of(tmp_path / "run" / "checkpoints")] == [1]
 
 
-DOCUMENT = (ROOT / "docs" / "scaling.md").read_text()
-
-
-def blocks(language: str) -> list[str]:
-    """Code blocks of docs/scaling.md."""
-    return re.findall(rf"^```{language}\n(.*?)^```", DOCUMENT, flags=re.MULTILINE | re.DOTALL)
+DOCUMENT = "docs/scaling.md"
 
 
 def assert_command_is_known(words: list[str]) -> None:
@@ -158,20 +153,17 @@ def assert_command_is_known(words: list[str]) -> None:
 
 def test_scripts_and_manifests_of_the_document_are_sound() -> None:
     """Shell that parses; a Job that reaches its Service; commands that are known."""
-    assert len(blocks("bash")) == 4
-    for script in blocks("bash"):
-        subprocess.run(["bash", "-n"], input=script, text=True, check=True, timeout=10)
-    service, job = yaml.safe_load_all(blocks("yaml")[0])
+    (manifests,) = blocks(DOCUMENT, "yaml")
+    service, job = yaml.safe_load_all(manifests.text)
     pod = job["spec"]["template"]["spec"]
     command = pod["containers"][0]["command"]
     assert service["metadata"]["name"] == pod["subdomain"]
     assert service["spec"]["selector"]["job-name"] == job["metadata"]["name"]
     assert f"--rdzv-endpoint={job['metadata']['name']}-0.{pod['subdomain']}:29500" in command
     assert f"--nnodes={job['spec']['completions']}" in command
-    typed = [re.sub(r"\\\n", "", block).splitlines() for block in blocks("bash")]
-    commands = [shlex.split(line) for lines in typed for line in lines if "titans_seq.cli" in line]
-    assert len(commands) == 2
-    for words in (*commands, command):
+    typed = [words for block in blocks(DOCUMENT, "bash") for words in commands(block) if "titans_seq.cli" in words]
+    assert len(typed) == 2
+    for words in (*typed, command):
         assert_command_is_known(words)
 
 
@@ -186,7 +178,7 @@ def test_a_single_file_is_not_resumed_by_fsdp(texts: Path, tmp_path: Path, alone
 @pytest.mark.slow
 def test_the_example_of_sequence_parallelism_runs(torchrun: Torchrun, tmp_path: Path) -> None:
     """The same losses with one rank and two."""
-    (example,) = (block for block in blocks("python"))
+    (example,) = (block.text for block in blocks(DOCUMENT, "python") if block.title == "stream.py")
     (tmp_path / "stream.py").write_text(example)
     one, two = (wait_for([torchrun(tmp_path / "stream.py", ranks)], timeout=120)[0] for ranks in (1, 2))
     found = [[float(x) for x in re.findall(r"^\d (\d\.\d+)$", printed, flags=re.MULTILINE)] for printed in (one, two)]

@@ -1,7 +1,6 @@
 """The blocks of docs/serving.md run as printed, against a server of the model that they name."""
 
 import os
-import re
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -9,9 +8,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.docs.pages import blocks, commands
 from tests.domains.text.serve.conftest import Server
-
-PAGE = (Path(__file__).parents[4] / "docs" / "serving.md").read_text(encoding="utf-8")
 
 
 @pytest.fixture
@@ -25,10 +23,10 @@ def documented(model_folder: Path, tmp_path: Path) -> Iterator[Server]:
 
 @pytest.mark.slow
 def test_every_block_runs(documented: Server, tmp_path: Path) -> None:
-    (_, start), (_, curl), (_, python) = re.findall(r"```(sh|python)\n(.*?)```", PAGE, flags=re.DOTALL)
-    assert start.splitlines()[1].startswith("titans-seq serve runs/novels/model --sessions sessions ")
-    commands = [*(["sh", "-c", f"{line} --fail-with-body"] for line in curl.splitlines()), [sys.executable, "-c", python]]
-    for command in commands:
+    start, curl, python = blocks("docs/serving.md")
+    assert ["titans-seq", "serve", "runs/novels/model", "--sessions", "sessions"] in commands(start)
+    lines = [["sh", "-c", f"{line} --fail-with-body"] for line in curl.text.splitlines()]
+    for command in [*lines, [sys.executable, "-c", python.text]]:
         command[-1] = command[-1].replace("http://127.0.0.1:8000", documented.url)
         done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=120)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"

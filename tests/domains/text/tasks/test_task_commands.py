@@ -2,9 +2,7 @@
 
 import csv
 import json
-import re
 from pathlib import Path
-from typing import Any
 
 import pytest
 import torch
@@ -66,17 +64,6 @@ def test_compression_is_trained_with_the_head_that_it_needs(tmp_path: Path, caps
     capsys.readouterr()
     command("evaluate", tmp_path / "run" / "model", "--count", "5", "--json", "--quiet")
     assert json.loads(capsys.readouterr().out)["tokens"] == 8
-
-
-def test_the_page_runs_as_printed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.chdir(tmp_path)
-    page = (Path(__file__).parents[4] / "docs" / "text_tasks.md").read_text(encoding="utf-8")
-    blocks = re.findall(r"```python\n(.*?)```", page, flags=re.DOTALL)
-    found: dict[str, Any] = {}
-    for block in blocks:
-        exec(block, found)
-    assert found["longer"].length == 4096
-    assert (tmp_path / "depths.png").is_file()
 
 
 def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
