@@ -14,6 +14,14 @@ from titans_seq.checkpoint import Pretrained
 from titans_seq.packing import lengths_to_mask
 
 
+def check_rows(tokens: object, way: str) -> None:
+    """Raise TypeError unless tokens are a tensor, with the `way` to make one, and ValueError unless they are (B, T) int64."""
+    if not isinstance(tokens, Tensor):
+        raise TypeError(f"tokens must be a torch.Tensor (B, T) of int64, got {type(tokens).__name__}; {way}")
+    if tokens.dim() != 2 or tokens.dtype != torch.int64:
+        raise ValueError(f"tokens must be (B, T) torch.int64, got {tuple(tokens.shape)} {tokens.dtype}")
+
+
 class LanguageModel(Pretrained):
     """Embedding of tokens, Titans backbone, logits of the next token.
 
@@ -71,10 +79,7 @@ class LanguageModel(Pretrained):
         reset: Tensor | None = None,
     ) -> tuple[Tensor, TitansState]:
         """As `forward`, but what the logits are made of: (B, T, dim). It is all that reading takes."""
-        if not isinstance(tokens, Tensor):
-            raise TypeError(f"tokens must be a torch.Tensor (B, T) of int64, got {type(tokens).__name__}; a tokeniser makes them of text")
-        if tokens.dim() != 2 or tokens.dtype != torch.int64:
-            raise ValueError(f"tokens must be (B, T) torch.int64, got {tuple(tokens.shape)} {tokens.dtype}")
+        check_rows(tokens, "a tokeniser makes them of text")
         if lengths is not None:
             if mask is not None:
                 raise ValueError("lengths and mask say the same, where tokens are; give one of them")

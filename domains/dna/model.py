@@ -15,7 +15,7 @@ from domains.dna.context_layer import ContextLayer, ContextLayerState
 from domains.dna.data.alphabet import BASE_BITS, CODES, SOFT, N
 from domains.dna.metrics import BITS_PER_BASE
 from titans_seq import TitansState
-from titans_seq.language_model import LanguageModel
+from titans_seq.language_model import LanguageModel, check_rows
 from titans_seq.state import State
 from titans_seq.training.trainable import LossOutput
 
@@ -58,7 +58,7 @@ class TitansForDNA(LanguageModel):
         Raises:
             ValueError: they are no codes of bases, nor `BEGIN`; not looked for in training and while compiling.
         """
-        check_tokens(tokens, look=self.looks(tokens))
+        check_tokens(tokens, look=isinstance(tokens, Tensor) and self.looks(tokens))
         return tokens & BASE_BITS
 
     def forward(  # type: ignore[override]
@@ -105,9 +105,8 @@ class TitansForDNA(LanguageModel):
 
 
 def check_tokens(tokens: Tensor, look: bool) -> None:
-    """Raise ValueError unless tokens are (B, T) int64 and, if `look` says to look at them, codes of bases or `BEGIN`."""
-    if tokens.dim() != 2 or tokens.dtype != torch.int64:
-        raise ValueError(f"tokens must be (B, T) torch.int64, got {tuple(tokens.shape)} {tokens.dtype}")
+    """Raise TypeError or ValueError unless tokens are (B, T) int64 and, if `look` says to look at them, codes of bases or `BEGIN`."""
+    check_rows(tokens, "`domains.dna.data.alphabet.encode` makes codes of text: torch.tensor(encode('ACGT')[None], dtype=torch.int64)")
     if look and tokens.numel():  # looking costs a wait for the device
         lowest, highest, base = (int(bound) for bound in (*tokens.aminmax(), (tokens & BASE_BITS).max()))
         if lowest < 0 or highest >= CODES or base >= VOCABULARY:

@@ -118,6 +118,15 @@ def test_saved_models_come_back(variant: Variant, tmp_path: Path) -> None:
     assert torch.equal(loaded(TOKENS)[0], model(TOKENS)[0])
 
 
+def test_text_is_no_tokens_and_the_message_makes_them() -> None:
+    model = TitansForDNA(debug())
+    with pytest.raises(TypeError, match=r"got str; `domains.dna.data.alphabet.encode` makes codes of text") as error:
+        model("ACGT")
+    way = str(error.value).rpartition("of text: ")[2]
+    tokens = eval(way, {"torch": torch, "encode": encode})
+    assert model(tokens)[0].shape == (1, 4, 4)
+
+
 @pytest.mark.parametrize("tokens", [torch.tensor([1, 2]), torch.tensor([[1.0]]), torch.tensor([[6]]), torch.tensor([[-1]])])
 def test_tokens_of_another_form_are_refused(tokens: torch.Tensor) -> None:
     with pytest.raises(ValueError, match="tokens must be"):
