@@ -18,19 +18,27 @@ from titans_seq.state import State
 
 DIM, WINDOW, SEGMENT = 16, 6, 6
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
-VARIANTS = {"lmm": ("lmm", 0), "mac": ("mac", 0), "mac-3-tokens": ("mac", 3), "mag": ("mag", 0), "mal": ("mal", 0)}
+VARIANTS = {
+    "lmm": ("lmm", 0),
+    "mac": ("mac", 0),
+    "mac-3-tokens": ("mac", 3),
+    "mag": ("mag", 0),
+    "mal": ("mal", 0),
+    "mac-to-first": ("mac", 0),
+}
 variants = pytest.mark.parametrize("name", VARIANTS)
 
 
 def make_model(name: str, dtype: torch.dtype = torch.float64, large: bool = True, layers: int = 2) -> Titans:
     """Two layers by default; weights large enough that memory, attention and gates all matter."""
     variant, memory_tokens = VARIANTS[name]
+    towards = "first_state" if name.endswith("to-first") else "zero"
     attention = {"num_heads": 2, "sliding_window": WINDOW, "segment_length": SEGMENT, "persistent_tokens": 2}
     config = TitansConfig(
         dim=DIM,
         num_layers=layers,
         variant=variant,
-        memory=MemoryConfig(num_heads=2, expansion=2, chunk_size=4, max_step=0.05),
+        memory=MemoryConfig(num_heads=2, expansion=2, chunk_size=4, max_step=0.05, forgetting_towards=towards),
         attention=AttentionConfig(memory_tokens=memory_tokens, **attention),
     )
     model = Titans(config)
