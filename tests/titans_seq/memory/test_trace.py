@@ -20,7 +20,7 @@ def test_surprise_is_the_norm_of_the_inner_gradient_wherever_the_stream_is_cut(o
     _, k, v, _ = layer._project(x, None)
     state = layer.initial_state(2)
     for t in range(7):
-        points = state.memory.weights if layer.config.gradient == "token" else state.memory.anchor
+        points = layer.weights.at(state.memory.weights if layer.config.gradient == "token" else state.memory.anchor)
         for l, gradient in enumerate(loss_gradients(k[:, :, t], v[:, :, t], points, layer.weights)):
             torch.testing.assert_close(surprise[:, :, l, t], torch.linalg.matrix_norm(gradient), **TOLERANCE)
         torch.testing.assert_close(trace_memory(layer, x[:, t:], state).surprise, surprise[..., t:], **TOLERANCE)
@@ -34,7 +34,7 @@ def test_sizes_are_those_of_the_state_and_gates_those_of_the_layer(options: dict
     state = None
     for t in range(6):
         _, state = layer(x[:, t : t + 1], state)
-        for l, (W, S) in enumerate(zip(state.memory.weights, state.memory.momentum, strict=True)):
+        for l, (W, S) in enumerate(zip(layer.weights.at(state.memory.weights), state.memory.momentum, strict=True)):
             torch.testing.assert_close(trace.weight_norm[:, :, l, t], torch.linalg.matrix_norm(W), **TOLERANCE)
             torch.testing.assert_close(trace.momentum_norm[:, :, l, t], torch.linalg.matrix_norm(S), **TOLERANCE)
     for l, gates in enumerate(layer.gates(x)):
