@@ -17,6 +17,7 @@ import argparse
 import json
 import math
 import os
+import sys
 import tempfile
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict
@@ -39,6 +40,7 @@ from domains.dna.experts import COPY_ORDERS, ORDERS, bits, chances, counts, expe
 from domains.dna.mixing import MixerConfig, mix
 from domains.dna.model import BEGIN, TitansForDNA
 from titans_seq import MemoryConfig, TitansConfig, strict_json
+from titans_seq.errors import UserError
 
 OUTPUT = RESULTS / "dna_online.json"
 FOLDER = Path("/usr/share/doc/ragout/examples")
@@ -49,6 +51,8 @@ GENOMES = {
     "S. aureus N315": Path("S.Aureus") / "references" / "N315.fasta.gz",
 }
 PAIRS = {"N315 after COL": ("S. aureus COL", "S. aureus N315")}
+WHERE = ("revision", "changes", "date")
+"""Of `environment`, what is kept with every row."""
 BEST_WITHOUT = "mixing network of counts and copies"
 NOT_INVERTED = (2, 4, 6, 12)
 LOGISTIC, NETWORK = MixerConfig(hidden=0), MixerConfig()
@@ -92,14 +96,15 @@ class Scores:
     def __init__(self, codes: np.ndarray, part: slice, rows: Rows, save: Callable[[], None]) -> None:
         self._codes, self._part, self._save = codes, part, save
         self._counted = (codes[part] & BASE_BITS) < N
-        self._revision = environment("benchmarks.dna.online")["revision"]
+        where = environment("benchmarks.dna.online")
+        self._where = {name: where[name] for name in WHERE}
         self.rows = rows
 
     def add(self, name: str, cost: np.ndarray, seconds: float) -> None:
         found = float(cost[self._part][self._counted].mean())
         if not math.isfinite(found):
             raise ValueError(f"{name}: {found} bits per base")
-        self.rows[name] = {"bits_per_base": found, "cpu_seconds": seconds, "revision": self._revision}
+        self.rows[name] = {"bits_per_base": found, "cpu_seconds": seconds, **self._where}
         self._save()
 
     def chances(self, name: str, told: Callable[[], np.ndarray]) -> np.ndarray:
@@ -207,9 +212,20 @@ def tasks(options: argparse.Namespace, cache: Path) -> Iterator[tuple[str, np.nd
 
 
 def kept(output: Path, settings: Report) -> Report:
-    """What was measured before with the same settings, by genome."""
-    before = strict_json.loads(output.read_text()) if output.exists() else {}
-    return before["genomes"] if before.get("settings") == json.loads(json.dumps(settings)) else {}
+    """What was measured before, by genome; each row says where.
+
+    Raises:
+        UserError: it was measured with other settings.
+    """
+    if not output.exists():
+        return {}
+    before = strict_json.loads(output.read_text())
+    if before["settings"] != json.loads(json.dumps(settings)):
+        raise UserError(f"{output} was measured with other settings, and is not written over: name another file with --output, or move it.")
+    where = {name: before[name] for name in WHERE}
+    for entry in before["genomes"].values():
+        entry["rows"] = {way: where | row for way, row in entry["rows"].items()}
+    return before["genomes"]
 
 
 def table(found: Report) -> Table:
@@ -257,12 +273,11 @@ def main(arguments: Sequence[str] | None = None) -> None:
         "training": asdict(TRAINING),
         "segment": SEGMENT,
     }
-    found: Report = {
-        **environment("benchmarks.dna.online"),
-        "settings": settings,
-        "references": REFERENCES,
-        "genomes": kept(options.output, settings),
-    }
+    try:
+        before = kept(options.output, settings)
+    except UserError as error:
+        sys.exit(f"error: {error}")
+    found: Report = {**environment("benchmarks.dna.online"), "settings": settings, "references": REFERENCES, "genomes": before}
     with progress_bar() as progress, tempfile.TemporaryDirectory() as temporary:
         task = progress.add_task("", total=None)
         name = ""
@@ -271,8 +286,9 @@ def main(arguments: Sequence[str] | None = None) -> None:
             progress.update(task, description=f"{name}: {what}")
 
         for name, codes, part, networks in tasks(options, Path(temporary)):
-            rows = found["genomes"].setdefault(name, {"bases": len(codes), "rows": {}})["rows"]
-            scores = Scores(codes, part, rows, lambda: write_json(options.output, found))
+            if found["genomes"].get(name, {}).get("bases") != len(codes):  # of another --bases
+                found["genomes"][name] = {"bases": len(codes), "rows": {}}
+            scores = Scores(codes, part, found["genomes"][name]["rows"], lambda: write_json(options.output, found))
             measure(codes, scores, options.networks if networks else (), options.seeds, say)
             if networks and part.start and PLAIN in options.networks:
                 other = read(options.folder, "E. coli MG1655", Path(temporary), options.network_bases)

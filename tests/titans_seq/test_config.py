@@ -225,6 +225,8 @@ def test_token_gradients_need_the_plain_linear_memory() -> None:
     for values in ({"depth": 2, "norm": False}, {"depth": 1, "norm": True}):
         with pytest.raises(ValueError, match="gradient='token' needs depth=1 and norm=False"):
             MemoryConfig(gradient="token", **values)  # type: ignore[arg-type]
+    with pytest.raises(ValueError, match="forgetting_towards='first_state' needs gradient='chunk'"):
+        MemoryConfig(gradient="token", depth=1, norm=False, forgetting_towards="first_state")
 
 
 def test_dim_must_divide_into_heads() -> None:

@@ -7,6 +7,7 @@ chunk is several blocks (layout.py), each of which is a chunk here.
 """
 
 from collections.abc import Callable, Sequence
+from dataclasses import replace
 from typing import Any, NamedTuple
 
 import torch
@@ -253,8 +254,8 @@ def _state_after(after: Sequence[Tensor], first: MemoryState, layout: Layout, ch
     parts = [x.unflatten(0, (first.batch_size, -1)) for x in after[: layers * (2 if layout.complete[-1] is True else 3)]]
     weights, momentum = tuple(parts[:layers]), tuple(parts[layers : 2 * layers])
     anchor = weights if layout.complete[-1] is True else tuple(parts[2 * layers :])
-    state = MemoryState(weights, momentum, anchor, layout.position, chunk_size)
+    state = MemoryState(weights, momentum, anchor, layout.position, chunk_size, first.beside_first)
     if layout.restart is None:
         return state
     ended = first.where(layout.restart[:, -1], state)
-    return MemoryState(ended.weights, ended.momentum, ended.anchor, layout.position, chunk_size)
+    return replace(ended, position=layout.position)

@@ -197,8 +197,8 @@ def _check(
                 raise ValueError(f"{name} must be bool, got {marks.dtype}")
     _check_weights(q, weights, gradient)
     _check_gates(q, gates, weights)
-    if gradient == "token" and weights.rest and impl not in ("reference", "recurrent"):
-        raise ValueError("gradient='token' over chunks forgets towards zero alone: take gradient='chunk', or impl='recurrent'")
+    if gradient == "token" and weights.rest:
+        raise ValueError("gradient='token' forgets towards zero alone: forgetting_towards='first_state' needs gradient='chunk'")
     if gradient == "token" and surprise_clip is not None:
         raise ValueError("gradient='token' solves a linear system over the chunk; surprise_clip must be None")
     if impl == "reference" and torch.is_inference_mode_enabled():
@@ -247,6 +247,9 @@ def _check_gates(q: Tensor, gates: Sequence[Gates], weights: MemoryWeights) -> N
 def _check_state(q: Tensor, state: MemoryState, weights: MemoryWeights, chunk_size: int) -> None:
     if state.chunk_size != chunk_size:
         raise ValueError(f"state was made with chunk_size={state.chunk_size}, this call has chunk_size={chunk_size}")
+    if state.beside_first != (len(weights.rest) > 0):
+        made = "first_state" if state.beside_first else "zero"
+        raise ValueError(f"state was made with forgetting_towards={made!r}, this memory has {weights.forgetting_towards!r}")
     for name in ("weights", "momentum", "anchor"):
         _check_layers(q, getattr(state, name), weights, name)
     _same_shape("state.position", state.position, (q.shape[0],))

@@ -64,4 +64,4 @@ def _write(
     position = (state.position + 1) % state.chunk_size
     finished = (position == 0)[:, None, None, None]
     anchor = tuple(torch.where(finished, W, A) for W, A in zip(layers, state.anchor, strict=True))
-    return MemoryState(tuple(layers), tuple(momentum), anchor, position, state.chunk_size)
+    return MemoryState(tuple(layers), tuple(momentum), anchor, position, state.chunk_size, state.beside_first)

@@ -101,4 +101,4 @@ def _step(
     position = (state.position + 1) % state.chunk_size
     finished = (position == 0)[:, None, None, None]
     anchor = tuple(torch.where(finished, W, A) for W, A in zip(layers, state.anchor, strict=True))
-    return y, MemoryState(tuple(layers), tuple(momentum), anchor, position, state.chunk_size)
+    return y, MemoryState(tuple(layers), tuple(momentum), anchor, position, state.chunk_size, to_first)

@@ -184,9 +184,10 @@ class Segment:
         self.surprise.adjoint(
             n, self._point(n), [layer.d_steps.parts[n] for layer in self.layers], [layer.d_u.parts[n] for layer in self.layers], d_here
         )
-        for d_rest, d_A, d_sum in zip(d.rest, d_point, d_here, strict=bool(d.rest)):
-            d_rest += d_sum
-            d_A += d_sum
+        if d.rest:
+            for d_rest, d_A, d_sum in zip(d.rest, d_point, d_here, strict=True):
+                d_rest += d_sum
+                d_A += d_sum
         if self.x.restart is not None:
             self._restart_adjoint(self.x.restart[n, :, None, None], d)
 

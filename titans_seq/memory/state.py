@@ -66,6 +66,7 @@ class MemoryState(State):
             every earlier token of the chunk is in `weights` and `momentum` already, only the gradients' point has to be kept.
         position: (B,) int64, tokens of the unfinished chunk that were read, 0 <= position < chunk_size. Rows may differ (padding).
         chunk_size: C of the stream; going on with another C would be another function, and is refused.
+        beside_first: weights and anchor are less W^0, since forgetting draws to it; refused where it does not.
     """
 
     weights: tuple[Tensor, ...]
@@ -73,19 +74,18 @@ class MemoryState(State):
     anchor: tuple[Tensor, ...]
     position: Tensor
     chunk_size: int
+    beside_first: bool = False
 
     @classmethod
     def initial(cls, weights: MemoryWeights, batch_size: int, chunk_size: int) -> "MemoryState":
         """The state before the first token: W = W^0 for every row of the batch, S = 0. A copy: a carried state stays as it is when an
-        optimizer changes W^0 in place.
+        optimizer changes W^0 in place. Where forgetting draws to W^0 it is the memory beside it that is kept, which is zero.
         """
-        dtype = torch.promote_types(weights.layers[0].dtype, torch.float32)
-        first = tuple(W.to(dtype).repeat(batch_size, 1, 1, 1) for W in weights.layers)
-        momentum = tuple(torch.zeros_like(W) for W in first)
-        if weights.rest:
-            first = tuple(torch.zeros_like(W) for W in first)
+        dtype, beside_first = torch.promote_types(weights.layers[0].dtype, torch.float32), len(weights.rest) > 0
+        momentum = tuple(W.new_zeros(batch_size, *W.shape, dtype=dtype) for W in weights.layers)
+        first = tuple((W.new_zeros(W.shape) if beside_first else W).to(dtype).repeat(batch_size, 1, 1, 1) for W in weights.layers)
         position = torch.zeros(batch_size, dtype=torch.int64, device=first[0].device)
-        return cls(first, momentum, first, position, chunk_size)
+        return cls(first, momentum, first, position, chunk_size, beside_first)
 
 
 class LocalMemory(NamedTuple):

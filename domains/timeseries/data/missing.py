@@ -43,8 +43,11 @@ def add_holes(holes: dict[str, Holes], later: Sequence[Holes]) -> None:
         holes[hole.column] = replace(first, count=first.count + hole.count)
 
 
-def refuse_holes(source: Source, holes: Sequence[Holes], besides: str = "") -> None:
-    """Refuse all columns with missing values at once, if there are any. besides: what else is missing, a sentence."""
+def refuse_holes(source: Source, holes: Sequence[Holes], besides: str = "", choices: str = "") -> None:
+    """Refuse all columns with missing values at once, if there are any.
+
+    besides: what else is missing, a sentence. choices: as of `Source.fail`.
+    """
     if not holes:
         return
     first = {hole.column: f"the first on {source.unit} {hole.row} ({hole.time})" for hole in holes}
@@ -55,7 +58,7 @@ def refuse_holes(source: Source, holes: Sequence[Holes], besides: str = "") -> N
         named = [f"'{hole.column}' {hole.count}, {first[hole.column]}" for hole in holes[:_MOST_NAMED]]
         more = f"; and {len(holes) - _MOST_NAMED} more columns" if len(holes) > _MOST_NAMED else ""
         says = f"{len(holes)} columns have missing values: {'; '.join(named)}{more}"
-    source.fail(f"{says}. {besides}{MEND_MISSING}.")
+    source.fail(f"{says}. {besides}{MEND_MISSING}.", choices)
 
 
 def refuse_missing(source: Source, frame: pl.DataFrame, holes: Sequence[Holes], step: str) -> None:
@@ -65,14 +68,17 @@ def refuse_missing(source: Source, frame: pl.DataFrame, holes: Sequence[Holes], 
         return refuse_holes(source, holes)
     item, time, after = gaps.select("item_id", "timestamp", "after").row(0)
     first = f"{time} of '{item}', after {source.unit} {after}"
-    refuse_holes(source, holes, f"{_tell_gaps(gaps.height, step, first)} ")
+    refuse_holes(source, holes, f"{_tell_gaps(gaps.height, step, first)} ", _of_working_days(step))
     return refuse_gaps(source, gaps.height, step, first)
 
 
 def refuse_gaps(source: Source, count: int, step: str, first: str) -> None:
     """Refuse `count` steps without a row; `first` says where the first one is."""
-    daily = "If only working days are recorded, give --freq B." if step == "D" else ""
-    source.fail(f"{_tell_gaps(count, step, first)} {MEND_MISSING}.", daily)
+    source.fail(f"{_tell_gaps(count, step, first)} {MEND_MISSING}.", _of_working_days(step))
+
+
+def _of_working_days(step: str) -> str:
+    return "If only working days are recorded, give --freq B." if step == "D" else ""
 
 
 def _tell_gaps(count: int, step: str, first: str) -> str:

@@ -64,10 +64,21 @@ def test_a_run_goes_on_where_one_was_ended(folder: Path, monkeypatch: pytest.Mon
         f"mixing network of counts, copies and {WITH_CONTEXTS}, seed 1",
     }
     monkeypatch.setattr(online, "SEGMENT", 256)
-    online.main([*arguments, WITH_CONTEXTS, "--output", str(output)])
-    other = json.loads(output.read_text())["genomes"]["S. aureus N315, first 1,000"]["rows"]
-    assert other.keys() == first.keys()
-    assert other[f"{WITH_CONTEXTS}, seed 0"] != first[f"{WITH_CONTEXTS}, seed 0"]
+    with pytest.raises(SystemExit, match="was measured with other settings, and is not written over"):
+        online.main([*arguments, WITH_CONTEXTS, "--output", str(output)])
+    assert json.loads(output.read_text())["genomes"]["S. aureus N315, first 1,000"]["rows"] == both
+
+
+def test_fewer_bases_are_another_measurement(folder: Path) -> None:
+    output, found = folder / "found.json", []
+    for bases in ("500", "1000", "1000"):
+        online.main(
+            ["--genomes", "S. aureus N315", "--folder", str(folder), "--network-bases", "0", "--bases", bases, "--output", str(output)]
+        )
+        found.append(json.loads(output.read_text())["genomes"]["S. aureus N315"])
+    assert [entry["bases"] for entry in found] == [500, 1000, 1000]
+    assert found[0]["rows"]["order 2"]["bits_per_base"] != found[1]["rows"]["order 2"]["bits_per_base"]
+    assert found[1] == found[2]
 
 
 def test_what_a_network_keeps_of_a_strain(folder: Path, capsys: pytest.CaptureFixture[str]) -> None:

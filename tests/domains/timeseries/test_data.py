@@ -234,7 +234,7 @@ def test_all_columns_with_missing_values_are_told_at_once(write, fails):
         " 2 time steps of 'D' are missing, the first 2020-01-05 00:00:00 of 't', after line 5. Fill them in yourself, or pass "
         "--missing mask (in Python, missing='mask')"
     )
-    fails(write(text), said)
+    fails(write(text), said, "--freq B")
     many = csv(daily(4), *[[1, "", 3, 4]] * 8)
     with pytest.raises(UserError, match=r"8 columns have missing values: 'a' 1, .*; 'e' 1, [^;]*; and 3 more columns\. Fill"):
         read_table(write(many))

@@ -106,7 +106,7 @@ def make_case(
         chunk_size = options.get("chunk_size", 16)
         position = torch.arange(batch) * 2 % chunk_size if ragged else torch.full((batch,), min(2, chunk_size - 1))
         parts = [tuple(leaf(torch.randn(batch, *W.shape, dtype=torch.float64) * 0.3) for W in layers) for _ in range(3)]
-        state = MemoryState(*parts, position=position, chunk_size=chunk_size)
+        state = MemoryState(*parts, position, chunk_size, forgetting_towards == "first_state")
     if ragged:
         options["mask"] = torch.rand(batch, length) > 0.3
     if boundaries:

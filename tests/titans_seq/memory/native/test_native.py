@@ -1,12 +1,13 @@
 """The native kernels at sizes that fill vectors and leave a rest, in float32, over threads, and in memory that is not zero."""
 
+from dataclasses import replace
 from typing import Any
 
 import pytest
 import torch
 from torch import Tensor
 
-from tests.titans_seq.memory.test_forms import assert_same_gradients, assert_same_result, tensors
+from tests.titans_seq.memory.test_forms import TO_FIRST, assert_same_gradients, assert_same_result, tensors
 
 SIZES = {
     "one vector": {"width": 16, "expansion": 1, "chunk_size": 16},
@@ -44,17 +45,13 @@ def converted(case: Any, dtype: torch.dtype) -> Any:
     def leaf(x: Tensor | None) -> Any:
         return None if x is None else x.detach().to(dtype).requires_grad_()
 
-    weights = type(case.weights)(
-        layers=[leaf(W) for W in case.weights.layers],
-        norm_scale=leaf(case.weights.norm_scale),
-        norm_shift=leaf(case.weights.norm_shift),
-        activation=case.weights.activation,
-    )
+    norm = {"norm_scale": leaf(case.weights.norm_scale), "norm_shift": leaf(case.weights.norm_shift)}
+    weights = replace(case.weights, layers=[leaf(W) for W in case.weights.layers], **norm)
     gates = [type(layer)(*map(leaf, layer)) for layer in case.gates]
     return type(case)(leaf(case.q), leaf(case.k), leaf(case.v), gates, weights, case.options)
 
 
-@pytest.mark.parametrize("options", [{}, {"activation": "silu"}, {"norm": False, "depth": 3}, {"surprise_clip": 0.5}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"activation": "silu"}, {"norm": False, "depth": 3}, {"surprise_clip": 0.5}, TO_FIRST], ids=str)
 def test_error_budget_in_float32(make_case: Any, options: dict) -> None:
     """Error against float64 <= 2 x (error of the plain form in float32 + one rounding), in norm.
 
@@ -106,7 +103,11 @@ def test_threads_change_nothing(make_case: Any, dtype: torch.dtype) -> None:
         torch.set_num_threads(before)
 
 
-@pytest.mark.parametrize("options", [{}, {"ragged": True, "boundaries": True, "with_state": True, "surprise_clip": 0.5}], ids=str)
+@pytest.mark.parametrize(
+    "options",
+    [{}, {"ragged": True, "boundaries": True, "with_state": True, "surprise_clip": 0.5}, {"with_state": True, **TO_FIRST}],
+    ids=str,
+)
 def test_unwritten_memory_is_not_read(make_case: Any, options: dict, monkeypatch: pytest.MonkeyPatch) -> None:
     """With every new tensor full of NaN the results stay the same."""
     case = make_case(requires_grad=True, chunk_size=4, **options)
