@@ -29,6 +29,18 @@ def test_what_is_measured_once_is_not_measured_again(tmp_path: Path, capsys: pyt
     assert text in capsys.readouterr().out
 
 
+def test_rates_are_searched_on_examples_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(memory_tasks, "SEARCH", tmp_path / "search.json")
+    memory_tasks.main(["--search", "--subjects", "transformer", "--steps", "1"])
+    found = json.loads(memory_tasks.SEARCH.read_text())["cells"]
+    assert list(found) == [f"transformer | {rate:g}" for rate in memory_tasks.SEARCHED]
+    assert [cell["settings"]["training"]["learning_rate"] for cell in found.values()] == list(memory_tasks.SEARCHED)
+    shown = " | ".join(f"{cell['accuracy']:.3f}" for cell in found.values())
+    assert f"| transformer | {shown} |" in memory_tasks.markdown({}, found)
+    with pytest.raises(SystemExit):
+        memory_tasks.main(["--search", "--tasks", "parity"])
+
+
 def test_every_subject_and_trial_can_be_made() -> None:
     """Settings are the tasks' own; subjects have as many parameters as Titans."""
     from domains.text.tasks.registry import default_settings
