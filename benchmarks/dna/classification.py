@@ -32,6 +32,7 @@ from benchmarks.reporting import (
     Section,
     add_table_option,
     environment,
+    measured_at,
     names,
     print_table,
     progress_bar,
@@ -181,10 +182,9 @@ def entry(scores: Sequence[Report], name: str) -> str:
 
 def markdown(found: Report) -> str:
     """The scores of the test parts, as tables, and how they came about: GUE, Genomic Benchmarks, and what was left out of the network."""
-    revisions = sorted({cell["revision"][:10] for cell in found["cells"].values() if cell["revision"]})
     seeds = sorted({key.split(" | ")[2] for key in found["cells"] if key.count("|") == 2})
     head = f"Bold is the highest of a column's first score. Seeds {', '.join(seeds)}. `python -m benchmarks.dna.classification`"
-    parts = [f"{head}, revision {', '.join(revisions)}."]
+    parts = [f"{head}, {measured_at(found['cells'].values())}."]
     whole, ablated = ({**found, "cells": {k: c for k, c in found["cells"].items() if _is_ablation(k) == kind}} for kind in (False, True))
     for caption, split, columns, published in TABLES:
         tasks = [name for name in measured(whole) if TASKS[name].split == split]

@@ -12,7 +12,7 @@ from pathlib import Path
 import torch
 
 from benchmarks.machine import ROOT
-from benchmarks.reporting import Report, Section, environment, progress_bar, write_json
+from benchmarks.reporting import Report, Section, environment, measured_at, progress_bar, write_json
 from titans_seq import strict_json
 
 Say = Callable[[str], None]
@@ -63,8 +63,7 @@ def _digest(settings: Report) -> str:
 
 def measured_by(found: Mapping[str, Report], module: str) -> str:
     """The command, and the revisions that measured."""
-    revisions = sorted({(cell["revision"] or "unknown")[:10] for cell in found.values()})
-    return f"`python -m {module}`, revision {', '.join(revisions)}."
+    return f"`python -m {module}`, {measured_at(found.values())}."
 
 
 def add_shared(parser: argparse.ArgumentParser, output: Path) -> None:
