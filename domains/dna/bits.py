@@ -161,6 +161,12 @@ def score_bases(reader: Reader, genome: Genome, strand: int = 1, segment_length:
                 yield Scored(record, length - stop, length - start, counted[::-1], bits[::-1])
 
 
+def usual_window(genomes: Sequence[Genome]) -> int:
+    """Bases of a window, 1, 2 or 5 times a power of ten from 50 to 10,000, of which the longest record has a hundred if it can."""
+    longest = max(int(genome.lengths.max()) for genome in genomes)
+    return max((size for size in (100, 200, 500, 1000, 2000, 5000, 10_000) if 100 * size <= longest), default=50)
+
+
 class WindowSums:
     """Sums of bits over windows of `window` bases of each record; the last of a record may be shorter."""
 

@@ -51,7 +51,7 @@ def text_page(folder: Path) -> None:
 
 BEFORE: dict[str, Callable[[Path], None]] = {"docs/text.md": text_page}
 LEFT = {
-    "README.md": ["bits.png", "phix174-model/model.safetensors", "stream.safetensors", "my-model/README.md"],
+    "README.md": ["bits.png", "phix174-model/model.safetensors", "stream.safetensors", "my-backbone/README.md"],
     "docs/dna.md": ["windows.csv", "audit.json"],
     "docs/text.md": ["stream.safetensors", "context.safetensors", "tuned/model.safetensors"],
     "docs/text_tasks.md": ["depths.png"],

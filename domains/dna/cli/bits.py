@@ -58,7 +58,13 @@ def bits(
     segment_length: Annotated[
         int, Parameter(help="Bases read at a time: speed and memory, not the bits; with --train also a step's length.", validator=Positive)
     ] = 1024,
-    window: Annotated[int, Parameter(help="Bases of a row of windows and of a point of the plot.", validator=Positive)] = 10_000,
+    window: Annotated[
+        int | None,
+        Parameter(
+            help="Bases of a row of windows and of a point of the plot. Default: 10,000, less where no record has a hundred of these.",
+            validator=Positive,
+        ),
+    ] = None,
     output: Annotated[
         Path | None, Parameter(name=("--output", "-o"), help="Folder for records, windows and bits.png. Default: nothing is written.")
     ] = None,
@@ -88,7 +94,7 @@ def bits(
         refuse({"--features": features}, "are of an annotation, which --annotation names")
     import polars as pl
 
-    from domains.dna.bits import WindowSums, by_record, mean_of_strands, per_base
+    from domains.dna.bits import WindowSums, by_record, mean_of_strands, per_base, usual_window
     from domains.dna.data.features import read_annotation
     from domains.dna.data.genome import open_genome
     from domains.dna.plots import plot_bits
@@ -96,6 +102,7 @@ def bits(
 
     drawn, kinds = None if annotation is None else read_annotation(annotation), features or GENES
     opened = [open_genome(path, cache, not quiet) for path in genomes]
+    window = window or usual_window(opened)
     if drawn is not None:
         Layout(pl.concat([WindowSums(genome, window).table() for genome in opened])).place(drawn, kinds)  # raises before anything slow
     starting = partial(_model, model, fresh, seed)

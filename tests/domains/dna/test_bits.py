@@ -9,7 +9,7 @@ import polars as pl
 import pytest
 import torch
 
-from domains.dna.bits import OnlineTrainer, Reader, WindowSums, mean_of_strands, per_base, score_bases
+from domains.dna.bits import OnlineTrainer, Reader, WindowSums, mean_of_strands, per_base, score_bases, usual_window
 from domains.dna.config import DNAConfig
 from domains.dna.data.alphabet import encode, reverse_complement
 from domains.dna.data.genome import Genome
@@ -114,6 +114,11 @@ def test_training_in_the_pass_learns_words_and_leaves_n_alone(genome_of: GenomeO
     assert all(torch.equal(x, y) for x, y in zip(before, model.parameters(), strict=True))
 
 
+def test_the_usual_window_draws_a_hundred_points_where_there_are_bases_for_it(genome_of: GenomeOf) -> None:
+    for length, window in ((40, 50), (9_999, 50), (20_000, 200), (154_478, 1000), (3_000_000, 10_000)):
+        assert usual_window([genome_of({"short": "ACGT"}, "a.fa"), genome_of({"long": "A" * length}, "b.fa")]) == window
+
+
 def test_windows_hold_all_bits_of_their_bases(genome_of: GenomeOf) -> None:
     genome = genome_of(RECORDS)
     bits, tables = bits_of(Reader(make_model()), genome), []
@@ -168,7 +173,8 @@ def test_training_in_the_pass_needs_no_model(write: Callable[..., Path], run: Ca
         run("bits", genome, "--train", "--learning-rate", "0", "--preset", "debug")
     run("bits", genome, "--train", "--preset", "debug", "-o", genome.parent / "out", "--quiet")
     windows = pl.read_csv(genome.parent / "out" / "windows.csv")
-    assert windows.select("record", "start", "end", "bases").row(0) == ("one", 0, 240, 240)
+    assert windows.select("record", "start", "end", "bases").row(0) == ("one", 0, 50, 50)
+    assert windows["bases"].sum() == 240
     assert 1.5 < windows["bits_per_base"][0] < 2.5
 
 
