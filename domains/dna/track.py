@@ -14,6 +14,8 @@ from domains.dna.data.regions import match_names
 from titans_seq.errors import UserError
 
 GENES = ("CDS", "tRNA", "rRNA")
+_WHOLE = ("region", "source", "chromosome")
+"""Kinds that are a record, not a place on it."""
 """Kinds of features that are drawn where none are named."""
 _GREY, _RULE = "#8c959f", "#d0d7de"
 _COLOURS = ("#57606a", "#bf3989", "#1a7f37", "#bf8700", "#0969da", "#8250df")
@@ -26,6 +28,13 @@ _HEAD, _LETTER = 4.0, 3.9
 """Points of an arrow's head, and of a letter of a name."""
 _MOST_NAMES = 200
 """Of the longest genes of a strand, that are named where there is room."""
+
+
+def usual_kinds(annotation: pl.DataFrame) -> Sequence[str]:
+    """`GENES`, or where an annotation has none of them all kinds that it has."""
+    there = annotation["feature"].unique().drop_nulls().sort().to_list()
+    others = [kind for kind in there if kind not in _WHOLE]
+    return GENES if set(GENES) & set(there) or not others else others
 
 
 class Layout:

@@ -71,7 +71,9 @@ def bits(
     annotation: Annotated[
         Path | None, Parameter(help="What lies there, drawn below the bits: GFF3, GTF, BED or GenBank, such as the genome itself.")
     ] = None,
-    features: Annotated[list[str] | None, Parameter(help="Of --annotation: kinds that are drawn. Default: CDS tRNA rRNA.")] = None,
+    features: Annotated[
+        list[str] | None, Parameter(help="Of --annotation: kinds that are drawn. Default: CDS tRNA rRNA, or all that it has.")
+    ] = None,
     file_format: Annotated[Literal["csv", "parquet"], Parameter(name="--format", help="Of the tables.")] = "csv",
     as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON object a record.", negative="")] = False,
     cache: Cache = None,
@@ -98,9 +100,10 @@ def bits(
     from domains.dna.data.features import read_annotation
     from domains.dna.data.genome import open_genome
     from domains.dna.plots import plot_bits
-    from domains.dna.track import GENES, Layout
+    from domains.dna.track import GENES, Layout, usual_kinds
 
-    drawn, kinds = None if annotation is None else read_annotation(annotation), features or GENES
+    drawn = None if annotation is None else read_annotation(annotation)
+    kinds = features or (GENES if drawn is None else usual_kinds(drawn))
     opened = [open_genome(path, cache, not quiet) for path in genomes]
     window = window or usual_window(opened)
     if drawn is not None:

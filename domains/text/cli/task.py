@@ -192,6 +192,7 @@ def _print(name: str, rows: "list[Row]") -> None:
     for row in rows:
         values = row.values()
         print(f"{row.length:9,}{values['tokens']:11,.0f}" + "".join(f"{values[column]:10.3f}" for column in columns))
+    print("Shares of asked tokens, of answers, and of whole examples that are right; nats an asked token (docs/text_tasks.md).")
 
 
 def _task(

@@ -26,7 +26,7 @@ def follow(path: Path | None, *, interval: float = 1.0, idle: float | None = Non
     """Complete lines as they come: all that a file holds, then what is appended; or standard input where there is no path.
 
     Args:
-        path: the file; None for standard input, which ends when it is closed.
+        path: the file, or a named pipe; None for standard input. Pipes end when they are closed.
         interval: seconds between two looks at a file.
         idle: seconds without a new line after which a file is left; None for never.
 
@@ -36,8 +36,14 @@ def follow(path: Path | None, *, interval: float = 1.0, idle: float | None = Non
     if path is None:
         yield from _numbered(_chunks(sys.stdin.fileno()), "standard input", ended=True)
         return
-    if not path.is_file():
+    if path.is_dir():
+        raise UserError(f"{path}: is a folder. Name the file that grows.")
+    if not path.exists():
         raise UserError(f"{path}: no such file. Check the path; it is looked up from {Path.cwd()}.")
+    if not path.is_file():
+        with path.open("rb", buffering=0) as pipe:
+            yield from _numbered(_chunks(pipe.fileno()), str(path), ended=True)
+        return
     with path.open("rb") as file:
         yield from _numbered(_growth(path, file.fileno(), interval, idle), str(path), ended=False)
 

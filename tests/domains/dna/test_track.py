@@ -11,7 +11,7 @@ from matplotlib.collections import PolyCollection
 
 from domains.dna.data.features import read_annotation
 from domains.dna.plots import plot_bits
-from domains.dna.track import Layout
+from domains.dna.track import GENES, Layout, usual_kinds
 from titans_seq.errors import UserError
 
 
@@ -130,6 +130,15 @@ def test_nothing_to_draw_says_what_there_is() -> None:
         plot_bits({"a": WINDOWS, "b": WINDOWS.with_columns(pl.col("start") + 1)})
     with pytest.raises(UserError, match="no CDS or tRNA or rRNA of the annotation lies on chrX"):
         plot_bits(windows_of(("chrX", 0, 9)), annotation=REGIONS)
+
+
+def test_kinds_that_are_there_are_drawn_where_none_of_the_usual_is() -> None:
+    def of(*kinds: str | None) -> pl.DataFrame:
+        return pl.DataFrame({"feature": kinds}, schema={"feature": pl.String})
+
+    assert usual_kinds(of("region", "exon", "rRNA", "gene")) == GENES
+    assert usual_kinds(of("region", "gene", "exon", "gene", None)) == ["exon", "gene"]
+    assert usual_kinds(of("region")) == usual_kinds(of(None)) == GENES
 
 
 def test_the_command_draws_them(write: Callable[..., Path], run: Callable[..., None], tmp_path: Path) -> None:

@@ -91,6 +91,18 @@ def test_a_file_that_shrinks_or_is_no_text(tmp_path):
         next(lines)
     with pytest.raises(UserError, match="no such file"):
         next(follow(tmp_path / "none.csv"))
+    with pytest.raises(UserError, match="is a folder"):
+        next(follow(tmp_path))
+
+
+def test_a_named_pipe_is_read_until_it_is_closed(tmp_path):
+    pipe = tmp_path / "pipe"
+    os.mkfifo(pipe)
+    writer = threading.Thread(target=pipe.write_text, args=("a,b\n1,2\n3",))
+    writer.start()
+    lines = [line for batch in follow(pipe) for line in batch]
+    writer.join(timeout=10)
+    assert lines == [(1, "a,b"), (2, "1,2"), (3, "3")]
 
 
 @pytest.mark.parametrize(
