@@ -87,13 +87,10 @@ def joined(parts: Sequence[np.ndarray]) -> np.ndarray:
     return np.concatenate([x for part in parts for x in (part, np.array([N], np.uint8))][:-1])
 
 
-Rows = dict[str, Report]
-
-
 class Scores:
     """Mean bits over the bases of `part` that are no N, by the name of the way; `save` is called after each."""
 
-    def __init__(self, codes: np.ndarray, part: slice, rows: Rows, save: Callable[[], None]) -> None:
+    def __init__(self, codes: np.ndarray, part: slice, rows: dict[str, Report], save: Callable[[], None]) -> None:
         self._codes, self._part, self._save = codes, part, save
         self._counted = (codes[part] & BASE_BITS) < N
         where = environment("benchmarks.dna.online")

@@ -13,6 +13,7 @@ import torch
 
 from benchmarks.machine import ROOT
 from benchmarks.reporting import Report, Section, environment, measured_at, progress_bar, write_json
+from benchmarks.text.baselines import SUBJECTS
 from titans_seq import strict_json
 
 Say = Callable[[str], None]
@@ -87,6 +88,16 @@ def by_subject(found: Mapping[str, Report]) -> dict[str, list[Report]]:
     for key, cell in found.items():
         made.setdefault(key.split(" | ")[0], []).append(cell)
     return made
+
+
+def rates_table(head: str, searched: Mapping[str, Report], score: Callable[[Report], float]) -> list[str]:
+    """Lines of a table of a search, whose cells are "subject | rate": a row a subject, a column a rate."""
+    rates = sorted({float(key.split(" | ")[1]) for key in searched})
+    lines = [f"| {head} | {' | '.join(f'{rate:g}' for rate in rates)} |", f"|{' --- |' * (1 + len(rates))}"]
+    for name in by_subject(searched):
+        cells = [searched.get(f"{name} | {rate:g}") for rate in rates]
+        lines.append(f"| {SUBJECTS[name].label} | {' | '.join('' if cell is None else f'{score(cell):.3f}' for cell in cells)} |")
+    return lines
 
 
 def seeds_of(found: Mapping[str, Report]) -> str:

@@ -22,7 +22,7 @@ from typing import Any
 
 from benchmarks.reporting import RESULTS, Report, Section, integers, names
 from benchmarks.text.baselines import SUBJECTS, BaselineConfig, BaselineForCausalLM, configure, count
-from benchmarks.text.cells import Cell, add_shared, by_subject, check_names, measured_by, read_cells, run_cells, show
+from benchmarks.text.cells import Cell, add_shared, check_names, measured_by, rates_table, read_cells, run_cells, show
 from domains.text.config import TextConfig
 from domains.text.tasks import Task, load_task
 from domains.text.tasks.autoencoder import LastTokenDecoder
@@ -226,17 +226,8 @@ def markdown(found: Report, searched: Report) -> str:
         texts = [f"**{text}**" if key in row and fmean(row[key]) == best else text for key, text in zip(keys, texts, strict=True)]
         goal = TRIALS[name].goal
         lines.append(f"| {name} | {times}x | {' | '.join(texts)} | {'-' if goal is None or times != '1' else f'*{goal:.3f}*'} |")
-    return "\n".join([*lines, "", *_search_table(searched)])
-
-
-def _search_table(searched: Report) -> list[str]:
-    by_key = by_subject(searched)
-    lines = [f"| MQAR, validation, seed {SEARCH_SEED}, by rate | {' | '.join(f'{rate:g}' for rate in SEARCHED)} |"]
-    lines.append(f"|{' --- |' * (1 + len(SEARCHED))}")
-    for key in by_key:
-        values = [searched.get(f"{key} | {rate:g}", {}).get("accuracy") for rate in SEARCHED]
-        lines.append(f"| {SUBJECTS[key].label} | {' | '.join('' if x is None else f'{x:.3f}' for x in values)} |")
-    return lines if by_key else []
+    chosen = rates_table(f"MQAR, validation, seed {SEARCH_SEED}, by rate", searched, lambda cell: cell["accuracy"]) if searched else []
+    return "\n".join([*lines, "", *chosen])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

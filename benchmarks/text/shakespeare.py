@@ -22,7 +22,19 @@ from torch import Tensor
 
 from benchmarks.reporting import RESULTS, Report, Section, integers, names
 from benchmarks.text.baselines import SUBJECTS, BaselineConfig, BaselineForCausalLM, configure, count
-from benchmarks.text.cells import Cell, Say, add_shared, by_subject, check_names, measured_by, read_cells, run_cells, seeds_of, show
+from benchmarks.text.cells import (
+    Cell,
+    Say,
+    add_shared,
+    by_subject,
+    check_names,
+    measured_by,
+    rates_table,
+    read_cells,
+    run_cells,
+    seeds_of,
+    show,
+)
 from benchmarks.text.training import fit, nats_at, stream_nats, window_nats
 from domains.text.config import TextConfig
 from titans_seq.config import AttentionConfig, MemoryConfig, TitansConfig
@@ -153,17 +165,8 @@ def markdown(found: Mapping[str, Report], chosen: Mapping[str, Report]) -> str:
         lines.append(f"| {label} | {head} | {' | '.join(shown)} |")
     took = ", ".join(f"{RUNS[name].label} {x / 60:.0f}" for name, x in seconds.items())
     head = f"Seeds {seeds_of(found)}. CPU minutes of training: {took}. {measured_by(found, MODULE)}"
-    return "\n".join([head, "", *lines, "", *_search_table(chosen)])
-
-
-def _search_table(chosen: Mapping[str, Report]) -> list[str]:
-    rates = sorted({float(key.split(" | ")[1]) for key in chosen})
-    lines = [f"| held-out training text, {SEARCH_STEPS} steps, full pass | {' | '.join(f'{rate:g}' for rate in rates)} |"]
-    lines.append(f"|{' --- |' * (1 + len(rates))}")
-    for name in by_subject(chosen):
-        scores = [chosen.get(f"{name} | {rate:g}", {}).get("scores", {}).get("full_pass") for rate in rates]
-        lines.append(f"| {SUBJECTS[name].label} | {' | '.join('' if x is None else f'{x:.3f}' for x in scores)} |")
-    return lines
+    head_of_search = f"held-out training text, {SEARCH_STEPS} steps, full pass"
+    return "\n".join([head, "", *lines, "", *rates_table(head_of_search, chosen, lambda cell: cell["scores"]["full_pass"])])
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -87,8 +87,8 @@ class SegmentLayer:
         d_x.addcmul_(d_x_W, self.read_W).addcmul_(d_x_S, self.read_S)
         if self.rest is not None and d_rest is not None:
             d_x += d_z @ self.rest.transpose(1, 2)
-            by_row = (part.transpose(0, 1).flatten(1, 2) for part in (x, d_z))  # (R, n C, ..)
-            d_rest.baddbmm_(next(by_row).transpose(1, 2), next(by_row))
+            x_of_row, d_z_of_row = (part.transpose(0, 1).flatten(1, 2) for part in (x, d_z))  # (R, n C, ..)
+            d_rest.baddbmm_(x_of_row.transpose(1, 2), d_z_of_row)
         return d_x
 
     def chunk_adjoint(self, n: int, d_W: Tensor, d_S: Tensor) -> None:
