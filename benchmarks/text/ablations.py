@@ -57,6 +57,7 @@ ROWS = {
     "no-convolution": Row("LMM, no convolution", "titans-no-convolution", "lmm", perplexity=(28.73, 27.01)),
     "no-momentum": Row("LMM, no momentum", "titans-no-momentum", "lmm", perplexity=(28.98, 27.01)),
     "no-forgetting": Row("LMM, no forgetting", "titans-no-forgetting", "lmm", perplexity=(29.04, 27.01)),
+    "to-first": Row("LMM, forgetting towards W^0", "titans-to-first", "lmm"),
     "memory-off": Row("LMM, memory off", "titans-memory-off", "lmm"),
     "mac": Row("MAC", "titans", "mac", perplexity=(26.67, 27.01)),
     "mag": Row("MAG", "titans", "mag", perplexity=(25.70, 27.01)),
