@@ -18,6 +18,8 @@ from titans_seq.errors import UserError
 BabiTask = Literal["qa1", "qa2", "qa3", "qa4", "qa5", "qa6", "qa7", "qa8", "qa9", "qa10"]
 SHORTEST = 10
 """Tokens of a sentence of background, at least."""
+PAGE = 2_000
+"""Characters that are looked through for sentences, at least, however little room is left: whole sentences have to be among them."""
 FRUITLESS = 100
 """Random pages without one, after which the books are none of sentences."""
 PREFIX = "\nAnswer:"
@@ -130,7 +132,7 @@ class BabiLong(TextTask):
                     "whose sentences end with . ! or ? and a space."
                 )
             fruitless += 1
-            for sentence in self._pages(draw, 10 * room):
+            for sentence in self._pages(draw, max(PAGE, 10 * room)):
                 if self.tokens(sentence) < SHORTEST:
                     continue
                 size = self.tokens(f" {sentence}")

@@ -80,6 +80,13 @@ def test_too_many_facts_for_the_length_are_left_out(tmp_path: Path) -> None:
     assert len(examples(made(length=20_000, babi=str(tmp_path)), 0, 1)[0].inputs) > 18_000
 
 
+def test_a_room_of_a_few_tokens_is_filled_as_well(bpe: JsonTokenizer) -> None:
+    """The facts of short examples leave all sizes of room, down to less than a sentence."""
+    task = load_task("babilong_qa1", bpe, Books([BOOK]), length=300, reserve=140)
+    for example in examples(task, 0, 100):
+        assert len(example.inputs) <= 300
+
+
 def test_the_answer_alone_is_asked(bpe: JsonTokenizer) -> None:
     for tokenizer in (ByteTokenizer(), bpe):
         task = load_task("babilong_qa2", tokenizer, Books([BOOK]), length=2000)
