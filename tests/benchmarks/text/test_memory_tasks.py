@@ -22,23 +22,24 @@ def test_what_is_measured_once_is_not_measured_again(tmp_path: Path, capsys: pyt
     assert all(second[key] == cell for key, cell in first.items())
     sizes = [second[f"mqar | {key} | 0"]["parameters"] for key in ("titans", "transformer")]
     assert abs(sizes[0] / sizes[1] - 1) < 0.02
-    text = memory_tasks.markdown(second, {})
+    searched = json.loads(output.with_name("found_search.json").read_text())["cells"]
+    text = memory_tasks.markdown(second, searched)
     assert "| task | length | Titans | transformer | *Titans, published* |" in text
-    assert text.count("\n| ") == 7  # two of the head, four lengths, one
+    assert text.count("\n| ") == 7 + 4  # two of the head, four lengths, one; then two of the head, two tasks
     assert "*0.496*" in text
     assert text in capsys.readouterr().out
 
 
-def test_rates_are_searched_on_examples_of_their_own(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(memory_tasks, "SEARCH", tmp_path / "search.json")
-    memory_tasks.main(["--search", "--subjects", "transformer", "--steps", "1"])
-    found = json.loads(memory_tasks.SEARCH.read_text())["cells"]
-    assert list(found) == [f"transformer | {rate:g}" for rate in memory_tasks.SEARCHED]
-    assert [cell["settings"]["training"]["learning_rate"] for cell in found.values()] == list(memory_tasks.SEARCHED)
-    shown = " | ".join(f"{cell['accuracy']:.3f}" for cell in found.values())
-    assert f"| transformer | {shown} |" in memory_tasks.markdown({}, found)
-    with pytest.raises(SystemExit):
-        memory_tasks.main(["--search", "--tasks", "parity"])
+def test_a_cell_has_the_rate_that_was_best_on_other_examples(tmp_path: Path) -> None:
+    output = tmp_path / "found.json"
+    memory_tasks.main(["--tasks", "mqar", "--subjects", "transformer", "--steps", "1", "--output", str(output)])
+    searched = json.loads(output.with_name("found_search.json").read_text())["cells"]
+    assert list(searched) == [f"mqar | transformer | {rate:g}" for rate in memory_tasks.RATES]
+    assert [cell["settings"]["training"]["learning_rate"] for cell in searched.values()] == list(memory_tasks.RATES)
+    measured = json.loads(output.read_text())["cells"]["mqar | transformer | 0"]
+    rate = measured["settings"]["training"]["learning_rate"]
+    accuracies = {cell["settings"]["training"]["learning_rate"]: cell["accuracy"] for cell in searched.values()}
+    assert accuracies[rate] == max(accuracies.values())
 
 
 def test_every_subject_and_trial_can_be_made() -> None:
