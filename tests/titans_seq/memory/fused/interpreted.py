@@ -125,6 +125,12 @@ def test_hidden_width_in_tiles(make_case: Any, options: dict, monkeypatch: pytes
     check(make_case(requires_grad=True, **SMALL | options))
 
 
+@pytest.mark.parametrize("options", [{}, TO_FIRST], ids=str)
+def test_a_boundary_on_the_last_masked_token_resets(make_case: Any, options: dict) -> None:
+    marks = {"mask": torch.tensor([[True, True, False]]), "reset": torch.tensor([[False, False, True]])}
+    check(make_case(requires_grad=True, **SMALL | {"heads": 1, "depth": 1, "length": 3} | marks | options))
+
+
 def test_two_calls_are_one(make_case: Any) -> None:
     """A stream that is cut inside a chunk, whose state stands beside W^0."""
     check(make_case(requires_grad=True, **SMALL | {"heads": 1} | TO_FIRST), cut=6)
