@@ -56,17 +56,18 @@ def fused_memory(
         raise ValueError(f"impl='fused' {problem}. Use impl='chunkwise'")
     layout = choose_layout(q, chunk_size, None if state is None else state.position, mask, reset)
     sizes = Sizes.of(weights, chunk_size)
-    first = sizes.pack(weights.layers)
+    first, beside_first = sizes.pack(weights.layers), len(weights.rest) > 0
+    begin = torch.zeros_like(first) if beside_first else first  # the state's weights where they are the first state
     batch = q.shape[0]
     if state is None:
-        points = anchor = first.expand(batch, *first.shape)
+        points = anchor = begin.expand(batch, *begin.shape)
         momentum = torch.zeros_like(points)
     else:
         points, momentum, anchor = (sizes.pack(part) for part in (state.weights, state.momentum, state.anchor))
     restart, anchor_at = _events(layout, batch)
     if layout.restart is not None:
         rows = layout.restart[:, 0, None, None]
-        points, anchor, momentum = torch.where(rows, first, points), torch.where(rows, first, anchor), torch.where(rows, 0, momentum)
+        points, anchor, momentum = torch.where(rows, begin, points), torch.where(rows, begin, anchor), torch.where(rows, 0, momentum)
 
     placed = [layout.place(x, 0.0).flatten(2, 3).contiguous() for x in (q, k, v)]
     chunks = len(layout.complete)
@@ -79,18 +80,18 @@ def fused_memory(
     norm = torch.stack([weights.norm_scale, weights.norm_shift], dim=1) if normed else first.new_zeros(q.shape[1], 2, q.shape[3])  # type: ignore[list-item]
 
     inputs = (*placed, packed_gates, torch.stack([points, momentum], dim=2), anchor, first, norm)
-    options = (list(sizes), math.isqrt(chunks - 1) + 1, normed, weights.residual, weights.activation, surprise_clip or 0.0)
+    options = (list(sizes), math.isqrt(chunks - 1) + 1, normed, weights.residual, beside_first, weights.activation, surprise_clip or 0.0)
     arguments = (*(x.contiguous() for x in inputs), active, restart, anchor_at, *options)  # as `Arguments`
     keep = torch.is_grad_enabled() and any(x.requires_grad for x in inputs)
     y, final, final_anchor, *_ = fused_chunks(*arguments, keep)
     points, momentum = final.unbind(2)
     if layout.restart is not None:
         rows = layout.restart[:, -1, None, None]
-        points, momentum = torch.where(rows, first, points), torch.where(rows, 0, momentum)
-        final_anchor = torch.where(rows, first, final_anchor)
+        points, momentum = torch.where(rows, begin, points), torch.where(rows, 0, momentum)
+        final_anchor = torch.where(rows, begin, final_anchor)
     layers, momenta, anchors = (tuple(sizes.unpack(part)) for part in (points, momentum, final_anchor))
     y = layout.collect(y.unflatten(2, (chunks, chunk_size)))
-    return y, MemoryState(layers, momenta, anchors, layout.position, chunk_size)
+    return y, MemoryState(layers, momenta, anchors, layout.position, chunk_size, beside_first)
 
 
 def unsupported(q: Tensor, gates: Sequence[Gates], weights: MemoryWeights, chunk_size: int, gradient: str) -> str | None:
@@ -98,8 +99,6 @@ def unsupported(q: Tensor, gates: Sequence[Gates], weights: MemoryWeights, chunk
     depth, width, hidden = len(weights.layers), q.shape[-1], weights.layers[0].shape[-1]
     if gradient != "chunk":
         return f"takes gradients once a chunk, got gradient={gradient!r}"
-    if weights.rest:
-        return f"forgets towards zero, got forgetting_towards={weights.forgetting_towards!r}"
     if depth > 2:
         return f"supports memories of depth 1 and 2, got {depth}"
     if any(gate.alpha.dim() > gate.eta.dim() for gate in gates):
@@ -233,6 +232,7 @@ class Arguments(NamedTuple):
     every: int  # chunks from one kept state to the next
     normed: bool
     residual: bool
+    to_first: bool  # forgetting draws to `first`, and state and anchor are less it
     activation: str
     clip: float
 
@@ -253,16 +253,17 @@ class Arguments(NamedTuple):
     def launch(self, kernel: Any, tensors: Sequence[Tensor], numbers: Sequence[int], backward: bool, **constants: Any) -> None:
         """Run a kernel, one program a row and head."""
         context, precision = _target(self.q)
-        options = {"NORM": self.normed, "RESIDUAL": self.residual, "ACTIVATION": self.activation, "CLIP": self.clip, "EPS": NORM_EPS}
+        flags = {"NORM": self.normed, "RESIDUAL": self.residual, "TO_FIRST": self.to_first}
+        options = {"ACTIVATION": self.activation, "CLIP": self.clip, "EPS": NORM_EPS}
         batch, heads = self.q.shape[:2]
         sizes = Sizes(*self.sizes).constants(backward)
         with context:
-            kernel[(batch * heads,)](*tensors, heads, self.chunks, *numbers, **sizes, **options, **precision, **constants)
+            kernel[(batch * heads,)](*tensors, heads, self.chunks, *numbers, **sizes, **flags, **options, **precision, **constants)
 
 
 SCHEMA = (
     "Tensor q, Tensor k, Tensor v, Tensor gates, Tensor state, Tensor anchor, Tensor first, Tensor norm, Tensor active, Tensor restart, "
-    "Tensor anchor_at, int[] sizes, int every, bool normed, bool residual, str activation, float clip"
+    "Tensor anchor_at, int[] sizes, int every, bool normed, bool residual, bool to_first, str activation, float clip"
 )
 
 
@@ -326,7 +327,7 @@ def _backward(*arguments: Any) -> list[Tensor]:
         )
         a.launch(
             backward_kernel,
-            [*read[:3], d_y, *read[3:], a.anchor, a.norm, replayed, *kept, d_anchor, stash, *d_results],
+            [*read[:3], d_y, *read[3:], a.anchor, a.first, a.norm, replayed, *kept, d_anchor, stash, *d_results],
             [start, stop, a.every],
             backward=True,
         )

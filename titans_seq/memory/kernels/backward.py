@@ -5,6 +5,7 @@
 import triton
 import triton.language as tl
 
+from titans_seq.memory.kernels.adjoint import add_to, add_to_point, clip_adjoint, gate_adjoint
 from titans_seq.memory.kernels.common import (
     accumulate,
     activate,
@@ -17,6 +18,7 @@ from titans_seq.memory.kernels.common import (
     last_row,
     layer_coefficients,
     load_cells,
+    load_layer,
     load_rows,
     mm,
     normalize,
@@ -25,38 +27,6 @@ from titans_seq.memory.kernels.common import (
     store_cells,
     store_rows,
 )
-
-
-@triton.jit
-def before(x, first, CP: tl.constexpr):
-    """(CP,) moved on by one: first, x_0, x_1, .."""
-    t, s = tl.arange(0, CP)[:, None], tl.arange(0, CP)[None, :]
-    return tl.sum(tl.where(s == t - 1, x[None, :], 0.0), axis=1) + tl.where(tl.arange(0, CP) == 0, first, 0.0)
-
-
-@triton.jit
-def rows_before(x, y, CP: tl.constexpr, EXACT: tl.constexpr):
-    """(CP,): x[t] . y[t - 1], 0 for the first; x, y (CP, CP)."""
-    t, s = tl.arange(0, CP)[:, None], tl.arange(0, CP)[None, :]
-    return tl.sum(tl.where(s == t - 1, mm(x, tl.trans(y), EXACT), 0.0), axis=1)
-
-
-@triton.jit
-def gate_adjoint(d_b, d_f, d_G, d_m, d_last_Q, b, f, G, m, P, Q, active, CP: tl.constexpr, EXACT: tl.constexpr):
-    """d_alpha, d_eta (CP,) of the rows X_t = [b, f, G]_t = keep_t X_{t-1} + active_t L_t with L_t = [0, m, Q]_t = eta_t L_{t-1} + e_t.
-
-    The recursion read backwards: no division, exact for gates of 0. d_m is the cotangent of the last m, d_last_Q of the last row of Q.
-    """
-    t, s = tl.arange(0, CP)[:, None], tl.arange(0, CP)[None, :]
-    at_last = tl.where(tl.arange(0, CP) == CP - 1, 1.0, 0.0).to(b.dtype)
-    on = tl.where(active != 0, 1.0, 0.0).to(b.dtype)
-    d_G = tl.where(t >= s, d_G, 0.0)
-    d_b, d_f, d_G = tl.sum(P * d_b[:, None], axis=0), tl.sum(P * d_f[:, None], axis=0), mm(tl.trans(P), d_G, EXACT)
-    d_keep = d_b * before(b, 1.0, CP) + d_f * before(f, 0.0, CP) + rows_before(d_G, G, CP, EXACT)
-    d_m = tl.sum(Q * (on * d_f + at_last * d_m)[:, None], axis=0)
-    d_Q = mm(tl.trans(Q), on[:, None] * d_G + at_last[:, None] * d_last_Q[None, :], EXACT)
-    d_eta = d_m * before(m, 1.0, CP) + rows_before(d_Q, Q, CP, EXACT)
-    return -d_keep, d_eta
 
 
 @triton.jit
@@ -90,22 +60,6 @@ def key_gradient(
         return 2.0 * error, error, error, error, tl.sum(error, axis=1)
 
 
-@triton.jit
-def clip_adjoint(theta, clip, u_square, g_square, gd_r, CLIP: tl.constexpr):
-    """Factors (CP,) that, times u and g, are the cotangents of u and g through the clip; gd_r = g . d_r."""
-    norm = tl.sqrt(u_square * g_square)
-    d_log = tl.where(norm > CLIP, -theta * clip * gd_r, 0.0)
-    return d_log / tl.maximum(u_square, 1e-30), d_log / tl.maximum(g_square, 1e-30)
-
-
-@triton.jit
-def add_to(ptr, x):
-    """x added to what stands in memory; every thread reads before any writes."""
-    x += tl.load(ptr)
-    tl.debug_barrier()
-    tl.store(ptr, x)
-
-
 @triton.jit(do_not_specialize=["heads", "chunks", "start", "stop", "slots"])  # one compilation for all lengths
 def backward_kernel(
     q_ptr,  # (B, H, N * C, WIDTH); k, v and y's cotangent alike
@@ -117,6 +71,7 @@ def backward_kernel(
     restart_ptr,  # (B, N + 1) int8
     anchor_at_ptr,  # (B,) int32
     anchor_ptr,  # (B, H, SIZE)
+    first_ptr,  # (H, SIZE)
     norm_ptr,  # (H, 2, WIDTH)
     states_ptr,  # (B, H, slots, 2, SIZE), the state before each chunk of the segment
     z_ptr,  # saved by the forward
@@ -130,7 +85,7 @@ def backward_kernel(
     d_gates_ptr,
     d_state_ptr,  # (B, H, 2, SIZE): cotangent of the state after the segment and, written in place, before it
     d_anchor_ptr,  # (B, H, SIZE), added to in chunk 0
-    d_first_ptr,  # (B, H, SIZE), added to at every restart
+    d_first_ptr,  # (B, H, SIZE), added to: TO_FIRST in every chunk, otherwise at every restart
     d_norm_ptr,  # (B, H, 2, WIDTH), added to
     heads,
     chunks,
@@ -147,6 +102,7 @@ def backward_kernel(
     DEPTH: tl.constexpr,
     NORM: tl.constexpr,
     RESIDUAL: tl.constexpr,
+    TO_FIRST: tl.constexpr,
     ACTIVATION: tl.constexpr,
     CLIP: tl.constexpr,
     EPS: tl.constexpr,
@@ -174,6 +130,7 @@ def backward_kernel(
     active_ptr += row * cells
     restart_ptr += row * (chunks + 1)
     anchor_ptr += program * SIZE
+    first_ptr += head * SIZE
     d_final_anchor_ptr += program * SIZE
     d_state_ptr += program * 2 * SIZE
     d_anchor_ptr += program * SIZE
@@ -194,8 +151,9 @@ def backward_kernel(
             accumulate(d_final_anchor_ptr, d_state_ptr, SIZE)
             tl.debug_barrier()
         if tl.load(restart_ptr + n + 1) != 0:
-            accumulate(d_state_ptr, d_first_ptr, SIZE)
-            tl.debug_barrier()
+            if not TO_FIRST:
+                accumulate(d_state_ptr, d_first_ptr, SIZE)
+                tl.debug_barrier()
             fill_zero(d_state_ptr, 2 * SIZE)
             tl.debug_barrier()
 
@@ -241,6 +199,7 @@ def backward_kernel(
         W2dW2, S2dW2, S2dS2, W1dW1, S1dW1, S1dS1 = zero, zero, zero, zero, zero, zero
         if DEPTH == 2:
             E1 = tl.zeros((CP, CP), dtype)
+            d_q = tl.zeros((CP, D), dtype)
             d_q_W = tl.zeros((CP, D), dtype)
             d_q_S = tl.zeros((CP, D), dtype)
             d_k = tl.zeros((CP, D), dtype)
@@ -258,13 +217,15 @@ def backward_kernel(
             tile2 = last_layer(j, DEPTH, D, HID, HB)
             if DEPTH == 2:
                 tile1 = first_layer(j, D, HID, HB)
-                z1 = mm(k, tl.load(point_ptr + tile1), PRECISION)
+                z1 = mm(k, load_layer(point_ptr, first_ptr, tile1, TO_FIRST), PRECISION)
                 u, u_slope = activate(z1, ACTIVATION), slope(z1, ACTIVATION)
-                h1 = mm(g2, tl.trans(tl.load(point_ptr + tile2)), PRECISION)
+                h1 = mm(g2, tl.trans(load_layer(point_ptr, first_ptr, tile2, TO_FIRST)), PRECISION)
                 g1 = h1 * u_slope
                 r1 = g1 * step1[:, None]
                 y1 = b1[:, None] * mm(q, tl.load(state_ptr + tile1), PRECISION)
                 y1 += f1[:, None] * mm(q, tl.load(state_ptr + SIZE + tile1), PRECISION)
+                if TO_FIRST:
+                    y1 += mm(q, tl.load(first_ptr + tile1), PRECISION)
                 y1 -= mm(GA1, r1, PRECISION)
                 x = activate(y1, ACTIVATION)
             else:
@@ -298,6 +259,9 @@ def backward_kernel(
             tl.debug_barrier()  # every thread has read the tile
             tl.store(d_state_ptr + tile2, dW2)
             tl.store(d_state_ptr + SIZE + tile2, dS2)
+            if TO_FIRST:
+                d_x += mm(d_read, tl.trans(tl.load(first_ptr + tile2)), PRECISION)
+                add_to(d_first_ptr + tile2, mm(tl.trans(x), d_read, PRECISION))
             if DEPTH == 2:
                 stash = stash_ptr + tl.arange(0, CP)[:, None] * HID + j * HB + tl.arange(0, HB)[None, :]
                 tl.store(stash, z1)
@@ -329,11 +293,14 @@ def backward_kernel(
                 tl.debug_barrier()
                 tl.store(d_state_ptr + tile1, dW1)
                 tl.store(d_state_ptr + SIZE + tile1, dS1)
+                if TO_FIRST:
+                    d_q += mm(d_y1, tl.trans(tl.load(first_ptr + tile1)), PRECISION)
+                    add_to(d_first_ptr + tile1, mm(tl.trans(q), d_y1, PRECISION))
                 # The gradient g1, but for the clip's share, which needs all tiles.
                 g1d_r1 += tl.sum(g1 * d_r1, axis=1)
                 d_g1 = d_r1 * step1[:, None]
                 tl.store(stash + 3 * CP * HID, d_g1)
-                P2 = tl.load(point_ptr + tile2)
+                P2 = load_layer(point_ptr, first_ptr, tile2, TO_FIRST)
                 d_g2 += mm(d_g1 * u_slope, P2, PRECISION)
                 if CLIP > 0:
                     d_g2_clip += mm(g1 * u_slope, P2, PRECISION)
@@ -370,7 +337,7 @@ def backward_kernel(
         store_cells(d_gate2_ptr + 2 * cells, d_theta, n, C, CP)
         if DEPTH == 2:
             b1, f1, G1, m1, T1, Q1, theta1 = layer_coefficients(gates_ptr, active_ptr, n, cells, C, CP, EXACT)
-            d_q = b1[:, None] * d_q_W + f1[:, None] * d_q_S - mm(G1 * E1, k, PRECISION)
+            d_q += b1[:, None] * d_q_W + f1[:, None] * d_q_S - mm(G1 * E1, k, PRECISION)
             d_k -= mm(tl.trans(G1 * E1), q, PRECISION)
             d_G1 = at_last[:, None] * d_last_G1[None, :] - mm(q, tl.trans(k), PRECISION) * E1
             d_b1 = tl.sum(q * d_q_W, axis=1) + at_last * tl.sum(W1dW1, axis=0)
@@ -413,7 +380,7 @@ def backward_kernel(
         # Second sweep: the memory at the keys.
         for j in range(TILES):
             tile2 = last_layer(j, DEPTH, D, HID, HB)
-            P2 = tl.load(point_ptr + tile2)
+            P2 = load_layer(point_ptr, first_ptr, tile2, TO_FIRST)
             if DEPTH == 2:
                 tile1 = first_layer(j, D, HID, HB)
                 stash = stash_ptr + tl.arange(0, CP)[:, None] * HID + j * HB + tl.arange(0, HB)[None, :]
@@ -423,12 +390,13 @@ def backward_kernel(
                 d_g1 += clip_g1[:, None] * h1 * u_slope
                 d_u += clip_u[:, None] * u + mm(d_z2, tl.trans(P2), PRECISION)
                 d_z1 = d_g1 * h1 * curvature(z1, ACTIVATION) + d_u * u_slope
-                d_k += mm(d_z1, tl.trans(tl.load(point_ptr + tile1)), PRECISION)
-                add_to(d_point_ptr + tile1, mm(tl.trans(k), d_z1, PRECISION))
-                add_to(d_point_ptr + tile2, mm(tl.trans(d_g1 * u_slope), g2, PRECISION) + mm(tl.trans(u), d_z2, PRECISION))
+                d_k += mm(d_z1, tl.trans(load_layer(point_ptr, first_ptr, tile1, TO_FIRST)), PRECISION)
+                add_to_point(d_point_ptr, d_first_ptr, tile1, mm(tl.trans(k), d_z1, PRECISION), TO_FIRST)
+                d_P2 = mm(tl.trans(d_g1 * u_slope), g2, PRECISION) + mm(tl.trans(u), d_z2, PRECISION)
+                add_to_point(d_point_ptr, d_first_ptr, tile2, d_P2, TO_FIRST)
             else:
                 d_k += mm(d_z2, tl.trans(P2), PRECISION)
-                add_to(d_point_ptr + tile2, mm(tl.trans(k), d_z2, PRECISION))
+                add_to_point(d_point_ptr, d_first_ptr, tile2, mm(tl.trans(k), d_z2, PRECISION), TO_FIRST)
         store_rows(d_k_ptr, d_k, n, C, CP, WIDTH, D)
         tl.debug_barrier()  # d_state is whole before the next chunk
 

@@ -5,6 +5,7 @@ One program serves one row and head of the batch. Sizes that are compile-time co
     HID hidden width (D at depth 1), HB its tile; SIZE numbers in all layers.
 Weights are packed [W_1 (D, HID), W_2 (HID, D)], at depth 1 [W (D, D)]; a state is weights and momentum, (2, SIZE). The last layer is "2" at
 either depth. Padding is exact: padded channels and hidden units are zero and stay zero, padded cells are cells without a token.
+TO_FIRST: forgetting draws to W^0, and weights and anchors stand beside it: the memory's layers are W^0 and they.
 """
 
 # mypy: ignore-errors
@@ -66,6 +67,15 @@ def first_layer(j, D: tl.constexpr, HID: tl.constexpr, HB: tl.constexpr):
 def last_layer(j, DEPTH: tl.constexpr, D: tl.constexpr, HID: tl.constexpr, HB: tl.constexpr):
     """Offsets (HB, D) of tile j of the last layer in packed weights."""
     return (DEPTH - 1) * D * HID + (j * HB + tl.arange(0, HB)[:, None]) * D + tl.arange(0, D)[None, :]
+
+
+@triton.jit
+def load_layer(ptr, first_ptr, tile, TO_FIRST: tl.constexpr):
+    """A tile of one of the memory's layers, from weights or an anchor."""
+    W = tl.load(ptr + tile)
+    if TO_FIRST:
+        W += tl.load(first_ptr + tile)
+    return W
 
 
 @triton.jit

@@ -16,6 +16,7 @@ from titans_seq.memory.kernels.common import (
     last_row,
     layer_coefficients,
     load_cells,
+    load_layer,
     load_rows,
     mm,
     normalize,
@@ -34,6 +35,17 @@ def load_tile(ptr, j, DEPTH: tl.constexpr, D: tl.constexpr, HID: tl.constexpr, H
         return tl.load(ptr + first_layer(j, D, HID, HB)), W2
     else:
         return W2, W2
+
+
+@triton.jit
+def load_layers(ptr, first_ptr, j, DEPTH: tl.constexpr, D: tl.constexpr, HID: tl.constexpr, HB: tl.constexpr, TO_FIRST: tl.constexpr):
+    """Tile j of both of the memory's layers, from packed weights or an anchor."""
+    W1, W2 = load_tile(ptr, j, DEPTH, D, HID, HB)
+    if TO_FIRST:
+        F1, F2 = load_tile(first_ptr, j, DEPTH, D, HID, HB)
+        W1 += F1
+        W2 += F2
+    return W1, W2
 
 
 @triton.jit
@@ -75,7 +87,7 @@ def forward_kernel(
     v_ptr,
     gates_ptr,  # (B, H, DEPTH, 3, N * C): alpha, eta, theta
     active_ptr,  # (B, N * C) int8, 1 in cells with a token
-    restart_ptr,  # (B, N + 1) int8, 1 where the state is set to W^0 before a chunk
+    restart_ptr,  # (B, N + 1) int8, 1 where the memory is set to W^0 before a chunk
     anchor_at_ptr,  # (B,) int32, the chunk whose first weights are the final anchor
     state_ptr,  # (B, H, 2, SIZE), the state before and, written in place, after
     anchor_ptr,  # (B, H, SIZE), where the gradients of chunk 0 are taken
@@ -103,6 +115,7 @@ def forward_kernel(
     DEPTH: tl.constexpr,
     NORM: tl.constexpr,
     RESIDUAL: tl.constexpr,
+    TO_FIRST: tl.constexpr,
     ACTIVATION: tl.constexpr,
     CLIP: tl.constexpr,
     EPS: tl.constexpr,
@@ -130,6 +143,7 @@ def forward_kernel(
     restart_ptr += row * (chunks + 1)
     state_ptr += program * 2 * SIZE
     anchor_ptr += program * SIZE
+    first_ptr += head * SIZE
     final_anchor_ptr += program * SIZE
     checkpoint_ptr += program * slots * 2 * SIZE
     anchor_at = tl.load(anchor_at_ptr + row)
@@ -152,7 +166,10 @@ def forward_kernel(
                 store_tile(state_ptr + SIZE, 0, S1, S2, DEPTH, D, HID, HB)
                 tl.debug_barrier()
             if restarts:
-                copy(first_ptr + head * SIZE, state_ptr, SIZE)
+                if TO_FIRST:
+                    fill_zero(state_ptr, SIZE)
+                else:
+                    copy(first_ptr, state_ptr, SIZE)
                 fill_zero(state_ptr + SIZE, SIZE)
                 tl.debug_barrier()
             if keeps_anchor:
@@ -164,7 +181,7 @@ def forward_kernel(
                 W1, W2 = load_tile(state_ptr, 0, DEPTH, D, HID, HB)
                 S1, S2 = load_tile(state_ptr + SIZE, 0, DEPTH, D, HID, HB)
 
-        # P1, P2: where the chunk's gradients are taken.
+        # P1, P2: the layers where the chunk's gradients are taken.
         point_ptr = state_ptr
         if n == 0:
             point_ptr = anchor_ptr
@@ -172,6 +189,10 @@ def forward_kernel(
             P1, P2 = W1, W2
             if n == 0:
                 P1, P2 = load_tile(anchor_ptr, 0, DEPTH, D, HID, HB)
+            if TO_FIRST:
+                F1, F2 = load_tile(first_ptr, 0, DEPTH, D, HID, HB)
+                P1 += F1
+                P2 += F2
 
         k = load_rows(k_ptr, n, C, CP, WIDTH, D, dtype)
         v = load_rows(v_ptr, n, C, CP, WIDTH, D, dtype)
@@ -195,7 +216,7 @@ def forward_kernel(
             z2 = tl.zeros((CP, D), dtype)
             for j in range(TILES):
                 if not ON_CHIP:
-                    P1, P2 = load_tile(point_ptr, j, DEPTH, D, HID, HB)
+                    P1, P2 = load_layers(point_ptr, first_ptr, j, DEPTH, D, HID, HB, TO_FIRST)
                 u = k
                 if DEPTH == 2:
                     u = activate(mm(k, P1, PRECISION), ACTIVATION)
@@ -206,7 +227,7 @@ def forward_kernel(
         if (DEPTH == 2) and (CLIP > 0) and (not REPLAY):
             for j in range(TILES):
                 if not ON_CHIP:
-                    P1, P2 = load_tile(point_ptr, j, DEPTH, D, HID, HB)
+                    P1, P2 = load_layers(point_ptr, first_ptr, j, DEPTH, D, HID, HB, TO_FIRST)
                 g1 = mm(g2, tl.trans(P2), PRECISION) * slope(mm(k, P1, PRECISION), ACTIVATION)
                 g_square += tl.sum(g1 * g1, axis=1)
         if CLIP > 0:
@@ -222,16 +243,18 @@ def forward_kernel(
             tile1, tile2 = first_layer(j, D, HID, HB), last_layer(j, DEPTH, D, HID, HB)
             if DEPTH == 2:
                 if not ON_CHIP:
-                    P1 = tl.load(point_ptr + tile1)
+                    P1 = load_layer(point_ptr, first_ptr, tile1, TO_FIRST)
                 z1 = mm(k, P1, PRECISION)
                 u = activate(z1, ACTIVATION)
                 if not ON_CHIP:
-                    P2 = tl.load(point_ptr + tile2)
+                    P2 = load_layer(point_ptr, first_ptr, tile2, TO_FIRST)
                 r1 = mm(g2, tl.trans(P2), PRECISION) * slope(z1, ACTIVATION) * step1[:, None]
                 if not ON_CHIP:
                     W1, S1 = tl.load(state_ptr + tile1), tl.load(state_ptr + SIZE + tile1)
                 if not REPLAY:
                     from_state = b1[:, None] * mm(q, W1, PRECISION) + f1[:, None] * mm(q, S1, PRECISION)
+                    if TO_FIRST:
+                        from_state += mm(q, tl.load(first_ptr + tile1), PRECISION)
                     x = activate(from_state - mm(A1, r1, PRECISION), ACTIVATION)
                 W1, S1 = advance(W1, S1, k, r1, b1, f1, G1, m1, Q1, CP, PRECISION)
                 if not ON_CHIP:
@@ -246,6 +269,8 @@ def forward_kernel(
                 W2, S2 = tl.load(state_ptr + tile2), tl.load(state_ptr + SIZE + tile2)
             if not REPLAY:
                 read += b2[:, None] * mm(x, W2, PRECISION) + f2[:, None] * mm(x, S2, PRECISION)
+                if TO_FIRST:
+                    read += mm(x, tl.load(first_ptr + tile2), PRECISION)
                 A2 += mm(x, tl.trans(u), PRECISION)
             W2, S2 = advance(W2, S2, u, r2, b2, f2, G2, m2, Q2, CP, PRECISION)
             if not ON_CHIP:

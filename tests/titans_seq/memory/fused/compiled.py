@@ -30,7 +30,7 @@ POINTERS = {torch.bfloat16: "*bf16", torch.float16: "*fp16", torch.float32: "*fp
 
 
 def compile_kernel(
-    name: str, capability: int, width: int, expansion: int, dtype: torch.dtype, chunk_size: int, depth: int, clip: float
+    name: str, capability: int, width: int, expansion: int, dtype: torch.dtype, chunk_size: int, depth: int, clip: float, to_first: bool
 ) -> Any:
     kernel, constants = KERNELS[name]
     hidden = width if depth == 1 else width * expansion
@@ -38,8 +38,8 @@ def compile_kernel(
     sizes = fused.Sizes.of(MemoryWeights(layers=[torch.empty(1, *shape) for shape in shapes]), chunk_size)
     sizes_of_kernel = sizes.constants(backward=name == "backward")
     options = {option: sizes_of_kernel.pop(option) for option in ("num_warps", "num_stages")}
-    constants = constants | sizes_of_kernel | {"NORM": True, "RESIDUAL": True, "ACTIVATION": "gelu", "CLIP": clip, "EPS": 1e-5}
-    constants |= {"PRECISION": fused.PRECISION[dtype], "EXACT": "tf32x3"}
+    constants = constants | sizes_of_kernel | {"NORM": True, "RESIDUAL": True, "TO_FIRST": to_first, "ACTIVATION": "gelu", "CLIP": clip}
+    constants |= {"EPS": 1e-5, "PRECISION": fused.PRECISION[dtype], "EXACT": "tf32x3"}
 
     def kind(argument: str) -> str:
         if argument in constants:
@@ -77,8 +77,9 @@ def check(
     chunk_size: int = 16,
     depth: int = 2,
     clip: float = 0.0,
+    to_first: bool = False,
 ) -> None:
-    compiled = compile_kernel(name, capability, width, expansion, dtype, chunk_size, depth, clip)
+    compiled = compile_kernel(name, capability, width, expansion, dtype, chunk_size, depth, clip, to_first)
     shared = compiled.metadata.shared
     stack = spilled_bytes(compiled, folder)
     print(f"{name} sm{capability} D={width} {dtype}: {shared / 1024:.0f} KiB shared, {stack} bytes of stack a thread")
@@ -113,6 +114,7 @@ def test_backward_for_every_chip_width_and_dtype(tmp_path: Path, capability: int
 @pytest.mark.parametrize(
     "options",
     [
+        {"width": 64, "dtype": torch.bfloat16, "to_first": True},
         {"width": 64, "dtype": torch.float16},
         {"width": 64, "dtype": torch.bfloat16, "clip": 1.0},
         {"width": 32, "dtype": torch.bfloat16, "expansion": 2},

@@ -4,6 +4,7 @@ float64 against the reference; float32, bf16 and fp16 within a budget taken from
 that precision, and one rounding. The interpreter models neither tensor cores nor races: those are for the tests marked `gpu`.
 """
 
+import dataclasses
 import os
 from typing import Any
 
@@ -16,7 +17,7 @@ if os.environ.get("TRITON_INTERPRET") != "1":
 
 from triton.runtime import interpreter
 
-from titans_seq.memory import Gates, MemoryState, MemoryWeights, fused
+from titans_seq.memory import Gates, MemoryState, fused
 
 
 def patch_once() -> None:
@@ -40,6 +41,7 @@ def patch_once() -> None:
 
 patch_once()
 
+TO_FIRST = {"forgetting_towards": "first_state"}
 SMALL = {"batch": 1, "heads": 2, "length": 10, "width": 16, "expansion": 1, "chunk_size": 4}
 CASES = {
     "L1-bare": {"depth": 1, "norm": False, "residual": False},
@@ -53,10 +55,18 @@ CASES = {
     "L2-documents-clip": {"batch": 2, "heads": 1, "boundaries": True, "ragged": True, "with_state": True, "surprise_clip": 0.3},
     "L2-odd-sizes": {"heads": 1, "width": 12, "expansion": 3, "chunk_size": 5, "length": 13, "surprise_clip": 1.0},
     "L2-chunk-32": {"heads": 1, "chunk_size": 32, "length": 63, "surprise_clip": 1.0},
+    "L1-to-first": {"heads": 1, "depth": 1, "momentum": False, "activation": "silu", **TO_FIRST},
+    "L1-to-first-bare-state": {"heads": 1, "depth": 1, "norm": False, "residual": False, "with_state": True, **TO_FIRST},
+    "L2-to-first-clip": {"surprise_clip": 0.5, **TO_FIRST},
+    "L2-to-first-bare-documents": {
+        **{"batch": 2, "heads": 1, "norm": False, "residual": False},
+        **{"boundaries": True, "ragged": True, "with_state": True, **TO_FIRST},
+    },
 }
 TILED = {
     "tiled": {"heads": 1, "width": 16, "expansion": 3, "with_state": True},
     "tiled-clip": {"heads": 1, "width": 16, "expansion": 3, "with_state": True, "surprise_clip": 0.5},
+    "tiled-clip-to-first": {"heads": 1, "width": 16, "expansion": 3, "with_state": True, "surprise_clip": 0.5, **TO_FIRST},
 }
 SLOW = {
     "L1-chunk-64": {"depth": 1, "chunk_size": 64, "length": 70, "surprise_clip": 1.0, "with_state": True},
@@ -64,6 +74,8 @@ SLOW = {
     "L2-wide": {"width": 32, "expansion": 4, "length": 70, "chunk_size": 16, "surprise_clip": 1.0},
     "L1-documents": {"batch": 3, "depth": 1, "length": 30, "boundaries": True, "ragged": True, "with_state": True},
     "L2-chunk-1": {"chunk_size": 1, "length": 5, "with_state": True},
+    "L1-to-first-documents": {"batch": 3, "depth": 1, "length": 30, "boundaries": True, "ragged": True, **TO_FIRST},
+    "L2-to-first": {"batch": 2, "length": 19, "width": 12, "expansion": 3, "with_state": True, "surprise_clip": 1.0, **TO_FIRST},
 }
 
 
@@ -71,9 +83,12 @@ def tensors(y: Tensor, state: MemoryState) -> list[Tensor]:
     return [y, *state.weights, *state.momentum, *state.anchor]
 
 
-def results(case: Any, impl: str, cotangents: list[Tensor] | None = None) -> dict[str, Tensor]:
-    """Output, final state, and the gradients of every leaf, by name."""
-    y, state = case.run(impl)
+def results(case: Any, impl: str, cut: int | None = None) -> dict[str, Tensor]:
+    """Output, final state, and the gradients of every leaf, by name; of two calls, if the stream is cut before a token."""
+    y, state = case.piece(0, cut).run(impl)
+    if cut is not None:
+        y_after, state = case.piece(cut, None).run(impl, state=state)
+        y = torch.cat([y, y_after], dim=2)
     found = tensors(y, state)
     generator = torch.Generator().manual_seed(1)
     total = sum((x * torch.randn(x.shape, dtype=torch.float64, generator=generator).to(x.dtype)).sum() for x in found)
@@ -83,9 +98,9 @@ def results(case: Any, impl: str, cotangents: list[Tensor] | None = None) -> dic
     return named | {"position": state.position.double()}
 
 
-def check(case: Any) -> None:
-    """Equal to the reference in float64, relative to the largest number of each tensor."""
-    expected, actual = results(case, "reference"), results(case, "fused")
+def check(case: Any, cut: int | None = None) -> None:
+    """Equal to the reference, in one call, in float64, relative to the largest number of each tensor."""
+    expected, actual = results(case, "reference"), results(case, "fused", cut)
     for name, value in expected.items():
         error = (actual[name] - value).abs().max() / value.abs().max().clamp(min=1)
         assert error < 1e-9, f"{name}: relative error {error:.1e}"
@@ -110,6 +125,17 @@ def test_hidden_width_in_tiles(make_case: Any, options: dict, monkeypatch: pytes
     check(make_case(requires_grad=True, **SMALL | options))
 
 
+@pytest.mark.parametrize("options", [{}, TO_FIRST], ids=str)
+def test_a_boundary_on_the_last_masked_token_resets(make_case: Any, options: dict) -> None:
+    marks = {"mask": torch.tensor([[True, True, False]]), "reset": torch.tensor([[False, False, True]])}
+    check(make_case(requires_grad=True, **SMALL | {"heads": 1, "depth": 1, "length": 3} | marks | options))
+
+
+def test_two_calls_are_one(make_case: Any) -> None:
+    """A stream that is cut inside a chunk, whose state stands beside W^0."""
+    check(make_case(requires_grad=True, **SMALL | {"heads": 1} | TO_FIRST), cut=6)
+
+
 @pytest.mark.parametrize("gate", [0.0, 1.0])
 def test_gates_of_exactly_zero_and_one(make_case: Any, gate: float) -> None:
     case = make_case(requires_grad=True, **SMALL | {"heads": 1})
@@ -128,7 +154,8 @@ def converted(case: Any, dtype: torch.dtype) -> Any:
     def leaf(x: Tensor) -> Tensor:
         return x.detach().to(dtype).requires_grad_()
 
-    weights = MemoryWeights(
+    weights = dataclasses.replace(
+        case.weights,
         layers=[leaf(W) for W in case.weights.layers],
         norm_scale=leaf(case.weights.norm_scale),
         norm_shift=leaf(case.weights.norm_shift),
@@ -137,9 +164,11 @@ def converted(case: Any, dtype: torch.dtype) -> Any:
     return type(case)(leaf(case.q), leaf(case.k), leaf(case.v), gates, weights, case.options)
 
 
-@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16, torch.float16], ids=str)
-def test_error_budget(make_case: Any, dtype: torch.dtype) -> None:
-    case = make_case(requires_grad=True, dtype=dtype, **SMALL | {"length": 20})
+@pytest.mark.parametrize(
+    ("dtype", "options"), [(torch.float32, {}), (torch.bfloat16, {}), (torch.float16, {}), (torch.bfloat16, TO_FIRST)], ids=str
+)
+def test_error_budget(make_case: Any, dtype: torch.dtype, options: dict) -> None:
+    case = make_case(requires_grad=True, dtype=dtype, **SMALL | {"length": 20} | options)
     exact = results(converted(case, torch.float64), "reference")
     plain, ours = results(case, "chunkwise"), results(case, "fused")
     for name, value in exact.items():
@@ -169,7 +198,7 @@ def test_unwritten_memory_is_not_read(make_case: Any, monkeypatch: pytest.Monkey
         assert torch.equal(actual[name], value), name
 
 
-@pytest.mark.parametrize("options", [{}, {"with_state": True, "ragged": True}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"with_state": True, "ragged": True, **TO_FIRST}], ids=str)
 def test_compiles_as_one_graph(make_case: Any, options: dict) -> None:
     case = make_case(requires_grad=True, **SMALL | options)
     compiled = torch.compile(lambda: case.run("fused"), fullgraph=True, backend="aot_eager", dynamic=not options)

@@ -1,5 +1,6 @@
 """What the Triton kernels promise without a GPU: its errors and choices here, its numbers and its compilation in processes of their own."""
 
+import dataclasses
 import os
 import subprocess
 import sys
@@ -107,6 +108,8 @@ def test_auto_says_what_it_runs_on_a_gpu(make_case: Any, monkeypatch: pytest.Mon
     assert choose_implementation(q[:, :, :1], case.gates, case.weights).impl == "recurrent"
     chosen = choose_implementation(q, case.gates, case.weights)
     assert chosen == ("fused", "q is on an NVIDIA GPU, and the fused kernels do all that is asked.")
+    to_first = dataclasses.replace(case.weights, forgetting_towards="first_state")
+    assert choose_implementation(q, case.gates, to_first) == chosen
     refused = choose_implementation(q, case.gates, case.weights, chunk_size=100)
     assert refused == ("chunkwise", "The fused form supports chunks of up to 64 tokens, got chunk_size=100.")
 

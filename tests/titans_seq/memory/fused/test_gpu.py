@@ -1,5 +1,6 @@
 """The fused form on a GPU, at sizes of real models: parity within a budget from data, and the same result every time."""
 
+import dataclasses
 import shutil
 import subprocess
 import sys
@@ -12,6 +13,7 @@ from torch.utils._python_dispatch import TorchDispatchMode
 
 pytestmark = pytest.mark.gpu
 
+TO_FIRST = {"forgetting_towards": "first_state"}
 CASES = {
     "default": {},
     "wide": {"width": 128, "heads": 2},
@@ -22,6 +24,10 @@ CASES = {
     "padded-documents": {"with_state": True, "ragged": True, "boundaries": True},
     "chunk-64": {"chunk_size": 64, "length": 600},
     "chunk-5": {"chunk_size": 5, "length": 63},
+    "to-first": TO_FIRST,
+    "to-first-narrow": {"width": 32, "expansion": 2, "surprise_clip": 1.0, **TO_FIRST},
+    "to-first-linear": {"depth": 1, **TO_FIRST},
+    "to-first-padded-documents": {"with_state": True, "ragged": True, "boundaries": True, **TO_FIRST},
 }
 
 
@@ -46,13 +52,13 @@ def moved(case: Any, dtype: torch.dtype, streams: torch.dtype) -> Any:
 
     weights = case.weights
     norm = {} if weights.norm_scale is None else {"norm_scale": leaf(weights.norm_scale), "norm_shift": leaf(weights.norm_shift)}
-    weights = type(weights)(layers=[*map(leaf, weights.layers)], activation=weights.activation, residual=weights.residual, **norm)
+    weights = dataclasses.replace(weights, layers=[*map(leaf, weights.layers)], **norm)
     gates = [type(layer)(*map(leaf, layer)) for layer in case.gates]
     options = {name: x.cuda() if isinstance(x, Tensor) else x for name, x in case.options.items()}
     state = case.state
     if state is not None:
         parts = [tuple(map(leaf, part)) for part in (state.weights, state.momentum, state.anchor)]
-        state = type(state)(*parts, state.position.cuda(), state.chunk_size)
+        state = type(state)(*parts, state.position.cuda(), state.chunk_size, state.beside_first)
     q, k, v = (leaf(x, streams) for x in (case.q, case.k, case.v))
     return type(case)(q, k, v, gates, weights, options, state)
 
@@ -94,7 +100,7 @@ def test_error_budget(make_case: Any, options: dict, dtype: torch.dtype) -> None
         assert errors[1] <= 2 * (errors[0] + rounding), f"{name}: {errors[1]:.2e}, plain {errors[0]:.2e}, rounding {rounding:.2e}"
 
 
-@pytest.mark.parametrize("options", [{}, {"width": 32, "expansion": 2}, {"depth": 1}], ids=str)
+@pytest.mark.parametrize("options", [{}, {"width": 32, "expansion": 2}, {"depth": 1}, TO_FIRST, {"depth": 1, **TO_FIRST}], ids=str)
 def test_the_same_result_over_fifty_runs(make_case: Any, options: dict) -> None:
     """Bit for bit: a race between the threads of a program would show."""
     case = moved(small_steps(make_case, {"length": 300, "surprise_clip": 1.0} | options), torch.float32, torch.bfloat16)
