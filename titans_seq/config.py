@@ -275,7 +275,9 @@ class MemoryConfig(Config):
         if self.gradient == "token" and (self.depth > 1 or self.norm):
             raise ConfigError(type(self).__name__, ("gradient",), "='token' needs depth=1 and norm=False")
         if self.gradient == "token" and self.forgetting_towards != "zero":
-            raise ConfigError(type(self).__name__, ("forgetting_towards",), "='first_state' needs gradient='chunk'")
+            raise ConfigError(
+                type(self).__name__, ("forgetting_towards",), "='first_state' needs gradient='chunk': with gradient='token' it is 'zero'"
+            )
 
     def with_chunk_sizes(self, chunk_size: int | None = None, local: tuple[int, ...] | None = None) -> Self:
         """This memory at other chunk sizes, None for those of now: no parameter's shape depends on them, so a state dict fits both.
