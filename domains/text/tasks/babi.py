@@ -21,11 +21,13 @@ LABELS: dict[str, tuple[str, ...]] = {
 
 
 class Story(NamedTuple):
-    """facts: sentences in order, other questions not among them. answer: as the file has it, "apple,milk" if it is a list."""
+    """facts: sentences in order, other questions not among them. answer: as the file has it, "apple,milk" if it is a list. more: other
+    questions after the same facts, with their answers."""
 
     facts: tuple[str, ...]
     question: str
     answer: str
+    more: tuple[tuple[str, str], ...] = ()
 
 
 def read_stories(path: Path) -> list[Story]:

@@ -36,6 +36,8 @@ class BabiLongConfig(Config):
             training takes in any case; of other tasks it reads the training files.
         reserve: tokens that are kept free for the question and what is around it.
         instruction: text before the context; the original's hold instructions and examples, which are not shipped here.
+        questions: drawn for each text of the training, and asked one after the other where they are not the same; of stories that we tell.
+            A text of the test has one.
     """
 
     task: BabiTask = "qa1"
@@ -43,12 +45,14 @@ class BabiLongConfig(Config):
     babi: str | None = None
     reserve: int = 300
     instruction: str = ""
+    questions: int = 4
 
     def __post_init__(self) -> None:
         super().__post_init__()
         self._require("length", self.length >= 0, "at least 0")
         self._require("reserve", self.reserve >= 0, "at least 0")
         self._require("length", self.length == 0 or self.length > self.reserve, f"0, or more than reserve={self.reserve}")
+        self._require("questions", self.questions >= 1, "at least 1")
         told = self.babi is not None or self.task in TOLD
         self._require("babi", told, f"the folder of bAbI's files for {self.task}: our own stories are {', '.join(TOLD)}")
 
@@ -71,7 +75,8 @@ class BabiLong(TextTask):
         context = " ".join(self._context(draw, story))
         before = f"{self.config.instruction}\n\n" if self.config.instruction else ""
         prompt = f"{before}<context>\n{context}\n</context>\n\nQuestion: {story.question}{PREFIX}"
-        return Question(prompt, PREFIX, story.question, (story.answer,))
+        more = tuple((f"\n\nQuestion: {other}{PREFIX}", answer) for other, answer in story.more)
+        return Question(prompt, PREFIX, story.question, (story.answer,), more=more)
 
     def score(self, question: Question, output: str) -> float:
         """`compare_answers`."""
@@ -88,7 +93,7 @@ class BabiLong(TextTask):
             stories = self._stories("train" if training else "test")
             return stories[int(draw.integers(len(stories)))]
         for _ in range(100):
-            story = tell(config.task, draw)
+            story = tell(config.task, draw, config.questions if training else 1)
             if self._fits(story):
                 return story
         raise UserError(f"{self.name}: length={config.length} is too short for the stories of {config.task}.")

@@ -105,13 +105,16 @@ class _World:
             self.histories[thing].append(room)
 
 
-def tell(task: str, draw: np.random.Generator) -> Story:
-    """A story of qa1, qa2, qa3, qa6, qa7, qa8 or qa9, with one of the questions that bAbI would ask in it."""
+def tell(task: str, draw: np.random.Generator, questions: int = 1) -> Story:
+    """A story of qa1, qa2, qa3, qa6, qa7, qa8 or qa9, with one of the questions that bAbI would ask in it.
+
+    questions: drawn at the same place, of which those that are not the same are asked.
+    """
     world = _World(draw, {p: _choice(draw, ROOMS) for p in PEOPLE}, {t: _choice(draw, ROOMS) for t in THINGS})
     facts, found = list[str](), list[Story]()
-    kinds, ask, every, questions = _TASKS[task]
+    kinds, ask, every, asking = _TASKS[task]
     since = 0
-    while len(found) < questions:
+    while len(found) < asking:
         told = None
         while told is None:
             told = kinds[int(draw.integers(len(kinds)))](world)
@@ -120,7 +123,9 @@ def tell(task: str, draw: np.random.Generator) -> Story:
         due = since >= every if every else since > 2 and draw.integers(2) == 0
         asked = ask(world) if due else None
         if asked is not None:
-            found.append(Story(tuple(facts), *asked))
+            others = dict(filter(None, (ask(world) for _ in range(questions - 1))))
+            others.pop(asked[0], None)
+            found.append(Story(tuple(facts), *asked, tuple(others.items())))
             since = 0
     return found[int(draw.integers(len(found)))]
 

@@ -25,6 +25,7 @@ class Question:
         question: what is asked, as it stands in the prompt.
         answers: all of which are right, in the order in which they are asked by likelihood.
         depth: of what the answer depends on, 0 at the begin of the context and 1 at its end; None where it is in several places.
+        more: in training, what is said after the answers, and the answer to that.
     """
 
     prompt: str
@@ -32,6 +33,7 @@ class Question:
     question: str
     answers: tuple[str, ...]
     depth: float | None = None
+    more: tuple[tuple[str, str], ...] = ()
 
 
 class TextTask(ABC):
@@ -108,7 +110,7 @@ class TextTask(ABC):
 
     def example(self, draw: np.random.Generator, training: bool = False) -> Example:
         """As of `Task`: the prompt, then the answers with commas between and a point. Asked are the answers; in training the rest of it
-        too, with the document's end.
+        too, with the document's end, and what the question has `more`, which is not counted in `length`.
 
         Raises:
             UserError: the answers take more tokens than are kept free for them.
@@ -118,9 +120,12 @@ class TextTask(ABC):
         for number, answer in enumerate(question.answers):
             pieces += [","] * (number > 0) + [f" {answer}"]
             asked += [training] * (number > 0) + [True]
+        last = len(pieces)
         pieces, asked = [*pieces, "."], [*asked, training]
+        for said, answer in question.more:
+            pieces, asked = [*pieces, said, f" {answer}", "."], [*asked, False, True, True]
         encoded = [part.astype(np.int64) for part in self.tokenizer.encode_batch(pieces)]
-        self._check_room(sum(map(len, encoded[1:-1])))
+        self._check_room(sum(map(len, encoded[1:last])))
         sequence = np.concatenate([[self.end], *encoded, [self.end]])
         wanted = np.concatenate([[False], *(np.full(len(part), one) for part, one in zip(encoded, asked, strict=True)), [training]])
         return Example(sequence[:-1], np.where(wanted, sequence, IGNORED)[1:])

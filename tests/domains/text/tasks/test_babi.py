@@ -23,6 +23,9 @@ def test_our_stories_have_the_answers_that_follow_from_them(task: str) -> None:
         story = tell(task, np.random.default_rng(seed))
         assert answer(story.facts, story.question) == story.answer, story
         answers[story.answer] += 1
+        asked = tell(task, np.random.default_rng(seed), questions=6)
+        assert all(answer(asked.facts, question) == right for question, right in asked.more), asked
+        assert len({asked.question, *(question for question, _ in asked.more)}) == 1 + len(asked.more) <= 6
     assert set(",".join(answers).split(",")) >= set(LABELS[task]) - {"three"}  # all answers come up
     assert max(answers.values()) < 240
 

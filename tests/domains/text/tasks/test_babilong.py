@@ -102,6 +102,22 @@ def test_the_answer_alone_is_asked(bpe: JsonTokenizer) -> None:
         assert tokenizer.decode(training[training != IGNORED])[-1] == "."
 
 
+def test_training_asks_several_questions_of_a_text_and_a_test_one() -> None:
+    tokenizer = ByteTokenizer()
+    one, four = (load_task("babilong_qa1", tokenizer, Books([BOOK]), length=2000, questions=n) for n in (1, 4))
+    several = 0
+    for i in range(20):
+        inputs, targets = four.example(generator(0, "training", i), training=True)
+        context, *questions = tokenizer.decode(inputs[1:]).split("\n\nQuestion: ")
+        said = [question.split("\nAnswer: ") for question in questions]
+        assert all(f"{answer(tuple(FACT.findall(context)), asked)}." == right for asked, right in said)
+        assert tokenizer.decode(targets[targets != IGNORED][:-1]) == "".join(f" {right}" for _, right in said)
+        several += len(said) > 1
+    assert several > 15
+    for ours, theirs in zip(examples(four, 0, 5), examples(one, 0, 5), strict=True):
+        assert (ours.inputs == theirs.inputs).all() and (ours.targets == theirs.targets).all()
+
+
 def test_what_is_missing_is_said() -> None:
     with pytest.raises(UserError, match=r"babilong_qa1 hides its facts in books\. Name files or folders of texts: --books"):
         examples(load_task("babilong_qa1"), 0, 1)
