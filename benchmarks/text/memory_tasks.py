@@ -33,7 +33,7 @@ from domains.text.tasks.task import Examples, generator
 from domains.text.tasks.train import config_for, train
 from domains.text.tokenizers import Tokenizer, train_tokenizer
 from titans_seq import MemoryConfig, TitansConfig
-from titans_seq.config import AttentionConfig
+from titans_seq.config import AttentionConfig, Variant
 from titans_seq.training import TrainingConfig
 
 MODULE = "benchmarks.text.memory_tasks"
@@ -68,6 +68,7 @@ class Trial:
         training: what it has in place of `TRAINING`.
         test: examples of a test.
         goal: published accuracy of Titans, at another size.
+        variant: of Titans.
     """
 
     name: str
@@ -77,6 +78,7 @@ class Trial:
     training: dict[str, Any] = field(default_factory=dict)
     test: int = 200
     goal: float | None = None
+    variant: Variant = "mal"
 
 
 _MAD: dict[str, Any] = {"examples": 12_800}
@@ -94,7 +96,7 @@ TRIALS = {
     ),
     "parity": Trial("parity", {}, (1, 4, 16, 64), training={"max_steps": 500}),
     "s5": Trial("group_words", {"group": "S5"}, (1, 4, 16, 64)),
-    "facts": Trial("facts", {"length": 32}, (1, 4, 16, 64, 128), training={"max_steps": 500}),
+    "facts": Trial("facts", {"length": 32}, (1, 4, 16, 64, 128), training={"max_steps": 500}, variant="lmm"),
     "needle": Trial("niah_single_1", {"length": 768, "reserve": 16}, (1, 2, 8, 64), training=_NEEDLE, test=50),
     "needle_essay": Trial("niah_single_2", {"length": 768, "reserve": 16, "anywhere": True}, (1, 2, 8, 64), training=_NEEDLE, test=50),
     **{
@@ -137,10 +139,14 @@ def settings(trial: Trial, key: str, rate: float, steps: int | None, parameters:
     """What a cell depends on, beside its seed."""
     training = replace(TRAINING, learning_rate=rate, **trial.training)
     training = training if steps is None else replace(training, max_steps=steps)
-    plain = {name: value for name, value in asdict(trial).items() if name != "goal"}
+    plain = {name: value for name, value in asdict(trial).items() if name not in ("goal", "variant")}
     plain["times"] = list(trial.times)
     plain["training"] = {name: getattr(training, name) for name in ("learning_rate", "batch_size", "max_steps", "weight_decay")}
-    return {**plain, "subject": key, "backbone": BACKBONE.to_dict(), "parameters": parameters}
+    return {**plain, "subject": key, "backbone": backbone(trial).to_dict(), "parameters": parameters}
+
+
+def backbone(trial: Trial) -> TitansConfig:
+    return replace(BACKBONE, variant=trial.variant)
 
 
 def measure(trial: Trial, key: str, seed: int, of: Report, data: Path) -> Report:
@@ -166,7 +172,7 @@ def validate(trial: Trial, key: str, of: Report, data: Path) -> Report:
 def trained(trial: Trial, key: str, seed: int, of: Report, data: Path) -> tuple[BaselineForCausalLM, Report]:
     """A model, and what there is to report of its training."""
     task = load(trial, data, "training")
-    base = config_for(task, TextConfig(titans=BACKBONE))
+    base = config_for(task, TextConfig(titans=backbone(trial)))
     config = configure(key, base, of["parameters"] or count(configure("titans", base)), context=task.length)
     kind = BaselineAutoencoder if task.at_once else BaselineForCausalLM
     training = replace(TRAINING, **of["training"], seed=seed)
@@ -202,6 +208,11 @@ def cells(options: argparse.Namespace, searched: Report) -> dict[str, Cell]:
             work = partial(measure, TRIALS[name], key, seed, of, options.data)
             made[f"{name} | {key} | {seed}"] = Cell(of, lambda say, checkpoint, work=work: work())  # type: ignore[misc]
     return made
+
+
+def lacking(searched: Report, name: str, key: str) -> list[float]:
+    """Rates that are not searched yet."""
+    return [rate for rate in RATES if f"{name} | {key} | {rate:g}" not in searched]
 
 
 def best(searched: Report, name: str, key: str) -> tuple[float, float]:
@@ -255,7 +266,7 @@ def rates(found: Report, searched: Report, keys: Sequence[str]) -> list[str]:
     ]
     measured = {tuple(cell.split(" | ")[:2]) for cell in found}
     for name in (name for name in TRIALS if any((name, key) in measured for key in keys)):
-        chosen = [best(searched, name, key) if (name, key) in measured else None for key in keys]
+        chosen = [best(searched, name, key) if (name, key) in measured and not lacking(searched, name, key) else None for key in keys]
         lines.append(f"| {name} | {' | '.join('-' if one is None else f'{one[0]:g}; {one[1]:.3f}' for one in chosen)} |")
     return lines
 

@@ -115,7 +115,8 @@ def test_training_asks_several_questions_of_a_text_and_a_test_one() -> None:
         several += len(said) > 1
     assert several > 15
     for ours, theirs in zip(examples(four, 0, 5), examples(one, 0, 5), strict=True):
-        assert (ours.inputs == theirs.inputs).all() and (ours.targets == theirs.targets).all()
+        assert np.array_equal(ours.inputs, theirs.inputs)
+        assert np.array_equal(ours.targets, theirs.targets)
 
 
 def test_what_is_missing_is_said() -> None:
