@@ -7,7 +7,7 @@ import math
 import types
 import typing
 from collections.abc import Callable
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any, Literal, Self
 
 from titans_seq import strict_json
@@ -369,6 +369,14 @@ class TitansConfig(Config):
         self.memory.head_width(self.dim)
         if self.variant != "lmm":
             self.attention.head_width(self.dim)
+
+    def for_carried_state(self) -> Self:
+        """The same for training with the state carried on: forgetting draws memories to their first state, not, as in the paper, to zero.
+
+        Else nothing of the first state is left some 1 / alpha tokens into a stream, and training, whose gradients do not reach back to the
+        stream's begin, hardly learns it (docs/rule.md, docs/text_benchmark.md).
+        """
+        return replace(self, memory=replace(self.memory, forgetting_towards="first_state"))
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -9,7 +9,6 @@ tests/titans_seq/snapshots holds the counts of the backbone alone.
 """
 
 from collections.abc import Callable
-from dataclasses import replace
 from typing import Literal
 
 from titans_seq.config import AttentionConfig, MemoryConfig, TitansConfig, Variant
@@ -62,15 +61,6 @@ PRESETS: dict[Preset, Callable[[Variant], TitansConfig]] = {
     "760m": titans_760m,
     "1.3b": titans_1_3b,
 }
-
-
-def carried(config: TitansConfig) -> TitansConfig:
-    """The same for training with the state carried on: what memories forget draws them to their first state, not, as in the paper, to zero.
-
-    Else nothing of the first state is left some 1 / alpha tokens into a stream, and training, whose gradients do not reach back to the
-    stream's begin, hardly learns it (docs/rule.md, docs/text_benchmark.md).
-    """
-    return replace(config, memory=replace(config.memory, forgetting_towards="first_state"))
 
 
 def _of_the_paper(variant: Variant, num_layers: int, dim: int, num_heads: int) -> TitansConfig:

@@ -34,7 +34,7 @@ class TextConfig(Config):
         tokenizer: identity of the tokeniser; that of bytes is "bytes".
     """
 
-    titans: TitansConfig = field(default_factory=lambda: presets.carried(presets.tiny("mag")))
+    titans: TitansConfig = field(default_factory=lambda: presets.tiny("mag").for_carried_state())
     tie_embeddings: bool = True
     z_loss: float = 0.0
     vocabulary: int = field(default=BYTE_VOCABULARY, metadata=_DECIDED)
@@ -55,8 +55,8 @@ class TextConfig(Config):
 
 
 def of_preset(preset: presets.Preset, variant: Variant = "mag") -> TextConfig:
-    """A language model on the backbone that has this name (`titans_seq.presets`), `carried`: its training carries the state on."""
-    return TextConfig(titans=presets.carried(presets.PRESETS[preset](variant)))
+    """A language model on the backbone that has this name (`titans_seq.presets`), for training with the state carried on."""
+    return TextConfig(titans=presets.PRESETS[preset](variant).for_carried_state())
 
 
 @dataclass(frozen=True, kw_only=True)

@@ -16,7 +16,7 @@ from domains.dna.cli.reading import load, table_writer
 from domains.dna.config import DNAConfig, of_preset
 from titans_seq.errors import UserError
 from titans_seq.options import ConfigFile, configured
-from titans_seq.presets import Preset, carried
+from titans_seq.presets import Preset
 from titans_seq.progress import progress
 
 if TYPE_CHECKING:
@@ -34,7 +34,7 @@ Positive = Number(gte=1)
 def fresh_of_preset(preset: Preset) -> DNAConfig:
     """A model of this size that is trained in one pass."""
     config = of_preset(preset)
-    return replace(config, titans=carried(config.titans))
+    return replace(config, titans=config.titans.for_carried_state())
 
 
 @configured(fresh=fresh_of_preset)
