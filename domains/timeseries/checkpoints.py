@@ -111,12 +111,13 @@ class Patience(EarlyStopping):
 class Checkpoints(CheckpointEvery):
     """Writes FOLDER/step-N.ckpt after every epoch, and as `CheckpointEvery` after the step that runs when the process is asked to end.
 
-    One whose weights are not finite is not worth keeping.
+    The last epoch may be short. One whose weights are not finite is not worth keeping.
     """
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """After a step that does not end the epoch."""
-        if trainer.global_step > self._step and not trainer.is_last_batch:
+        ends = trainer.is_last_batch or trainer.global_step >= self._config.max_steps
+        if trainer.global_step > self._step and not ends:
             self._after_step(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

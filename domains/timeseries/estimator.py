@@ -44,7 +44,7 @@ LONGEST_PATCH = 32
 LONGEST_SEASON = 400
 """Steps of a season that is taken without being asked for."""
 WARMUP_SHARE = 0.1
-OWN_ARGUMENTS = {"gradient_clip_val": "gradient_clip", "accumulate_grad_batches": "accumulate"}
+OWN_ARGUMENTS = {"gradient_clip_val": "gradient_clip", "accumulate_grad_batches": "accumulate", "max_steps": "max_steps"}
 """Of Lightning's Trainer, whose work the forecaster's training does itself."""
 
 
@@ -80,6 +80,7 @@ class TitansEstimator(PyTorchLightningEstimator):
         distr_output: a GluonTS QuantileOutput, NormalOutput, StudentTOutput, LaplaceOutput or (for counts) NegativeBinomialOutput; None for
             the quantiles 0.1 to 0.9.
         lr, weight_decay, batch_size, num_batches_per_epoch, max_epochs: of training.
+        max_steps: of training, in place of max_epochs; the last epoch is shorter where they are no whole number of epochs.
         accumulate, gradient_clip, ema_decay, precision, devices, nodes: as of `TrainingConfig`: a step is `accumulate` batches, of
             `batch_size` windows over all devices, and with ema_decay the average of the weights is what is validated and kept.
         forecasts_per_window: training forecasts from the ends of so many last patches of each window.
@@ -123,6 +124,7 @@ class TitansEstimator(PyTorchLightningEstimator):
         batch_size: int = 32,
         num_batches_per_epoch: int = 50,
         max_epochs: int = 16,
+        max_steps: int | None = None,
         accumulate: int = 1,
         gradient_clip: float | None = 1.0,
         ema_decay: float | None = None,
@@ -171,13 +173,17 @@ class TitansEstimator(PyTorchLightningEstimator):
         for name in OWN_ARGUMENTS.keys() & self.trainer_kwargs.keys():
             raise ValueError(f"trainer_kwargs has {name!r}: give the estimator {OWN_ARGUMENTS[name]} instead")
         self.lr, self.batch_size, self.num_batches_per_epoch = lr, batch_size, num_batches_per_epoch
-        self.max_epochs: int = self.trainer_kwargs.get("max_epochs", max_epochs)
         epoch_steps = -(-num_batches_per_epoch // accumulate)
+        if max_steps is None:
+            self.max_epochs: int = self.trainer_kwargs.get("max_epochs", max_epochs)
+            max_steps = self.max_epochs * epoch_steps
+        else:
+            self.max_epochs = -(-max_steps // epoch_steps)
         self.training_config = TrainingConfig(
             learning_rate=lr,
             weight_decay=weight_decay,
-            max_steps=self.max_epochs * epoch_steps,
-            warmup_steps=round(WARMUP_SHARE * self.max_epochs * epoch_steps),
+            max_steps=max_steps,
+            warmup_steps=round(WARMUP_SHARE * max_steps),
             minimum_share=0.01,
             gradient_clip=gradient_clip,
             precision=precision,
@@ -330,7 +336,7 @@ class TitansEstimator(PyTorchLightningEstimator):
 
     def _settings(self, data: str, from_predictor: TitansPredictor | None) -> dict[str, Any]:
         """How a run trains and on what, in plain values: what a run that goes on with its checkpoints must share."""
-        names = ("max_epochs", "num_batches_per_epoch", "forecasts_per_window", "unfinished_patches", "ridge_start")
+        names = ("num_batches_per_epoch", "forecasts_per_window", "unfinished_patches", "ridge_start")
         settings = {name: getattr(self, name) for name in (*names, "validation_windows", "patience")}
         begun = {} if from_predictor is None else {"from_predictor": from_predictor.fingerprint}
         return {**settings, **begun, "data": data}
@@ -378,8 +384,9 @@ class TitansEstimator(PyTorchLightningEstimator):
             loggers = [*make_loggers(metrics, rows.columns(module.model.metric)), *own]
         settings = trainer_settings(config, rows, callbacks, given.pop("enable_progress_bar", self.progress))
         settings["plugins"] += given.pop("plugins", [])
-        limits = {"max_epochs": self.max_epochs, "limit_train_batches": self.num_batches_per_epoch}
-        return pl.Trainer(**{**settings, **limits, "limit_val_batches": None if validates else 0, "logger": loggers, **given}), best
+        sizes = {"limit_train_batches": self.num_batches_per_epoch, "limit_val_batches": None if validates else 0}
+        limits = {"max_epochs": self.max_epochs}  # the module ends the last of them; with max_steps Lightning would resume by steps
+        return pl.Trainer(**{**settings, **sizes, "logger": loggers, **given, **limits}), best
 
     def create_predictor(self, transformation: Transformation, module: ForecasterModule) -> TitansPredictor:
         """The trained module as a GluonTS predictor."""

@@ -56,7 +56,7 @@ def test_settings_are_taken_by_what_they_are_for(block: Block, tmp_path: Path, m
         (tmp_path / named[1]).write_text(block.text)
         ((_, *words),) = commands(Block(block.page, block.line, "sh", "", named[2]))
         _, bound, _ = build_app().parse_args(words, exit_on_error=False, print_error=False)
-        assert bound.arguments["training"].epochs == int(words[words.index("--epochs") + 1]) != settings["epochs"]
+        assert bound.arguments["training"].max_steps == int(words[words.index("--max-steps") + 1]) != settings["max-steps"]
         assert bound.arguments["length"].prediction_length == settings["prediction-length"]
         given = bound.arguments["backbone"]
         assert (given.dim, given.variant, given.memory.chunk_size, given.memory.surprise_clip) == (64, "mac", 8, "none")

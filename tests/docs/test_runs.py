@@ -29,8 +29,8 @@ SMALL = {
     "dna finetune": TRAINING,
     "dna bits": "--quiet",
     "dna generate": "--length 50",
-    "forecast train": "--epochs 1 --batches 2",
-    "forecast backtest": "--epochs 1 --batches 2",
+    "forecast train": "--max-steps 2",
+    "forecast backtest": "--max-steps 2",
     "forecast watch": "--interval 0.05 --idle 0.1",
 }
 """Flags by command: in place of the page's, or added."""

@@ -81,8 +81,8 @@ def write_table(path: Path, rows: int = 120, **columns: list) -> Path:
 
 
 Run = Callable[..., Done]
-SMALL = ("--batches", 2, "--batch-size", 4, "--backbone.dim", 8, "--backbone.num-layers", 1, "--backbone.variant", "lmm")
-QUICK = ("--prediction-length", 7, "--context-length", 14, "--windows", 2, "--epochs", 1, *SMALL)
+SMALL = ("--validate-every", 2, "--batch-size", 4, "--backbone.dim", 8, "--backbone.num-layers", 1, "--backbone.variant", "lmm")
+QUICK = ("--prediction-length", 7, "--context-length", 14, "--windows", 2, "--max-steps", 2, *SMALL)
 BACKTEST = ["coverage", "forecasts", "scores", "scores_by_horizon", "scores_by_window"]
 PICTURES = ["coverage.png", "errors_by_horizon.png", "last_window.png"]
 
@@ -346,10 +346,10 @@ def test_a_config_file_flags_and_a_saved_model(run: Run, tmp_path: Path) -> None
     """Flags change what the file says; the saved model is the one that was asked for, and forecasts as predict does."""
     write_table(tmp_path / "mine.csv")
     (tmp_path / "run.toml").write_text(
-        "prediction-length = 7\ncontext-length = 14\nwindows = 0\nepochs = 9\nbatches = 2\ntarget = 'load,price'\n"
+        "prediction-length = 7\ncontext-length = 14\nwindows = 0\nmax-steps = 9\nvalidate-every = 2\ntarget = 'load,price'\n"
         '[backbone]\ndim = 24\nvariant = "lmm"\n[backbone.memory]\nchunk-size = 8\nnum-heads = 4\n'
     )
-    flags = ("--config", "run.toml", "--epochs", 1, "--backbone.memory.num-heads", 2, "-o", "model", "--quiet")
+    flags = ("--config", "run.toml", "--max-steps", 2, "--backbone.memory.num-heads", 2, "-o", "model", "--quiet")
     done = run("train", "mine.csv", *flags)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "model\n"
@@ -404,7 +404,7 @@ def test_static_features_of_a_table_on_the_disk(run: Run, tmp_path: Path) -> Non
 def test_a_killed_training_goes_on(run: Run, tmp_path: Path) -> None:
     """Killed once it has a checkpoint, it ends with the weights and scores of one that was not, and says that it needs --resume."""
     file = write_table(tmp_path / "mine.csv")
-    lengths = ("--prediction-length", 7, "--context-length", 14, "--windows", 2, "--epochs", 8)
+    lengths = ("--prediction-length", 7, "--context-length", 14, "--windows", 2, "--max-steps", 16)
     flags = ("train", file, *lengths, *SMALL, "--quiet", "--calibration-windows", 9)
     command = [sys.executable, "-m", "titans_seq.cli", "forecast", *map(str, flags), "-o", "killed"]
     root = str(Path(__file__).parents[3])
@@ -426,7 +426,7 @@ def test_a_killed_training_goes_on(run: Run, tmp_path: Path) -> None:
 def test_a_training_that_is_asked_to_end_goes_on(run: Run, tmp_path: Path, signum: int, status: int) -> None:
     """It says how, ends with the shell's status, and loses no step: model and metrics are those of a whole run."""
     file = write_table(tmp_path / "mine.csv")
-    lengths = ("--prediction-length", 7, "--context-length", 14, "--windows", 0, "--epochs", 40)
+    lengths = ("--prediction-length", 7, "--context-length", 14, "--windows", 0, "--max-steps", 80)
     flags = ("train", file, *lengths, *SMALL, "--quiet")
     command = [sys.executable, "-m", "titans_seq.cli", "forecast", *map(str, flags), "-o", "asked"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
@@ -535,7 +535,9 @@ def test_no_such_file_no_arguments_and_help(run: Run, tmp_path: Path) -> None:
 def test_the_help_names_the_defaults_of_the_estimator() -> None:
     defaults = inspect.signature(TitansEstimator.__init__).parameters
     hints = get_type_hints(TrainingOptions, include_extras=True)
-    names = {"epochs": "max_epochs", "batches": "num_batches_per_epoch", "batch_size": "batch_size", "learning_rate": "lr"}
+    names = {"batch_size": "batch_size", "learning_rate": "lr"}
     for option, argument in names.items():
         (about,) = hints[option].__metadata__
         assert about.help.endswith(f" Default: {defaults[argument].default}.")
+    steps, epoch = TrainingOptions().max_steps, TrainingOptions().validate_every
+    assert (steps / epoch, epoch) == (defaults["max_epochs"].default, defaults["num_batches_per_epoch"].default)

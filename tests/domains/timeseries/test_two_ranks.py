@@ -17,7 +17,7 @@ from titans_seq.training.metrics import read_metrics
 
 FLAGS = (
     *("--item-id", "shop", "--missing", "mask", "--prediction-length", 5, "--context-length", 15, "--windows", 2),
-    *("--epochs", 3, "--batches", 4, "--batch-size", 6, "--accumulate", 2, "--learning-rate", 0.01, "--quiet"),
+    *("--max-steps", 6, "--validate-every", 2, "--batch-size", 6, "--accumulate", 2, "--learning-rate", 0.01, "--quiet"),
     *("--backbone.dim", 16, "--backbone.num-layers", 1, "--backbone.dropout", 0),
 )
 
