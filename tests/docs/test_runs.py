@@ -12,6 +12,7 @@ import pytest
 
 from tests.docs.data import make
 from tests.docs.pages import SHELL, blocks, commands
+from tests.limits import HANG
 from titans_seq.cli import build_app
 
 PAGES = ["README.md", "docs/dna.md", "docs/text.md", "docs/text_tasks.md", "docs/timeseries.md", "docs/training.md"]
@@ -81,7 +82,7 @@ def test_the_commands_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
                 make_room(outputs(given))
             print(given, flush=True)
             if "--devices" in given:  # each further process is started by the same command line
-                subprocess.run([sys.executable, "-m", "titans_seq.cli", *given], check=True, timeout=300)
+                subprocess.run([sys.executable, "-m", "titans_seq.cli", *given], check=True, timeout=HANG)
             else:
                 with open("live.csv") as table:
                     monkeypatch.setattr("sys.stdin", table)

@@ -30,6 +30,7 @@ from domains.timeseries.estimator import TitansEstimator
 from domains.timeseries.model import TitansForecaster
 from domains.timeseries.predictor import TitansPredictor, load_predictor
 from tests.hub import Hub
+from tests.limits import HANG
 from tests.serving import serving
 from titans_seq.cli import main
 
@@ -434,7 +435,7 @@ def test_a_training_that_is_asked_to_end_goes_on(run: Run, tmp_path: Path, signu
     while process.poll() is None and not list(tmp_path.glob("asked/checkpoints/*.ckpt")):
         time.sleep(0.01)
     process.send_signal(signum)
-    errors = process.communicate(timeout=60)[1]
+    errors = process.communicate(timeout=HANG)[1]
     assert process.returncode == status, errors
     assert "The same command with --resume goes on from step " in errors
     for arguments in (("-o", "asked", "--resume"), ("-o", "whole")):
