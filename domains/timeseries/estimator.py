@@ -23,7 +23,7 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
-from domains.timeseries.checkpoints import BestWeights, Checkpoints, Patience, describe_data
+from domains.timeseries.checkpoints import BestWeights, Checkpoints, Patience, describe_data, ending
 from domains.timeseries.config import QUANTILES, ForecasterConfig
 from domains.timeseries.metrics import default_season_length
 from domains.timeseries.outputs import LOCATION, describe_output
@@ -362,20 +362,21 @@ class TitansEstimator(PyTorchLightningEstimator):
         pl.seed_everything(self.seed, verbose=False)
         with warnings.catch_warnings(), quiet():
             warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")
-            trainer, best = self._trainer(module, data.has_validation, metrics, folder)
+            trainer, best, patience = self._trainer(module, data.has_validation, metrics, folder)
             fit(trainer, module, data, None if checkpoint is None else Path(checkpoint), folder)
+        if trainer.is_global_zero and trainer.progress_bar_callback is not None:
+            print(ending(trainer.global_step, self.training_config.max_steps, best, patience))
         module.load_state_dict(best.weights)
         return trainer
 
     def _trainer(
         self, module: ForecasterModule, validates: bool, metrics: Path | None, folder: Path | None
-    ) -> tuple[pl.Trainer, BestWeights]:
+    ) -> tuple[pl.Trainer, BestWeights, Patience | None]:
         config, given = self.training_config, dict(self.trainer_kwargs)
         rows = WriteMetrics(config, config.log_every)
         best = BestWeights(rows, validates)
-        callbacks = [*given.pop("callbacks", []), best]
-        if validates and self.patience is not None:
-            callbacks.append(Patience("val_loss", patience=self.patience))
+        patience = Patience("val_loss", patience=self.patience) if validates and self.patience is not None else None
+        callbacks = [*given.pop("callbacks", []), best, *([] if patience is None else [patience])]
         if folder is not None:
             callbacks.append(Checkpoints(folder, config, validates))
         loggers = given.pop("logger", False)
@@ -386,7 +387,7 @@ class TitansEstimator(PyTorchLightningEstimator):
         settings["plugins"] += given.pop("plugins", [])
         sizes = {"limit_train_batches": self.num_batches_per_epoch, "limit_val_batches": None if validates else 0}
         limits = {"max_epochs": self.max_epochs}  # the module ends the last of them; with max_steps Lightning would resume by steps
-        return pl.Trainer(**{**settings, **sizes, "logger": loggers, **given, **limits}), best
+        return pl.Trainer(**{**settings, **sizes, "logger": loggers, **given, **limits}), best, patience
 
     def create_predictor(self, transformation: Transformation, module: ForecasterModule) -> TitansPredictor:
         """The trained module as a GluonTS predictor."""
