@@ -35,6 +35,10 @@ def test_a_model_that_can_be_trained_is_read_without_lightning() -> None:
     assert "lightning" not in loaded
 
 
+def test_a_model_of_dna_is_read_without_what_scores_need() -> None:
+    assert not modules_after("import domains.dna.model, domains.dna.variants") & {"sklearn", "scipy", "pandas", "matplotlib", "lightning"}
+
+
 def test_every_name_of_the_package_is_there() -> None:
     """They are imported when they are asked for, and no other name is."""
     assert all(getattr(titans_seq, name) is not None for name in titans_seq.__all__)
