@@ -228,6 +228,7 @@ def test_watch_forecasts_the_steps_that_predict_does_and_goes_on(run: Run, tmp_p
     file.write_text("".join(lines))
     done = run(*watching)
     assert "mine up to 2023-04-30, 120 steps (99 late). Next: load " in done.stdout
+    assert done.stdout.count("late: rows at or before the last step that was read.") == 1
     assert done.stdout.split()[-2:] == ["watch/forecast.csv", "watch/forecast.png"]
     assert run("predict", "model", file).returncode == 0
     watched, predicted = (pl.read_csv(tmp_path / name / "forecast.csv") for name in ("watch", "forecast"))
@@ -240,6 +241,28 @@ def test_watch_forecasts_the_steps_that_predict_does_and_goes_on(run: Run, tmp_p
         np.testing.assert_allclose(written, stream.predict().quantile(level), rtol=1e-4, atol=1e-5)
     done = run("watch", "model", "nowhere.csv")
     assert (done.returncode, "nowhere.csv: no such file" in done.stderr) == (2, True)
+
+
+def test_a_dash_is_standard_input_and_what_is_missing_is_explained(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_table(tmp_path / "mine.csv")
+    assert run("train", file, *QUICK, "-o", "model", "--quiet").returncode == 0
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([*lines[:50], *lines[52:60], f"{lines[60].partition(',')[0]},,\n", *lines[61:]]))
+    for quiet in ((), ("--quiet",)):
+        with file.open() as standard_input:
+            monkeypatch.setattr(sys, "stdin", standard_input)
+            done = run("watch", "model", "-", *quiet)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["watch/forecast.csv", "watch/forecast.png"]
+    with file.open() as standard_input:
+        monkeypatch.setattr(sys, "stdin", standard_input)
+        first, update, note, *paths = run("watch", "model", "-").stdout.splitlines()
+    assert first == "Watching standard input."
+    assert update.startswith("standard input up to 2023-04-30, 120 steps (3 missing). Next: load ")
+    assert note.startswith("missing: steps that have no value. They are masked")
+    assert paths == ["watch/forecast.csv", "watch/forecast.png"]
+    done = run("watch", "model", "--intervall")
+    assert (done.returncode, "--intervall: no such option" in done.stderr) == (2, True)
 
 
 def test_intervals_are_calibrated_on_request(run: Run, tmp_path: Path) -> None:
