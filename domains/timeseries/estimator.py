@@ -25,6 +25,7 @@ from torch.utils.data import DataLoader
 
 from domains.timeseries.checkpoints import BestWeights, Checkpoints, Patience, describe_data, ending
 from domains.timeseries.config import QUANTILES, ForecasterConfig
+from domains.timeseries.entries import check_dataset
 from domains.timeseries.metrics import default_season_length
 from domains.timeseries.outputs import LOCATION, describe_output
 from domains.timeseries.predictor import TitansPredictor, make_predictor
@@ -281,21 +282,25 @@ class TitansEstimator(PyTorchLightningEstimator):
         shuffle_buffer_length and cache_data have no effect: windows are drawn at random places of series that stay where they are.
 
         Args:
+            training_data, validation_data: entries, in a list or any dataset of GluonTS: dictionaries with `start`, a pandas Period,
+                `target`, (C, T) or univariate (T,), and the features that the estimator is told of. `read_table(path).to_gluonts()`
+                makes them of a file, `gluonts.dataset.pandas.PandasDataset(frame, target="column")` univariate ones of a pandas frame.
             checkpoints: folder for a checkpoint after every epoch, and after the step that runs when the process is asked to end (Ctrl-C,
                 SIGTERM). If it has one, of a run that was stopped, training goes on from there and ends with the weights that it would
                 have had (on the CPU bit for bit); a finished run is not trained again.
             metrics: file for a row of metrics after every epoch (`WriteMetrics`), metrics.csv of a run.
 
         Raises:
-            TypeError: a table in place of its entries.
+            TypeError: a table, a data frame, a path or one entry in place of entries; the message says how to make them.
             ValueError: series that the estimator does not fit, or too short ones; both ckpt_path and checkpoints.
             UserError: `checkpoints` is of a run with other settings or data, damaged, or in use by another process; the processes that a
                 launcher has started are not devices times nodes.
             KeyboardInterrupt, SystemExit: Ctrl-C; with `checkpoints` SIGTERM (status 143).
         """
         check_processes(self.training_config)
-        if hasattr(training_data, "to_gluonts"):
-            raise TypeError(f"training_data must be entries, got a {type(training_data).__name__}: give its to_gluonts()")
+        check_dataset(training_data)
+        if validation_data is not None:
+            check_dataset(validation_data, "validation_data")
         arguments = (training_data, validation_data, from_predictor, None if metrics is None else Path(metrics))
         if checkpoints is None:
             return self._train_model(*arguments, ckpt_path, None)

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -104,6 +105,16 @@ def test_what_is_listed_is_there(block: Block, run_folder: Path) -> None:
     assert len(found) > 3
     root = run_folder if block.page == "docs/training.md" else ROOT
     assert not [name for name in found if not (root / name).exists()]
+
+
+def test_hidden_files_are_told(run_folder: Path) -> None:
+    """All that a run leaves beside the texts and in its folder is in the table of docs/cli.md."""
+    table = (ROOT / "docs/cli.md").read_text().partition("## Hidden files")[2].partition("\n## ")[0]
+    first = [cell for line in table.splitlines() if line.startswith("| `") for cell in re.findall(r"`([^`]+)`", line.split("|")[1])]
+    told = [name.rstrip("/").rpartition("/")[2].replace("NAME", "*") for name in first]
+    left = {path.name for path in run_folder.parent.rglob(".*")}
+    assert {".titans_seq", ".lock"} <= left
+    assert not [name for name in left if not any(fnmatch(name, pattern) for pattern in told)]
 
 
 def test_a_listing_names_paths() -> None:

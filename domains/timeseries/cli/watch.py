@@ -38,9 +38,9 @@ def watch(
 ) -> None:
     """Read rows as they are appended and forecast anew after each, without reading the past again.
 
-    Missing values and steps are masked: they count nowhere and are not filled in. Steps without any value are counted as missing, rows at or
-    before the last step that was read as late, and left out. A row that cannot be used
-    stops the watch; what came before it is read, kept and forecast from. Intervals of a calibrated model adapt to how often they held.
+    Missing values and steps are masked: they count nowhere and are not filled in. Steps without any value are counted as missing, and rows
+    at or before the last step that was read, which are left out, as late. A row that cannot be used stops the watch; what came before it is
+    read, kept and forecast from. Intervals of a calibrated model adapt to how often they held.
     """
     if str(file).startswith("-") and file != Path("-"):
         raise UserError(f"{file}: no such option; titans-seq forecast watch --help says what there is.")
