@@ -42,7 +42,7 @@ class _Sign:
         self._live = Live(spinner, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
         self._lock, self._ended = threading.Lock(), False
         self._streams = sys.stdout, sys.stderr
-        sys.stdout, sys.stderr = self._watching = tuple(_Watched(stream, self.end) for stream in self._streams)  # type: ignore[assignment]
+        sys.stdout, sys.stderr = self._watching = tuple(_Watched(stream, self.end) for stream in self._streams)
         self._timer = threading.Timer(delay, self._begin)
         self._timer.daemon = True
         self._timer.start()
