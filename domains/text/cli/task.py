@@ -208,14 +208,15 @@ def _print(name: str, rows: "list[Row]", of_text: bool) -> None:
     print("length".rjust(9) + "tokens".rjust(11) + "".join(f"{column:>10}" for column in columns))
     for row in rows:
         values = row.values()
-        print(f"{row.length:9,}{values['tokens']:11,.0f}" + "".join(_cell(values[column]) for column in columns))
+        print(f"{row.length:9,}{values['tokens']:11,.0f}" + "".join(_cell(column, values[column]) for column in columns))
     print("Shares of asked tokens, of answers, and of whole examples that are right; nats an asked token (docs/text_tasks.md).")
     if rows[0].scores.chance is not None:
         print(f"Chance: what guessing among all answers that there can be would have of {'answers' if of_text else 'accuracy'}.")
 
 
-def _cell(value: float | None) -> str:
-    return " " * 10 if value is None else f"{value:10.3f}"
+def _cell(column: str, value: float | None) -> str:
+    """Chances can be small."""
+    return " " * 10 if value is None else f"{value:10.3g}" if column == "chance" else f"{value:10.3f}"
 
 
 def _task(
