@@ -125,7 +125,7 @@ def test_it_installs_into_an_empty_environment_and_works_there(extras: str, whee
     assert "forecast" in run(commands / "titans-seq", cwd=tmp_path)
     assert run(commands / "python", "-c", BACKBONE, cwd=tmp_path).strip() == "(1, 5, 16) 1"
     assert "titans" in run(commands / "titans-seq", "doctor", cwd=tmp_path)
-    train = ("--epochs", "1", "--batches", "2", "-o", "model")
+    train = ("--max-steps", "2", "-o", "model")
     run(commands / "titans-seq", "forecast", "train", *train, cwd=tmp_path)
     assert "TitansForecaster" in run(commands / "titans-seq", "info", "model", cwd=tmp_path)
     (tmp_path / "book.txt").write_text("It was the best of times, it was the worst of times. " * 40)

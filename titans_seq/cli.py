@@ -15,6 +15,7 @@ from titans_seq.domain import Plugin, find_plugins, import_object
 from titans_seq.errors import UserError
 from titans_seq.installed import torch_problem
 from titans_seq.options import read_config_file, refuse_misfits
+from titans_seq.starting import starting
 
 _OF_A_GPU = ("--device", "--gpu", "--gpus", "--cuda", "--accelerator")
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -83,7 +84,8 @@ def main() -> None:
     Errors are printed in one piece, without a traceback; `TITANS_SEQ_DEBUG=1` shows the traceback as well.
     """
     try:
-        build_app()()
+        with starting(quiet="--quiet" in sys.argv):
+            build_app()()
         sys.stdout.flush()
     except KeyboardInterrupt:
         sys.exit(INTERRUPTED)

@@ -1,18 +1,9 @@
-"""How well bases are predicted, and scores of classes, labels and profiles. Shapes: W sequences, K classes, V labels."""
+"""How well bases are predicted, and scores of classes, labels and profiles. Shapes: W sequences, K classes, V labels.
+
+scikit-learn and scipy are imported by the scores that need them: every command on DNA imports this, and they take a second.
+"""
 
 import numpy as np
-from scipy.special import logit
-from scipy.stats import pearsonr, spearmanr
-from sklearn.metrics import (
-    accuracy_score,
-    average_precision_score,
-    f1_score,
-    matthews_corrcoef,
-    mean_squared_error,
-    precision_recall_fscore_support,
-    r2_score,
-    roc_auc_score,
-)
 
 from titans_seq.training.trainable import BITS, Metric
 
@@ -34,6 +25,8 @@ def classification_scores(labels: np.ndarray, probabilities: np.ndarray) -> dict
         labels: (W,) integers below K.
         probabilities: (W, K), or any scores that are larger for likelier classes.
     """
+    from sklearn.metrics import accuracy_score, average_precision_score, f1_score, matthews_corrcoef, roc_auc_score
+
     predicted = probabilities.argmax(axis=1)
     classes = [1] if probabilities.shape[1] == 2 else range(probabilities.shape[1])
     marks = [(labels == c, probabilities[:, c]) for c in classes if 0 < (labels == c).sum() < len(labels)]
@@ -61,6 +54,8 @@ class LabelCounts:
 
     def add(self, labels: np.ndarray, probabilities: np.ndarray) -> None:
         """Count labels (M,) and probabilities (M, V)."""
+        from scipy.special import logit
+
         pairs = labels.astype(np.int64) * self.labels + probabilities.argmax(1)
         self.confusion += np.bincount(pairs, minlength=self.labels**2).reshape(self.labels, self.labels)
         for label in range(1, self.labels):
@@ -82,6 +77,8 @@ class LabelCounts:
         """Of a label against all others: its share, precision, recall, f1, and the areas under the ROC and the precision-recall curve; None
         where the label is nowhere or everywhere.
         """
+        from sklearn.metrics import average_precision_score, precision_recall_fscore_support, roc_auc_score
+
         truth, said = _pairs(self.confusion)
         precision, recall, f1, _ = precision_recall_fscore_support(
             truth == label, said == label, average="binary", sample_weight=self.confusion.ravel(), zero_division=0.0
@@ -102,6 +99,8 @@ def _pairs(confusion: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _label_scores(confusion: np.ndarray) -> dict[str, float | None]:
+    from sklearn.metrics import accuracy_score, matthews_corrcoef
+
     truth, said = _pairs(confusion)
     weights = confusion.ravel()
     accuracy = accuracy_score(truth, said, sample_weight=weights)
@@ -113,6 +112,9 @@ def profile_scores(values: np.ndarray, said: np.ndarray) -> dict[str, float | No
 
     A correlation is None where either is the same in all bins, to rounding, and so is R^2 where the values are.
     """
+    from scipy.stats import pearsonr, spearmanr
+    from sklearn.metrics import mean_squared_error, r2_score
+
     alike = any(np.ptp(x) <= 1e-6 * np.abs(x).max() for x in (values, said))
     return {
         "pearson": None if alike else float(pearsonr(values, said).statistic),

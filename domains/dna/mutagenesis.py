@@ -77,6 +77,19 @@ def mutagenesis(
     return scores.select("chrom", "pos", "ref", "alt", "llr", "forward", "reverse", "reason")
 
 
+def strongest(scores: pl.DataFrame, count: int) -> pl.DataFrame:
+    """The bases whose changes have the largest mean, positive or negative, the largest first.
+
+    scores: of `mutagenesis`. Returns pos, ref, mean (of llr over the changes of the base that have one), alt and llr of the likeliest.
+    """
+    known = scores.filter(pl.col("llr").is_not_null())
+    likeliest = pl.col("llr").arg_max()
+    by_base = known.group_by("pos", "ref").agg(
+        pl.col("llr").mean().alias("mean"), pl.col("alt").get(likeliest), pl.col("llr").get(likeliest)
+    )
+    return by_base.sort(pl.col("mean").abs(), "pos", descending=[True, False]).head(count)
+
+
 def as_matrix(scores: pl.DataFrame, column: str = "llr") -> tuple[str, np.ndarray]:
     """The letters of a region, and scores (T, 4) of A C G T at each base: 0 for its own, NaN where there is none.
 

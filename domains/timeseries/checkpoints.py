@@ -21,7 +21,7 @@ NOTHING_YET = sys.float_info.max
 
 
 class BestWeights(Checkpoint):
-    """The lowest loss so far and its weights, on the CPU: of validation, of an epoch's training where there is none.
+    """The lowest loss so far, its step and its weights, on the CPU: of validation, of an epoch's training where there is none.
 
     What begins in closed form, or is trained on, may never get better: with validation the weights before the first step count as well.
     Where there is a moving average of the weights, it is what is validated and kept. Losses are those that `metrics` has written.
@@ -29,7 +29,7 @@ class BestWeights(Checkpoint):
 
     def __init__(self, metrics: WriteMetrics, validating: bool) -> None:
         self.metrics, self.validating, self.resumed = metrics, validating, False
-        self.loss = NOTHING_YET
+        self.loss, self.step = NOTHING_YET, 0
         self.weights: dict[str, Tensor] = {}
 
     @property
@@ -53,29 +53,32 @@ class BestWeights(Checkpoint):
                 result = pl_module.loss(trainer.strategy.batch_to_device(batch), None)
                 tally.add(result.loss, result.units)
         pl_module.train()
-        self._offer(pl_module.mean(tally), pl_module)
+        self._offer(pl_module.mean(tally), pl_module, trainer.global_step)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Of the epoch that was validated."""
         if self.validating:
-            self._offer(self.metrics.last[f"validation_{pl_module.model.metric.column}"], _averaged(trainer, pl_module))
+            loss = self.metrics.last[f"validation_{pl_module.model.metric.column}"]
+            self._offer(loss, _averaged(trainer, pl_module), trainer.global_step)
 
     def on_train_epoch_end(self, trainer: pl.Trainer, pl_module: Any) -> None:
         """Of the epoch, where nothing validates."""
         if not self.validating:
-            self._offer(self.metrics.last[f"train_{pl_module.model.metric.column}"], _averaged(trainer, pl_module))
+            loss = self.metrics.last[f"train_{pl_module.model.metric.column}"]
+            self._offer(loss, _averaged(trainer, pl_module), trainer.global_step)
 
-    def _offer(self, loss: float, module: torch.nn.Module) -> None:
+    def _offer(self, loss: float, module: torch.nn.Module, step: int) -> None:
         if loss < self.loss:
-            self.loss, self.weights = loss, _copied(module)
+            self.loss, self.step, self.weights = loss, step, _copied(module)
 
     def state_dict(self) -> dict[str, Any]:
-        """Loss and weights."""
-        return {"loss": self.loss, "weights": self.weights}
+        """Loss, the step after which it was that, and weights."""
+        return {"loss": self.loss, "step": self.step, "weights": self.weights}
 
     def load_state_dict(self, state_dict: dict[str, Any]) -> None:
         """Inverse of `state_dict`."""
-        self.loss, self.weights, self.resumed = state_dict["loss"], state_dict["weights"], True
+        self.loss, self.step, self.weights = (state_dict[name] for name in ("loss", "step", "weights"))
+        self.resumed = True
 
 
 def _copied(module: torch.nn.Module) -> dict[str, Tensor]:
@@ -96,7 +99,12 @@ class Patience(EarlyStopping):
 
     def on_train_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Ask for the end again."""
-        trainer.should_stop = trainer.should_stop or self.wait_count >= self.patience
+        trainer.should_stop = trainer.should_stop or self.ended
+
+    @property
+    def ended(self) -> bool:
+        """Whether it has asked for the end."""
+        return bool(self.wait_count >= self.patience)
 
     def state_dict(self) -> dict[str, Any]:
         """The best loss and the epochs since."""
@@ -108,15 +116,27 @@ class Patience(EarlyStopping):
         self.best_score = torch.tensor(state_dict["best_score"], dtype=torch.float64)
 
 
+def ending(step: int, max_steps: int, best: BestWeights, patience: Patience | None) -> str:
+    """How a training ended after `step` of `max_steps`, in a line: why before its last step, and which weights are kept."""
+    if step < max_steps and patience is not None and patience.ended:
+        how = f"Stopped at step {step} of {max_steps}, as none of the last {patience.patience} validations was better."
+    else:
+        how = f"Ended at step {step} of {max_steps}."
+    if best.step == 0:
+        return f"{how} Kept are the weights before the first step: none was better in validation."
+    return f"{how} Kept are the weights of step {best.step}, the best in {'validation' if best.validating else 'training'}."
+
+
 class Checkpoints(CheckpointEvery):
     """Writes FOLDER/step-N.ckpt after every epoch, and as `CheckpointEvery` after the step that runs when the process is asked to end.
 
-    One whose weights are not finite is not worth keeping.
+    The last epoch may be short. One whose weights are not finite is not worth keeping.
     """
 
     def on_train_batch_end(self, trainer: pl.Trainer, *args: Any, **kwargs: Any) -> None:
         """After a step that does not end the epoch."""
-        if trainer.global_step > self._step and not trainer.is_last_batch:
+        ends = trainer.is_last_batch or trainer.global_step >= self._config.max_steps
+        if trainer.global_step > self._step and not ends:
             self._after_step(trainer)
 
     def on_validation_end(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:

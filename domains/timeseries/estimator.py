@@ -23,8 +23,9 @@ from lightning.pytorch.loggers import Logger
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 from torch.utils.data import DataLoader
 
-from domains.timeseries.checkpoints import BestWeights, Checkpoints, Patience, describe_data
+from domains.timeseries.checkpoints import BestWeights, Checkpoints, Patience, describe_data, ending
 from domains.timeseries.config import QUANTILES, ForecasterConfig
+from domains.timeseries.entries import check_dataset
 from domains.timeseries.metrics import default_season_length
 from domains.timeseries.outputs import LOCATION, describe_output
 from domains.timeseries.predictor import TitansPredictor, make_predictor
@@ -44,7 +45,7 @@ LONGEST_PATCH = 32
 LONGEST_SEASON = 400
 """Steps of a season that is taken without being asked for."""
 WARMUP_SHARE = 0.1
-OWN_ARGUMENTS = {"gradient_clip_val": "gradient_clip", "accumulate_grad_batches": "accumulate"}
+OWN_ARGUMENTS = {"gradient_clip_val": "gradient_clip", "accumulate_grad_batches": "accumulate", "max_steps": "max_steps"}
 """Of Lightning's Trainer, whose work the forecaster's training does itself."""
 
 
@@ -80,6 +81,7 @@ class TitansEstimator(PyTorchLightningEstimator):
         distr_output: a GluonTS QuantileOutput, NormalOutput, StudentTOutput, LaplaceOutput or (for counts) NegativeBinomialOutput; None for
             the quantiles 0.1 to 0.9.
         lr, weight_decay, batch_size, num_batches_per_epoch, max_epochs: of training.
+        max_steps: of training, in place of max_epochs; the last epoch is shorter where they are no whole number of epochs.
         accumulate, gradient_clip, ema_decay, precision, devices, nodes: as of `TrainingConfig`: a step is `accumulate` batches, of
             `batch_size` windows over all devices, and with ema_decay the average of the weights is what is validated and kept.
         forecasts_per_window: training forecasts from the ends of so many last patches of each window.
@@ -123,6 +125,7 @@ class TitansEstimator(PyTorchLightningEstimator):
         batch_size: int = 32,
         num_batches_per_epoch: int = 50,
         max_epochs: int = 16,
+        max_steps: int | None = None,
         accumulate: int = 1,
         gradient_clip: float | None = 1.0,
         ema_decay: float | None = None,
@@ -171,13 +174,17 @@ class TitansEstimator(PyTorchLightningEstimator):
         for name in OWN_ARGUMENTS.keys() & self.trainer_kwargs.keys():
             raise ValueError(f"trainer_kwargs has {name!r}: give the estimator {OWN_ARGUMENTS[name]} instead")
         self.lr, self.batch_size, self.num_batches_per_epoch = lr, batch_size, num_batches_per_epoch
-        self.max_epochs: int = self.trainer_kwargs.get("max_epochs", max_epochs)
         epoch_steps = -(-num_batches_per_epoch // accumulate)
+        if max_steps is None:
+            self.max_epochs: int = self.trainer_kwargs.get("max_epochs", max_epochs)
+            max_steps = self.max_epochs * epoch_steps
+        else:
+            self.max_epochs = -(-max_steps // epoch_steps)
         self.training_config = TrainingConfig(
             learning_rate=lr,
             weight_decay=weight_decay,
-            max_steps=self.max_epochs * epoch_steps,
-            warmup_steps=round(WARMUP_SHARE * self.max_epochs * epoch_steps),
+            max_steps=max_steps,
+            warmup_steps=round(WARMUP_SHARE * max_steps),
             minimum_share=0.01,
             gradient_clip=gradient_clip,
             precision=precision,
@@ -275,21 +282,25 @@ class TitansEstimator(PyTorchLightningEstimator):
         shuffle_buffer_length and cache_data have no effect: windows are drawn at random places of series that stay where they are.
 
         Args:
+            training_data, validation_data: entries, in a list or any dataset of GluonTS: dictionaries with `start`, a pandas Period,
+                `target`, (C, T) or univariate (T,), and the features that the estimator is told of. `read_table(path).to_gluonts()`
+                makes them of a file, `gluonts.dataset.pandas.PandasDataset(frame, target="column")` univariate ones of a pandas frame.
             checkpoints: folder for a checkpoint after every epoch, and after the step that runs when the process is asked to end (Ctrl-C,
                 SIGTERM). If it has one, of a run that was stopped, training goes on from there and ends with the weights that it would
                 have had (on the CPU bit for bit); a finished run is not trained again.
             metrics: file for a row of metrics after every epoch (`WriteMetrics`), metrics.csv of a run.
 
         Raises:
-            TypeError: a table in place of its entries.
+            TypeError: a table, a data frame, a path or one entry in place of entries; the message says how to make them.
             ValueError: series that the estimator does not fit, or too short ones; both ckpt_path and checkpoints.
             UserError: `checkpoints` is of a run with other settings or data, damaged, or in use by another process; the processes that a
                 launcher has started are not devices times nodes.
             KeyboardInterrupt, SystemExit: Ctrl-C; with `checkpoints` SIGTERM (status 143).
         """
         check_processes(self.training_config)
-        if hasattr(training_data, "to_gluonts"):
-            raise TypeError(f"training_data must be entries, got a {type(training_data).__name__}: give its to_gluonts()")
+        check_dataset(training_data)
+        if validation_data is not None:
+            check_dataset(validation_data, "validation_data")
         arguments = (training_data, validation_data, from_predictor, None if metrics is None else Path(metrics))
         if checkpoints is None:
             return self._train_model(*arguments, ckpt_path, None)
@@ -330,7 +341,7 @@ class TitansEstimator(PyTorchLightningEstimator):
 
     def _settings(self, data: str, from_predictor: TitansPredictor | None) -> dict[str, Any]:
         """How a run trains and on what, in plain values: what a run that goes on with its checkpoints must share."""
-        names = ("max_epochs", "num_batches_per_epoch", "forecasts_per_window", "unfinished_patches", "ridge_start")
+        names = ("num_batches_per_epoch", "forecasts_per_window", "unfinished_patches", "ridge_start")
         settings = {name: getattr(self, name) for name in (*names, "validation_windows", "patience")}
         begun = {} if from_predictor is None else {"from_predictor": from_predictor.fingerprint}
         return {**settings, **begun, "data": data}
@@ -356,20 +367,21 @@ class TitansEstimator(PyTorchLightningEstimator):
         pl.seed_everything(self.seed, verbose=False)
         with warnings.catch_warnings(), quiet():
             warnings.filterwarnings("ignore", message=".*no `val_dataloader`.*")
-            trainer, best = self._trainer(module, data.has_validation, metrics, folder)
+            trainer, best, patience = self._trainer(module, data.has_validation, metrics, folder)
             fit(trainer, module, data, None if checkpoint is None else Path(checkpoint), folder)
+        if trainer.is_global_zero and trainer.progress_bar_callback is not None:
+            print(ending(trainer.global_step, self.training_config.max_steps, best, patience))
         module.load_state_dict(best.weights)
         return trainer
 
     def _trainer(
         self, module: ForecasterModule, validates: bool, metrics: Path | None, folder: Path | None
-    ) -> tuple[pl.Trainer, BestWeights]:
+    ) -> tuple[pl.Trainer, BestWeights, Patience | None]:
         config, given = self.training_config, dict(self.trainer_kwargs)
         rows = WriteMetrics(config, config.log_every)
         best = BestWeights(rows, validates)
-        callbacks = [*given.pop("callbacks", []), best]
-        if validates and self.patience is not None:
-            callbacks.append(Patience("val_loss", patience=self.patience))
+        patience = Patience("val_loss", patience=self.patience) if validates and self.patience is not None else None
+        callbacks = [*given.pop("callbacks", []), best, *([] if patience is None else [patience])]
         if folder is not None:
             callbacks.append(Checkpoints(folder, config, validates))
         loggers = given.pop("logger", False)
@@ -378,8 +390,9 @@ class TitansEstimator(PyTorchLightningEstimator):
             loggers = [*make_loggers(metrics, rows.columns(module.model.metric)), *own]
         settings = trainer_settings(config, rows, callbacks, given.pop("enable_progress_bar", self.progress))
         settings["plugins"] += given.pop("plugins", [])
-        limits = {"max_epochs": self.max_epochs, "limit_train_batches": self.num_batches_per_epoch}
-        return pl.Trainer(**{**settings, **limits, "limit_val_batches": None if validates else 0, "logger": loggers, **given}), best
+        sizes = {"limit_train_batches": self.num_batches_per_epoch, "limit_val_batches": None if validates else 0}
+        limits = {"max_epochs": self.max_epochs}  # the module ends the last of them; with max_steps Lightning would resume by steps
+        return pl.Trainer(**{**settings, **sizes, "logger": loggers, **given, **limits}), best, patience
 
     def create_predictor(self, transformation: Transformation, module: ForecasterModule) -> TitansPredictor:
         """The trained module as a GluonTS predictor."""

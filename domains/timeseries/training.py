@@ -22,6 +22,9 @@ from titans_seq.training.trainable import LossOutput
 
 log = logging.getLogger("titans_seq")
 
+FREE = ("devices", "nodes", "strategy")
+"""Settings that a resumed run may change: the others decide which weights it ends with."""
+
 
 class ForecasterModule(TrainingModule):
     """Training of a `TitansForecaster`.
@@ -60,7 +63,7 @@ class ForecasterModule(TrainingModule):
         """The newest whole checkpoint of a folder, None if there is none. Raises UserError if it is of another run."""
         path = newest_checkpoint(folder)
         if path is not None:
-            check_same_settings(path, self.model, self.settings)
+            check_same_settings(path, self.model, self.settings, FREE)
         return path
 
     def loss(self, batch: Batch, state: State | None) -> LossOutput:

@@ -21,6 +21,7 @@ from torch.utils.data import IterableDataset, get_worker_info
 
 from domains.timeseries.config import ForecasterConfig
 from domains.timeseries.data import quiet_pandas
+from domains.timeseries.entries import check_entry
 from titans_seq.training.loaders import rows_of
 
 BLOCK = 1 << 20
@@ -41,10 +42,12 @@ class Series:
         univariate: whether targets have no dimension of channels.
 
     Raises:
+        TypeError: it is no entry (`check_entry`).
         ValueError: the entry does not fit, with the item, what it has and what is needed.
     """
 
     def __init__(self, entry: Mapping[str, Any], config: ForecasterConfig, univariate: bool) -> None:
+        check_entry(entry)
         self.item, self.config = entry.get("item_id"), config
         target = np.asanyarray(entry["target"])  # a memory-mapped one goes to another process as a place in its file
         if target.ndim != (1 if univariate else 2):

@@ -3,6 +3,7 @@
 import re
 import tomllib
 from collections.abc import Iterator
+from fnmatch import fnmatch
 from importlib.metadata import EntryPoint
 from pathlib import Path
 
@@ -56,7 +57,7 @@ def test_settings_are_taken_by_what_they_are_for(block: Block, tmp_path: Path, m
         (tmp_path / named[1]).write_text(block.text)
         ((_, *words),) = commands(Block(block.page, block.line, "sh", "", named[2]))
         _, bound, _ = build_app().parse_args(words, exit_on_error=False, print_error=False)
-        assert bound.arguments["training"].epochs == int(words[words.index("--epochs") + 1]) != settings["epochs"]
+        assert bound.arguments["training"].max_steps == int(words[words.index("--max-steps") + 1]) != settings["max-steps"]
         assert bound.arguments["length"].prediction_length == settings["prediction-length"]
         given = bound.arguments["backbone"]
         assert (given.dim, given.variant, given.memory.chunk_size, given.memory.surprise_clip) == (64, "mac", 8, "none")
@@ -104,6 +105,16 @@ def test_what_is_listed_is_there(block: Block, run_folder: Path) -> None:
     assert len(found) > 3
     root = run_folder if block.page == "docs/training.md" else ROOT
     assert not [name for name in found if not (root / name).exists()]
+
+
+def test_hidden_files_are_told(run_folder: Path) -> None:
+    """All that a run leaves beside the texts and in its folder is in the table of docs/cli.md."""
+    table = (ROOT / "docs/cli.md").read_text().partition("## Hidden files")[2].partition("\n## ")[0]
+    first = [cell for line in table.splitlines() if line.startswith("| `") for cell in re.findall(r"`([^`]+)`", line.split("|")[1])]
+    told = [name.rstrip("/").rpartition("/")[2].replace("NAME", "*") for name in first]
+    left = {path.name for path in run_folder.parent.rglob(".*")}
+    assert {".titans_seq", ".lock"} <= left
+    assert not [name for name in left if not any(fnmatch(name, pattern) for pattern in told)]
 
 
 def test_a_listing_names_paths() -> None:

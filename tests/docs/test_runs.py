@@ -12,6 +12,7 @@ import pytest
 
 from tests.docs.data import make
 from tests.docs.pages import SHELL, blocks, commands
+from tests.limits import HANG
 from titans_seq.cli import build_app
 
 PAGES = ["README.md", "docs/dna.md", "docs/text.md", "docs/text_tasks.md", "docs/timeseries.md", "docs/training.md"]
@@ -29,8 +30,8 @@ SMALL = {
     "dna finetune": TRAINING,
     "dna bits": "--quiet",
     "dna generate": "--length 50",
-    "forecast train": "--epochs 1 --batches 2",
-    "forecast backtest": "--epochs 1 --batches 2",
+    "forecast train": "--max-steps 2",
+    "forecast backtest": "--max-steps 2",
     "forecast watch": "--interval 0.05 --idle 0.1",
 }
 """Flags by command: in place of the page's, or added."""
@@ -81,7 +82,7 @@ def test_the_commands_run(page: str, tmp_path: Path, monkeypatch: pytest.MonkeyP
                 make_room(outputs(given))
             print(given, flush=True)
             if "--devices" in given:  # each further process is started by the same command line
-                subprocess.run([sys.executable, "-m", "titans_seq.cli", *given], check=True, timeout=300)
+                subprocess.run([sys.executable, "-m", "titans_seq.cli", *given], check=True, timeout=HANG)
             else:
                 with open("live.csv") as table:
                     monkeypatch.setattr("sys.stdin", table)

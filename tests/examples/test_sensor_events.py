@@ -12,6 +12,7 @@ from pathlib import Path
 import pytest
 
 from tests.docs.pages import blocks
+from tests.limits import HANG
 from titans_seq import UserError
 from titans_seq.training.checkpoints import checkpoints_of
 from titans_seq.training.metrics import read_metrics
@@ -29,7 +30,7 @@ def site(tmp_path_factory: pytest.TempPathFactory) -> Path:
     folder = tmp_path_factory.mktemp("site")
     pip, install, path = shlex.split(INSTALL)
     options = ["--quiet", "--no-deps", "--no-build-isolation", "--no-index", "--disable-pip-version-check", "--target", str(folder)]
-    subprocess.run([sys.executable, "-m", pip, install, *options, path], cwd=ROOT, check=True, timeout=120)
+    subprocess.run([sys.executable, "-m", pip, install, *options, path], cwd=ROOT, check=True, timeout=HANG)
     return folder
 
 
@@ -45,7 +46,7 @@ def split(command: str) -> list[str]:
 
 def run(arguments: list[str], site: Path, folder: Path) -> str:
     """What it printed; it must end well and complain of nothing."""
-    done = subprocess.run(arguments, cwd=folder, env=environment(site), capture_output=True, text=True, timeout=300)
+    done = subprocess.run(arguments, cwd=folder, env=environment(site), capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
     assert "Traceback" not in done.stderr
     assert "Warning" not in done.stderr

@@ -61,8 +61,8 @@ OPTIONS = {
             "--season-length",
             "--windows",
             "--stride",
-            "--epochs",
-            "--batches",
+            "--max-steps",
+            "--validate-every",
             "--seed",
             "--threads",
         ),
@@ -86,9 +86,9 @@ def arguments(draw: st.DrawFn) -> list[str]:
     for name in draw(st.lists(st.sampled_from(sorted(OPTIONS)), max_size=4)):
         words += [name, draw(st.sampled_from(OPTIONS[name]) | st.text(max_size=5))]
     if words[1:2] in (["train"], ["backtest"]):  # what fits trains: not for long
-        words += [word for name in ("--epochs", "--batches") if name not in words for word in (name, "1")]
+        words += [word for name in ("--max-steps", "--validate-every") if name not in words for word in (name, "1")]
     words += draw(
-        st.lists(st.sampled_from(["--quiet", "--help", "--version", "--no-such", "-x", "extra", "--epochs", "--target="]), max_size=1)
+        st.lists(st.sampled_from(["--quiet", "--help", "--version", "--no-such", "-x", "extra", "--max-steps", "--target="]), max_size=1)
     )
     return words
 
@@ -101,7 +101,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Path]:
     (tmp_path / "empty.csv").touch()
     (tmp_path / "folder").mkdir()
     Titans(presets.debug()).save_pretrained(tmp_path / "model")
-    (tmp_path / "run.toml").write_text("epochs = 1\n[backbone]\ndim = 16\n")
+    (tmp_path / "run.toml").write_text("max-steps = 1\n[backbone]\ndim = 16\n")
     monkeypatch.chdir(tmp_path)
     app = build_app()
     app.command(use)

@@ -13,6 +13,7 @@ from hypothesis import strategies as st
 from safetensors.torch import load_file, save_file
 from torch import Tensor
 
+from tests.limits import HANG
 from titans_seq import AttentionConfig, MemoryConfig, Titans, TitansConfig, TitansState
 from titans_seq.state import State
 
@@ -202,7 +203,7 @@ def test_a_stream_goes_on_in_another_process(tmp_path: Path) -> None:
                 save_file({"x": rest}, folder / "input.safetensors")
                 expected[folder] = model(rest, state)
     command = [sys.executable, "-c", CONTINUE, str(torch.get_num_threads()), *map(str, expected)]
-    subprocess.run(command, check=True, timeout=120)
+    subprocess.run(command, check=True, timeout=HANG)
     for folder, (y, state) in expected.items():
         assert torch.equal(load_file(folder / "output.safetensors")["y"], y), folder.name
         after = TitansState.load(folder / "after.safetensors")

@@ -15,6 +15,7 @@ import cyclopts
 import pytest
 from rich.console import Console
 
+from tests.limits import HANG
 from titans_seq import cli
 from titans_seq.checkpoint import load_model
 from titans_seq.installed import OLDEST_TORCH
@@ -93,7 +94,7 @@ def site(tmp_path: Path) -> Path:
 
 def run(*arguments: str, site: Path | None = None, **variables: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "COLUMNS": "200", **variables} | ({"PYTHONPATH": str(site)} if site else {})
-    return subprocess.run([*COMMAND, *arguments], env=environment, capture_output=True, text=True, timeout=120)
+    return subprocess.run([*COMMAND, *arguments], env=environment, capture_output=True, text=True, timeout=HANG)
 
 
 def every_app(app: cyclopts.App, path: tuple[str, ...] = ()) -> Iterator[tuple[tuple[str, ...], cyclopts.App]]:
@@ -221,7 +222,7 @@ def test_ctrl_c_is_quiet(site: Path) -> None:
         assert process.stdout is not None
         assert process.stdout.readline() == "ready\n"
         process.send_signal(signal.SIGINT)
-        rest, errors = process.communicate(timeout=60)
+        rest, errors = process.communicate(timeout=HANG)
     assert (process.returncode, rest, errors) == (130, "", "")
 
 
@@ -231,7 +232,7 @@ def test_a_reader_that_goes_away_is_no_error_to_talk_about(site: Path) -> None:
         assert process.stdout is not None
         process.stdout.readline()
         process.stdout.close()
-        assert process.wait(timeout=60) == 1
+        assert process.wait(timeout=HANG) == 1
         assert process.stderr is not None
         assert process.stderr.read() == ""
 

@@ -13,6 +13,7 @@ import pytest
 import torch
 
 from tests.hub import TOKEN, Hub
+from tests.limits import HANG
 from tests.serving import serving
 from titans_seq import Titans, UserError, load_model, presets
 from titans_seq.card import Card
@@ -139,10 +140,10 @@ def test_info_of_a_model_on_the_hub(hub: Hub, model: Titans, tmp_path: Path) -> 
     hub.put("owner/name", tmp_path / "model")
     environment = {**os.environ, "HF_ENDPOINT": hub.address, "HF_HOME": str(tmp_path / "home"), "HF_HUB_DISABLE_PROGRESS_BARS": "1"}
     command = [str(Path(sys.executable).with_name("titans-seq")), "info"]
-    done = subprocess.run([*command, "owner/name", "--json"], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "owner/name", "--json"], env=environment, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
     assert json.loads(done.stdout)["parameters"] == sum(x.numel() for x in model.parameters())
-    done = subprocess.run([*command, "owner/nothing"], env=environment, capture_output=True, text=True, timeout=120)
+    done = subprocess.run([*command, "owner/nothing"], env=environment, capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 2
     assert done.stderr.startswith("Error: owner/nothing: no folder of that name here")
     assert "Traceback" not in done.stderr

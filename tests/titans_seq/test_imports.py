@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 
 import titans_seq
+from tests.limits import HANG
 
 HEAVY = ("gluonts", "Bio", "polars", "pandas", "lightning", "torchmetrics", "matplotlib", "sklearn", "tokenizers", "transformers")
 
@@ -17,7 +18,7 @@ def modules_after(code: str) -> set[str]:
     """Top-level modules that a fresh interpreter holds after `code`."""
     report = "import json, sys; sys.stderr.write(json.dumps(sorted({name.partition('.')[0] for name in sys.modules})))"
     script = f"try:\n    {code}\nfinally:\n    {report}\n"
-    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([sys.executable, "-c", script], capture_output=True, text=True, timeout=HANG)
     assert result.returncode == 0, result.stderr
     return set(json.loads(result.stderr))
 
@@ -32,6 +33,10 @@ def test_a_model_that_can_be_trained_is_read_without_lightning() -> None:
     loaded = modules_after("import titans_seq.training.trainable")
     assert "torch" in loaded
     assert "lightning" not in loaded
+
+
+def test_a_model_of_dna_is_read_without_what_scores_need() -> None:
+    assert not modules_after("import domains.dna.model, domains.dna.variants") & {"sklearn", "scipy", "pandas", "matplotlib", "lightning"}
 
 
 def test_every_name_of_the_package_is_there() -> None:
@@ -53,6 +58,6 @@ def test_help_loads_neither_torch_nor_a_domain_library() -> None:
 def test_the_command_is_installed() -> None:
     (command,) = entry_points(group="console_scripts", name="titans-seq")
     assert command.value == "titans_seq.cli:main"
-    result = subprocess.run([Path(sys.executable).with_name("titans-seq"), "--help"], capture_output=True, text=True, timeout=120)
+    result = subprocess.run([Path(sys.executable).with_name("titans-seq"), "--help"], capture_output=True, text=True, timeout=HANG)
     assert result.returncode == 0, result.stderr
     assert "Usage: titans-seq" in result.stdout

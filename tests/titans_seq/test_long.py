@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.limits import HANG
 from tests.work import Work
 from titans_seq import AttentionConfig, MemoryConfig, Titans, TitansConfig, pieces
 from titans_seq.config import VARIANTS
@@ -33,7 +34,7 @@ for length in lengths:
 def peaks(variant: str, *numbers: int) -> list[int]:
     """Peak resident MiB of a fresh process after each prefill: dim, layers, expansion, chunk_size, then the lengths."""
     command = [sys.executable, "-c", PEAK, variant, *map(str, numbers)]
-    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=1200)
+    result = subprocess.run(command, check=True, capture_output=True, text=True, timeout=HANG)
     unit = 2**20 if sys.platform == "darwin" else 2**10
     return [int(line) // unit for line in result.stdout.split()]
 

@@ -9,6 +9,7 @@ import pytest
 from nbclient import NotebookClient
 from rich.console import Console
 
+from tests.limits import HANG
 from titans_seq.progress import NotebookProgress, make_bar, progress
 from titans_seq.quiet import quiet_import
 
@@ -33,7 +34,7 @@ def test_nothing_is_left_where_there_is_no_terminal(capfd: pytest.CaptureFixture
 def run(tmp_path: Path, *cells: str) -> list[list[nbformat.NotebookNode]]:
     """The outputs of each cell, run in a kernel."""
     notebook = nbformat.v4.new_notebook(cells=[nbformat.v4.new_code_cell(cell) for cell in cells])
-    NotebookClient(notebook, timeout=120, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
+    NotebookClient(notebook, timeout=HANG, kernel_name="python3", resources={"metadata": {"path": str(tmp_path)}}).execute()
     return [cell.outputs for cell in notebook.cells]
 
 

@@ -4,6 +4,7 @@ from pathlib import Path
 
 import numpy as np
 import polars as pl
+from matplotlib import colormaps
 from matplotlib.axes import Axes
 from matplotlib.colors import LogNorm
 from matplotlib.ticker import MaxNLocator
@@ -14,17 +15,28 @@ from titans_seq.inspect.recording import QUANTITIES
 MAX_POINTS = 1_000
 """Along the tokens; longer streams are drawn as means over bins."""
 _COLOURS = ("#0969da", "#d4600a", "#1a7f37", "#8250df", "#bf3989", "#6e7781")
-_PANELS = (
-    ("surprise", ("surprise",), "norm of the\ninner gradient"),
-    ("gates", ("alpha", "eta", "theta"), "alpha,\neta, theta"),
-    ("size", ("weight_norm", "momentum_norm"), "norm of\nW and S"),
-    ("answers", ("read", "learned"), "norm of the\nanswer"),
-)
-_STYLES = ("-", (0, (4, 2)), (0, (1, 1.5)))
+_PANELS = {
+    "surprise": "norm of the inner gradient",
+    "theta": "step size",
+    "momentum_norm": "norm of the momentum S",
+    "eta": "share of S that stays",
+    "weight_norm": "norm of the weights W",
+    "alpha": "share of W that is forgotten",
+    "read": "norm of the answer",
+    "learned": "how far the stream has moved it",
+}
+"""Quantities and what they are, in rows of two: what is written, and how."""
+_SMOOTH = 40
+"""Parts of a stream over each of which a thick line is the mean."""
+_LOG = 100
+"""Times the median that the largest value is where a scale is logarithmic."""
 
 
 def plot_memory(frame: pl.DataFrame, *, stream: int = 0, row: int = 0, title: str = "", path: str | Path | None = None) -> Figure:
-    """Surprise, gates, size and answers along one stream: a line a block, the mean over heads and layers of the memory.
+    """What the memories do along one stream, a panel a quantity and a line a block: the mean over heads and layers of the memory.
+
+    Scales begin at 0, so that what hardly changes looks so; a panel in which one value is far above the others is logarithmic. Thin lines
+    are tokens, thick ones running means; of a few blocks the first has the widest, as the others' may lie on it.
 
     Args:
         frame: of `Recording.frame`.
@@ -36,23 +48,37 @@ def plot_memory(frame: pl.DataFrame, *, stream: int = 0, row: int = 0, title: st
         ValueError: the frame has no such stream or row.
     """
     means = _binned(_chosen(frame, stream, row), ["block"])
+    blocks = means.partition_by("block", maintain_order=True)
+    few = len(blocks) <= len(_COLOURS)
+    colours = _COLOURS[: len(blocks)] if few else colormaps["viridis"](np.linspace(0, 0.95, len(blocks)))
+    widths = np.linspace(2.8 if few else 1.0, 1.2 if few else 1.0, len(blocks))
     figure = Figure(figsize=(10, 8), dpi=150, layout="constrained")
-    panels = figure.subplots(len(_PANELS), 1, sharex=True)
-    for ax, (name, columns, label) in zip(panels, _PANELS, strict=True):
-        for (block,), part in means.group_by("block", maintain_order=True):
-            for column, style in zip(columns, _STYLES, strict=False):
-                legend = f"block {block}" if len(columns) == 1 else f"{column}, block {block}"
-                ax.plot(part["token"], part[column], color=_COLOURS[int(block) % len(_COLOURS)], ls=style, lw=1.1, label=legend)
-        if name in ("gates", "size") and (means.select(columns).to_numpy() > 0).all():
-            ax.set_yscale("log")
-        ax.set_ylabel(label)
-        ax.set_title(name, loc="left", fontsize="medium")
-        ax.legend(loc="center left", bbox_to_anchor=(1.0, 0.5), fontsize="small", frameon=False)
+    panels = figure.subplots(len(_PANELS) // 2, 2, sharex=True)
+    for ax, (quantity, meaning) in zip(panels.flat, _PANELS.items(), strict=True):
+        for place, (part, colour, width) in enumerate(zip(blocks, colours, widths, strict=True)):
+            window = max(1, len(part) // _SMOOTH)
+            smooth = part[quantity].rolling_mean(window, min_samples=1, center=True)
+            ax.plot(part["token"], part[quantity], color=colour, lw=0.6, alpha=0.35)
+            ax.plot(part["token"], smooth, color=colour, lw=width, label=f"block {place}")
+        _scale(ax, means[quantity].to_numpy())
+        ax.set_title(f"{quantity}: {meaning}", loc="left", fontsize="medium")
         ax.spines[["top", "right"]].set_visible(False)
-    panels[-1].set_xlabel("token")
-    panels[-1].xaxis.set_major_locator(MaxNLocator(integer=True))
+    for ax in panels[-1]:
+        ax.set_xlabel("token")
+        ax.xaxis.set_major_locator(MaxNLocator(integer=True))
+    lines, names = panels[0, 0].get_legend_handles_labels()
+    figure.legend(lines, names, loc="outside lower center", ncols=min(len(names), 8), frameon=False)
     figure.suptitle(title)
     return _saved(figure, path)
+
+
+def _scale(ax: Axes, values: np.ndarray) -> None:
+    """From 0 to a little above the largest value, or logarithmic."""
+    highest = float(values.max())
+    if values.min() > 0 and highest > _LOG * np.median(values):
+        ax.set_yscale("log")
+    else:
+        ax.set_ylim(0, 1.1 * highest or 1)
 
 
 def plot_heads(

@@ -68,18 +68,18 @@ def check_same_run(path: Path, model: Any, config: TrainingConfig) -> None:
     check_same_settings(path, model, config.to_dict())
 
 
-def check_same_settings(path: Path, model: Any, training: dict[str, Any]) -> None:
-    """Raise UserError unless the checkpoint is of this model and was trained so, but for settings that may change (`FREE`)."""
+def check_same_settings(path: Path, model: Any, training: dict[str, Any], free: Sequence[str] = FREE) -> None:
+    """Raise UserError unless the checkpoint is of this model and was trained so, but for settings that may change (`free`)."""
     was = read_checkpoint(path)[CHECKPOINT_KEY]
-    now = {"model_type": model.model_type, **_flat("model", model.config.to_dict()), **_flat("training", _fixed(training))}
-    then = {"model_type": was["model_type"], **_flat("model", was["model"]), **_flat("training", _fixed(was["training"]))}
+    now = {"model_type": model.model_type, **_flat("model", model.config.to_dict()), **_flat("training", _without(training, free))}
+    then = {"model_type": was["model_type"], **_flat("model", was["model"]), **_flat("training", _without(was["training"], free))}
     changed = [f"{name} was {then.get(name)!r}, is {now.get(name)!r}" for name in sorted(now | then) if then.get(name) != now.get(name)]
     if changed:
         raise UserError(f"{path}: of a run with other settings: {'; '.join(changed)}. Resume with those it had, or name another folder.")
 
 
-def _fixed(training: dict[str, Any]) -> dict[str, Any]:
-    return {name: value for name, value in training.items() if name not in FREE}
+def _without(training: dict[str, Any], free: Sequence[str]) -> dict[str, Any]:
+    return {name: value for name, value in training.items() if name not in free}
 
 
 def _flat(prefix: str, values: dict[str, Any]) -> dict[str, Any]:

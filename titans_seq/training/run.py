@@ -118,6 +118,8 @@ def _export(trainer: pl.Trainer, make_model: Callable[[], Any], folder: Path, ca
         assert path is not None
         checkpoint = read_checkpoint(path)
         weights = read_model(path) if path.is_dir() else checkpoint["state_dict"]
+        if choose == "best" and trainer.progress_bar_callback is not None:
+            print(f"Kept are the weights of step {checkpoint['global_step']}, the best in validation.")
         model = make_model()  # whole: the one that was trained may be sharded
         model.load_state_dict({name.removeprefix("model."): x for name, x in weights.items()})
         model.save_pretrained(folder / "model", card=_filled(card, model, folder, checkpoint["global_step"], choose))

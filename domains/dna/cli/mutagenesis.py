@@ -5,7 +5,7 @@ import sys
 from collections.abc import Callable
 from functools import partial
 from pathlib import Path
-from typing import Annotated, Literal
+from typing import TYPE_CHECKING, Annotated, Literal
 
 from cyclopts import Parameter
 
@@ -16,6 +16,12 @@ from domains.dna.cli.score_variants import Downstream
 from domains.dna.settings import ReadingConfig
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
 from titans_seq.progress import progress
+
+if TYPE_CHECKING:
+    import polars as pl
+
+_STRONGEST = 5
+"""Bases that are named on the screen; the table has all."""
 
 
 @configured(reading=ReadingConfig)
@@ -53,6 +59,8 @@ def mutagenesis(
     if as_json:
         for row in scores.rows(named=True):
             print(json.dumps(row))
+    elif not quiet:
+        _print(scores)
     letters, matrix = as_matrix(scores)
     writers: dict[str, Callable[[Path], object]] = {
         f"mutagenesis.{file_format}": table_writer(scores),
@@ -60,3 +68,16 @@ def mutagenesis(
     }
     for path in write_all(output, writers):
         print(path, file=sys.stderr if as_json else sys.stdout)
+
+
+def _print(scores: "pl.DataFrame") -> None:
+    """How many changes of how many bases have a score, the bases whose change matters most, and how to read it."""
+    from domains.dna.mutagenesis import strongest
+
+    print(
+        f"scored {scores['llr'].count():,} changes of {scores['pos'].n_unique():,} bases of {scores['chrom'][0]}; those that matter most:"
+    )
+    print("     position  base  mean llr  likeliest change")
+    for pos, ref, mean, alt, llr in strongest(scores, _STRONGEST).iter_rows():
+        print(f"{pos:13,}  {ref:>4}  {mean:+8.3f}  {alt} {llr:+.3f}")
+    print("llr: log p(changed) / p(as it is), natural logarithm; negative where the model expects what is there.")

@@ -7,8 +7,6 @@ from functools import cached_property
 
 import numpy as np
 import polars as pl
-from scipy.sparse import coo_array
-from scipy.sparse.csgraph import connected_components
 
 from domains.dna.data.alphabet import BASE_BITS, COMPLEMENT, FROM_LETTER, ILLEGAL, illegal
 from domains.dna.data.regions import Intervals
@@ -170,6 +168,9 @@ def hold_out(task: Task, validation: float, seed: int, test: float = 0.0) -> Tas
 
 def groups(sequences: LabelledSequences) -> np.ndarray:
     """(W,) int64 from 0: equal numbers for sequences that are equal, also as reverse complements, or overlap, also through others."""
+    from scipy.sparse import coo_array  # half a second, which most commands on DNA need not wait
+    from scipy.sparse.csgraph import connected_components
+
     canonical = [min(pair) for pair in zip(sequences.keys, sequences.reverse_keys, strict=True)]
     links = [np.unique(np.array(canonical, dtype=object), return_inverse=True)[1]]
     if sequences.regions is not None:

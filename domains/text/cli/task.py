@@ -1,6 +1,7 @@
 """`titans-seq text task`: list, make, train, evaluate."""
 
 import json
+import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -113,6 +114,8 @@ def train(
     if training.length_warmup:
         raise UserError("--length-warmup: the examples of a task have one length; set that of the task, --set length=N.")
     task = _task(name, settings, books, _tokenizer(tokenizer, end_token))
+    if not quiet:
+        _print_chance(task)
     folder = run(task, output, model, training, count=count, resume=resume, progress=not quiet)
     say_where(folder, quiet)
 
@@ -166,9 +169,23 @@ def evaluate(
         for row in rows:
             print(json.dumps(row.values()))
     else:
-        _print(base.name, rows)
+        _print(base.name, rows, reads_text)
     if output is not None:
         write_report(output, base.name, rows)
+
+
+def _print_chance(task: "Task") -> None:
+    """What the losses are to be compared with; of a task of text no loss is known of a guess."""
+    from lightning.pytorch.utilities.rank_zero import rank_zero_only
+
+    from domains.text.tasks.task import SymbolTask
+    from titans_seq.training.trainable import BITS
+
+    if isinstance(task, SymbolTask) and rank_zero_only.rank == 0:
+        bits = math.log(task.answers) * BITS
+        print(
+            f"{task.name}: guessing among its {task.answers:,} answers gets {task.chance:.4f} right, and takes {bits:.4f} bits per token."
+        )
 
 
 def _load(model: str) -> "TitansForCausalLM":
@@ -184,15 +201,22 @@ def _load(model: str) -> "TitansForCausalLM":
     return found
 
 
-def _print(name: str, rows: "list[Row]") -> None:
+def _print(name: str, rows: "list[Row]", of_text: bool) -> None:
     """A table, a line a length."""
     print(f"{name}: {rows[0].scores.examples} examples a length")
     columns = [column for column in rows[0].values() if column not in ("length", "tokens", "examples")]
     print("length".rjust(9) + "tokens".rjust(11) + "".join(f"{column:>10}" for column in columns))
     for row in rows:
         values = row.values()
-        print(f"{row.length:9,}{values['tokens']:11,.0f}" + "".join(f"{values[column]:10.3f}" for column in columns))
+        print(f"{row.length:9,}{values['tokens']:11,.0f}" + "".join(_cell(column, values[column]) for column in columns))
     print("Shares of asked tokens, of answers, and of whole examples that are right; nats an asked token (docs/text_tasks.md).")
+    if rows[0].scores.chance is not None:
+        print(f"Chance: what guessing among all answers that there can be would have of {'answers' if of_text else 'accuracy'}.")
+
+
+def _cell(column: str, value: float | None) -> str:
+    """Chances can be small."""
+    return " " * 10 if value is None else f"{value:10.3g}" if column == "chance" else f"{value:10.3f}"
 
 
 def _task(

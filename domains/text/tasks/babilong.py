@@ -8,7 +8,7 @@ from typing import Literal
 
 import numpy as np
 
-from domains.text.tasks.babi import Story, compare_answers, find_file, read_stories
+from domains.text.tasks.babi import LABELS, Story, compare_answers, find_file, read_stories
 from domains.text.tasks.books import sentences
 from domains.text.tasks.stories import TOLD, tell
 from domains.text.tasks.texts import Question, TextTask
@@ -77,6 +77,11 @@ class BabiLong(TextTask):
         prompt = f"{before}<context>\n{context}\n</context>\n\nQuestion: {story.question}{PREFIX}"
         more = tuple((f"\n\nQuestion: {other}{PREFIX}", answer) for other, answer in story.more)
         return Question(prompt, PREFIX, story.question, (story.answer,), more=more)
+
+    @property
+    def chance(self) -> float | None:
+        """As of `Task`: of the labels; qa8 asks for lists of them."""
+        return None if self.config.task == "qa8" else 1 / len(LABELS[self.config.task])
 
     def score(self, question: Question, output: str) -> float:
         """`compare_answers`."""

@@ -1,7 +1,7 @@
 """How well a model does a task: the asked tokens, read through the state in constant memory. Shapes: B rows, T tokens, A asked tokens."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass
+from dataclasses import asdict, dataclass
 from typing import Any
 
 import numpy as np
@@ -10,6 +10,7 @@ import torch
 from domains.text.tasks.batches import collate
 from domains.text.tasks.task import Example, Examples, Task
 from domains.text.tasks.train import check_reads
+from titans_seq.display import html_table
 from titans_seq.losses import IGNORED
 
 SEGMENT = 4096
@@ -39,6 +40,7 @@ class Scores:
         examples: how many.
         tokens: of inputs, mean.
         accuracy: share of asked tokens that are right, of each row, then the mean (Zoology's rule).
+        chance: what a guess would have of `accuracy`, of a task of text of `answers` (`Task.chance`); None where that is not known.
         answers: share of answers found, likewise: the score of needles by likelihood.
         whole: share of examples with all right.
         nats: a token that is asked, mean over all of them.
@@ -47,12 +49,13 @@ class Scores:
     examples: int
     tokens: float
     accuracy: float
+    chance: float | None
     answers: float
     whole: float
     nats: float
 
     @classmethod
-    def of(cls, results: Sequence[Result]) -> "Scores":
+    def of(cls, results: Sequence[Result], chance: float | None = None) -> "Scores":
         """The mean of at least one result."""
         tokens, accuracy, answers, whole = (
             float(np.mean(values))
@@ -64,7 +67,13 @@ class Scores:
             )
         )
         nats = sum(one.nats for one in results) / sum(one.asked for one in results)
-        return cls(len(results), tokens, accuracy, answers, whole, nats)
+        return cls(len(results), tokens, accuracy, chance, answers, whole, nats)
+
+    def _repr_html_(self) -> str:
+        """In a notebook: a table of one row."""
+        values = asdict(self)
+        cells = ["" if value is None else f"{value:.4g}" for value in values.values()]
+        return html_table("Scores", [cells], list(values))
 
 
 def evaluate(
@@ -89,7 +98,8 @@ def evaluate(
     Raises:
         UserError: the model has other tokens, or is of another kind than the task needs.
     """
-    return Scores.of(list(results(model, task, Examples(task, seed, count, "test"), batch_size, segment_length, on_read)))
+    found = results(model, task, Examples(task, seed, count, "test"), batch_size, segment_length, on_read)
+    return Scores.of(list(found), task.chance)
 
 
 def results(

@@ -81,6 +81,11 @@ class Facts(TextTask):
             hay.insert(place, fact)
         return Question(" ".join([*hay, said]), said, said, (quality,), depth)
 
+    @property
+    def chance(self) -> float:
+        """As of `Task`: of the qualities."""
+        return 1 / self.config.qualities
+
     def score(self, question: Question, output: str) -> float:
         """Whether the quality is in the output."""
         return float(question.answers[0] in output)

@@ -44,6 +44,12 @@ class InContextRecall(SymbolTask):
         )
         self._require("length", self.length % 2 == 0 and self.length >= 4, "even, at least 4")
 
+    @property
+    def answers(self) -> int:
+        """As of `SymbolTask`: the values that are no noise."""
+        real = self.symbols - self.noise_symbols
+        return real - real // 2
+
     def example(self, draw: np.random.Generator, training: bool = False) -> Example:
         """As of `Task`."""
         real = self.symbols - self.noise_symbols
@@ -85,6 +91,11 @@ class FuzzyRecall(SymbolTask):
         super().__post_init__()
         self._require("motif", 1 <= self.motif <= (self.symbols - 1) // 2, f"between 1 and (symbols - 1) / 2 = {(self.symbols - 1) // 2}")
         self._require("length", self.length > 6 * self.motif, f"more than 6 motif={6 * self.motif}")
+
+    @property
+    def answers(self) -> int:
+        """As of `SymbolTask`: those of values."""
+        return self.symbols - 1 - (self.symbols - 1) // 2
 
     def example(self, draw: np.random.Generator, training: bool = False) -> Example:
         """As of `Task`."""
@@ -136,6 +147,11 @@ class Memorisation(SymbolTask):
         self._require("symbols", self.symbols >= 3, "at least 3")
         self._require("length", self.length % 2 == 0, "even")
         self._require("map_seed", self.map_seed >= 0, "at least 0")
+
+    @property
+    def answers(self) -> int:
+        """As of `SymbolTask`: the values of the map."""
+        return (self.symbols - 1) // 2
 
     def example(self, draw: np.random.Generator, training: bool = False) -> Example:
         """As of `Task`."""
@@ -208,6 +224,11 @@ class SelectiveCopy(SymbolTask):
         self._require("symbols", self.symbols >= 3, "at least 3")
         self._require("copied", self.copied >= 1, "at least 1")
         self._require("length", self.length > 2 * self.copied, f"more than 2 copied={2 * self.copied}")
+
+    @property
+    def answers(self) -> int:
+        """As of `SymbolTask`: all but the blank and the symbol that asks."""
+        return self.symbols - 2
 
     def example(self, draw: np.random.Generator, training: bool = False) -> Example:
         """As of `Task`."""

@@ -37,6 +37,11 @@ class MultiQueryRecall(SymbolTask):
         self._require("pairs", 1 <= self.pairs < self.symbols // 2, f"between 1 and symbols / 2 - 1 = {self.symbols // 2 - 1}")
         self._require("length", self.length % 2 == 0 and self.length >= 4 * self.pairs, f"even, and at least 4 pairs={4 * self.pairs}")
 
+    @property
+    def answers(self) -> int:
+        """As of `SymbolTask`: the values."""
+        return self.symbols - self.symbols // 2
+
     def example(self, draw: np.random.Generator, training: bool = False) -> Example:
         """As of `Task`."""
         half, context = self.symbols // 2, 2 * self.pairs
@@ -70,6 +75,11 @@ class AssociativeRecall(SymbolTask):
         super().__post_init__()
         self._require("symbols", self.symbols >= 3, "at least 3")
         self._require("length", self.length % 2 == 0 and self.length >= 2, "even, at least 2")
+
+    @property
+    def answers(self) -> int:
+        """As of `SymbolTask`: the values."""
+        return self.symbols - 1 - (self.symbols - 1) // 2
 
     def example(self, draw: np.random.Generator, training: bool = False) -> Example:
         """As of `Task`."""
@@ -107,6 +117,11 @@ class InductionHeads(SymbolTask):
         self._require("symbols", self.symbols >= 2, "at least 2")
         self._require("length", self.length >= 3, "at least 3")
         self._require("triggers", self.triggers >= 1, "at least 1")
+
+    @property
+    def answers(self) -> int:
+        """As of `SymbolTask`: all but `=>`."""
+        return self.symbols - 1
 
     def example(self, draw: np.random.Generator, training: bool = False) -> Example:
         """As of `Task`."""

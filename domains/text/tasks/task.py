@@ -64,6 +64,13 @@ class Task(Protocol):
         """Tokens of an example, at most."""
         ...
 
+    @property
+    def chance(self) -> float | None:
+        """Share that guessing gets right, each answer that there can be as likely: of the asked tokens, of a task of text of the answers.
+        None where the answers are not counted out.
+        """
+        ...
+
     def example(self, draw: np.random.Generator, training: bool = False) -> Example:
         """One example; training: as it is trained on, which may ask for more than a test does."""
         ...
@@ -103,6 +110,16 @@ class SymbolTask(Config):
     def symbols(self) -> int:
         """V: inputs and targets are in [0, V)."""
         raise NotImplementedError
+
+    @property
+    def answers(self) -> int:
+        """How many of the symbols a test may ask for."""
+        return self.symbols
+
+    @property
+    def chance(self) -> float:
+        """As of `Task`."""
+        return 1 / self.answers
 
     @property
     def vocabulary(self) -> int:

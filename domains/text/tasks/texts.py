@@ -80,6 +80,11 @@ class TextTask(ABC):
         """As of `Task`: tokens of prompt and room for the answer."""
         return int(self.config.length)
 
+    @property
+    def chance(self) -> float | None:
+        """As of `Task`."""
+        return None
+
     def settings(self) -> dict[str, Any]:
         """As of `Task`."""
         found: Config = self.config

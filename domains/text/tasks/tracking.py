@@ -137,6 +137,11 @@ class Copy(SymbolTask):
         """As of `Task`: all strings have this length."""
         return replace(self, length=length, min_length=length)
 
+    @property
+    def answers(self) -> int:
+        """As of `SymbolTask`: the letters and the point."""
+        return self.symbols - 2
+
     def example(self, draw: np.random.Generator, training: bool = False) -> Example:
         """As of `Task`."""
         size = int(draw.integers(self.min_length, self.length + 1))

@@ -74,10 +74,8 @@ class LengthOptions:
 class TrainingOptions:
     """How the model is trained."""
 
-    epochs: Annotated[int | None, Parameter(help="Rounds of training, the best of which is kept. Default: 16.", validator=AtLeastOne)] = (
-        None
-    )
-    batches: Annotated[int | None, Parameter(help="Batches of windows in a round. Default: 50.", validator=AtLeastOne)] = None
+    max_steps: Annotated[int, Parameter(help="Steps of the whole run.", validator=AtLeastOne)] = 800
+    validate_every: Annotated[int, Parameter(help="Steps between validations, the best of which is kept.", validator=AtLeastOne)] = 50
     batch_size: Annotated[int | None, Parameter(help="Windows in a batch. Default: 32.", validator=AtLeastOne)] = None
     learning_rate: Annotated[float | None, Parameter(help="Largest step. Default: 0.005.", validator=Number(gt=0))] = None
     accumulate: Annotated[int, Parameter(help="Batches a step.", validator=AtLeastOne)] = 1
@@ -205,12 +203,7 @@ def make_estimator(
     from domains.timeseries.conformal import CalibratingEstimator
     from domains.timeseries.estimator import TitansEstimator
 
-    given = {
-        "max_epochs": training.epochs,
-        "num_batches_per_epoch": training.batches,
-        "batch_size": training.batch_size,
-        "lr": training.learning_rate,
-    }
+    given = {"batch_size": training.batch_size, "lr": training.learning_rate}
     settings: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
     if table.items["len"].sum() > 10 * _MOST_VALIDATION * lengths.prediction:  # a tenth, as the estimator would take, is too much
         settings["validation_windows"] = max(1, _MOST_VALIDATION // table.items.height)
@@ -227,6 +220,8 @@ def make_estimator(
         num_feat_static_real=len(static.numbers) if static else 0,
         cardinality=[len(known) for known in static.categories.values()] if static and static.categories else None,
         titans=backbone.to_dict(),
+        max_steps=training.max_steps,
+        num_batches_per_epoch=training.validate_every * training.accumulate,
         accumulate=training.accumulate,
         gradient_clip=training.gradient_clip,
         ema_decay=training.ema_decay,

@@ -46,7 +46,7 @@ def warn_of_short(table: "Table", context: int) -> None:
         shortest = f" (the shortest, {item!r}, has {least})" if len(short) > 1 else f" ({least})"
         print(
             f"warning: {several} fewer steps{shortest} than the {context} that the model reads (its context_length): "
-            "what is missing is masked, and the forecast is a guess from the rest.",
+            "the missing ones are masked, and the forecast is a guess from the rest.",
             file=sys.stderr,
         )
 
@@ -131,6 +131,20 @@ def print_update(item: str, last: datetime | None, counts: Mapping[str, int], fo
     low, middle, high = (forecast.quantile(level)[0] for level in (0.1, 0.5, 0.9))
     values = zip(channels, low.reshape(-1), middle.reshape(-1), high.reshape(-1), strict=True)
     print(f"{head}. Next: " + "; ".join(f"{name} {m:.4g} ({a:.4g} to {b:.4g})" for name, a, m, b in values), flush=True)
+
+
+_NOTES = {
+    "missing": "missing: steps that have no value. They are masked: nothing is filled in, and forecasts go by the others.",
+    "late": "late: rows at or before the last step that was read. They are left out, as a memory cannot take back what it has read.",
+}
+
+
+def explain_notes(counts: Mapping[str, int], told: set[str]) -> None:
+    """Say once, by `told`, what the counts of `print_update` are."""
+    for name, note in _NOTES.items():
+        if counts[name] and name not in told:
+            told.add(name)
+            print(note, flush=True)
 
 
 def _heading(metric: str) -> str:

@@ -17,7 +17,11 @@ from titans_seq.outputs import write_all
 def watch(
     model: Annotated[str, Parameter(help="Folder that train wrote, or the name of one on the Hugging Face hub, owner/name.")],
     file: Annotated[
-        Path | None, Parameter(help="CSV or TSV that grows, with a header and the columns of training. Default: standard input.")
+        Path | None,
+        Parameter(
+            help="CSV or TSV that grows, or a pipe, with a header and training's columns. Default, and -: standard input.",
+            allow_leading_hyphen=True,
+        ),
     ] = None,
     /,
     *,
@@ -34,12 +38,15 @@ def watch(
 ) -> None:
     """Read rows as they are appended and forecast anew after each, without reading the past again.
 
-    Missing values and steps are masked. Rows at or before the last step that was read are left out and counted. A row that cannot be used
-    stops the watch; what came before it is read, kept and forecast from. Intervals of a calibrated model adapt to how often they held.
+    Missing values and steps are masked: they count nowhere and are not filled in. Steps without any value are counted as missing, and rows
+    at or before the last step that was read, which are left out, as late. A row that cannot be used stops the watch; what came before it is
+    read, kept and forecast from. Intervals of a calibrated model adapt to how often they held.
     """
+    if str(file).startswith("-") and file != Path("-"):
+        raise UserError(f"{file}: no such option; titans-seq forecast watch --help says what there is.")
     prepare(threads, output=output, **({} if state is None else {"state": state}))
     from domains.timeseries.cli import folder
-    from domains.timeseries.cli.report import print_update
+    from domains.timeseries.cli.report import explain_notes, print_update
     from domains.timeseries.data.stream import RowReader, follow
     from domains.timeseries.metrics import forecast_table
     from domains.timeseries.plots import plot_forecast
@@ -47,7 +54,10 @@ def watch(
 
     trained = folder.find(model)
     predictor = trained.predictor()
-    streams = None
+    file = None if file == Path("-") else file
+    if not quiet:
+        print(f"Watching {file or 'standard input'}.", flush=True)
+    streams, told = None, set[str]()
     written: list[Path] = []
     bad: BadRow | None = None
     for lines in follow(file, interval=interval, idle=idle):
@@ -63,6 +73,7 @@ def watch(
         if not quiet:
             for item, forecast in forecasts.items():
                 print_update(item, streams.last(item), streams.counts(item), forecast, trained.table.target)
+                explain_notes(streams.counts(item), told)
         made = [forecast for forecast in forecasts.values() if forecast is not None]
         if made:
             history = [streams.history(forecast.item_id) for forecast in made]

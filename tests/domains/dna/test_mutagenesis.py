@@ -45,6 +45,29 @@ def test_the_command_prints_changes(
     assert [(row["pos"], row["ref"], row["alt"]) for row in rows] == [(pos, "T", alt) for pos in (1, 2) for alt in "ACG"]
 
 
+def test_the_command_says_which_bases_matter_most(
+    write: Callable[..., Path], run: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Bases and changes are counted, an N has none; the strongest bases are those of the table; --quiet leaves the paths."""
+    make_model().save_pretrained(tmp_path / "model")
+    arguments = (write(f">chr1\n{TEXT}\n"), "chr1:26-33", "--model", tmp_path / "model", "--downstream", 0, "-o", tmp_path / "out")
+    run("mutagenesis", *arguments)
+    first, _, *bases, legend, table, picture = capsys.readouterr().out.splitlines()
+    assert first == "scored 21 changes of 8 bases of chr1; those that matter most:"
+    scores = pl.read_csv(tmp_path / "out" / "mutagenesis.csv").filter(pl.col("llr").is_not_null())
+    means = {pos: float(part["llr"].mean()) for (pos,), part in scores.group_by("pos")}  # type: ignore[arg-type]
+    expected = sorted(means, key=lambda pos: -abs(means[pos]))[:5]
+    assert [int(line.split()[0]) for line in bases] == expected
+    for line in bases:
+        pos, ref, mean, alt, llr = line.split()
+        own = scores.filter(pos=int(pos)).sort("llr").row(-1, named=True)
+        assert (ref, mean, alt, llr) == (TEXT[int(pos) - 1], f"{means[int(pos)]:+.3f}", own["alt"], f"{own['llr']:+.3f}")
+    assert legend.startswith("llr: log p(changed) / p(as it is)")
+    assert [table, picture] == [str(tmp_path / "out" / name) for name in ("mutagenesis.csv", "mutagenesis.png")]
+    run("mutagenesis", *arguments, "--quiet")
+    assert capsys.readouterr().out.splitlines() == [table, picture]
+
+
 def test_a_matrix_has_zero_for_the_base_that_is_there(genome_of: GenomeOf) -> None:
     genome = genome_of({"one": TEXT})
     scores = mutagenesis(make_model(), genome, 0, 24, 34, downstream=0, config=ReadingConfig(context_length=3))

@@ -15,6 +15,7 @@ from safetensors.torch import load_file
 
 from domains.text.model import TitansForCausalLM
 from domains.text.presets import debug
+from tests.limits import HANG
 from titans_seq import UserError, cli, presets
 from titans_seq.training.checkpoints import checkpoints_of, step_of
 from titans_seq.training.metrics import read_metrics
@@ -25,7 +26,7 @@ SIZES = ("--preset", "debug", "--batch-size", "2", "--segment-length", "16")
 
 
 def run(*arguments: object, cwd: Path) -> subprocess.CompletedProcess[str]:
-    return subprocess.run([*COMMAND, *map(str, arguments)], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=120)
+    return subprocess.run([*COMMAND, *map(str, arguments)], cwd=cwd, env=ENVIRONMENT, capture_output=True, text=True, timeout=HANG)
 
 
 @pytest.fixture
@@ -88,7 +89,7 @@ def test_interrupted_refused_and_resumed(texts: Path) -> None:
     finally:
         process.send_signal(signal.SIGINT)
         process.send_signal(signal.SIGCONT)
-        errors = process.communicate(timeout=60)[1]
+        errors = process.communicate(timeout=HANG)[1]
     assert process.returncode == 130
     assert not (texts / "stopped" / "model").exists()
     reached = step_of(checkpoints_of(texts / "stopped" / "checkpoints")[-1])
@@ -122,7 +123,7 @@ def test_a_second_ctrl_c_does_not_wait_for_the_step(texts: Path) -> None:
     while "Ctrl-C again ends at once" not in (said := process.stderr.readline()):
         assert said, "it ended without a word"
     process.send_signal(signal.SIGINT)
-    errors = process.communicate(timeout=60)[1]
+    errors = process.communicate(timeout=HANG)[1]
     assert process.returncode == 130
     assert "Traceback" not in errors
     assert "starts anew: there is no checkpoint yet" in errors

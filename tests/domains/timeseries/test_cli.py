@@ -30,6 +30,7 @@ from domains.timeseries.estimator import TitansEstimator
 from domains.timeseries.model import TitansForecaster
 from domains.timeseries.predictor import TitansPredictor, load_predictor
 from tests.hub import Hub
+from tests.limits import HANG
 from tests.serving import serving
 from titans_seq.cli import main
 
@@ -81,8 +82,8 @@ def write_table(path: Path, rows: int = 120, **columns: list) -> Path:
 
 
 Run = Callable[..., Done]
-SMALL = ("--batches", 2, "--batch-size", 4, "--backbone.dim", 8, "--backbone.num-layers", 1, "--backbone.variant", "lmm")
-QUICK = ("--prediction-length", 7, "--context-length", 14, "--windows", 2, "--epochs", 1, *SMALL)
+SMALL = ("--validate-every", 2, "--batch-size", 4, "--backbone.dim", 8, "--backbone.num-layers", 1, "--backbone.variant", "lmm")
+QUICK = ("--prediction-length", 7, "--context-length", 14, "--windows", 2, "--max-steps", 2, *SMALL)
 BACKTEST = ["coverage", "forecasts", "scores", "scores_by_horizon", "scores_by_window"]
 PICTURES = ["coverage.png", "errors_by_horizon.png", "last_window.png"]
 
@@ -227,6 +228,7 @@ def test_watch_forecasts_the_steps_that_predict_does_and_goes_on(run: Run, tmp_p
     file.write_text("".join(lines))
     done = run(*watching)
     assert "mine up to 2023-04-30, 120 steps (99 late). Next: load " in done.stdout
+    assert done.stdout.count("late: rows at or before the last step that was read.") == 1
     assert done.stdout.split()[-2:] == ["watch/forecast.csv", "watch/forecast.png"]
     assert run("predict", "model", file).returncode == 0
     watched, predicted = (pl.read_csv(tmp_path / name / "forecast.csv") for name in ("watch", "forecast"))
@@ -239,6 +241,28 @@ def test_watch_forecasts_the_steps_that_predict_does_and_goes_on(run: Run, tmp_p
         np.testing.assert_allclose(written, stream.predict().quantile(level), rtol=1e-4, atol=1e-5)
     done = run("watch", "model", "nowhere.csv")
     assert (done.returncode, "nowhere.csv: no such file" in done.stderr) == (2, True)
+
+
+def test_a_dash_is_standard_input_and_what_is_missing_is_explained(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    file = write_table(tmp_path / "mine.csv")
+    assert run("train", file, *QUICK, "-o", "model", "--quiet").returncode == 0
+    lines = file.read_text().splitlines(keepends=True)
+    file.write_text("".join([*lines[:50], *lines[52:60], f"{lines[60].partition(',')[0]},,\n", *lines[61:]]))
+    for quiet in ((), ("--quiet",)):
+        with file.open() as standard_input:
+            monkeypatch.setattr(sys, "stdin", standard_input)
+            done = run("watch", "model", "-", *quiet)
+        assert done.returncode == 0, done.stderr
+    assert done.stdout.split() == ["watch/forecast.csv", "watch/forecast.png"]
+    with file.open() as standard_input:
+        monkeypatch.setattr(sys, "stdin", standard_input)
+        first, update, note, *paths = run("watch", "model", "-").stdout.splitlines()
+    assert first == "Watching standard input."
+    assert update.startswith("standard input up to 2023-04-30, 120 steps (3 missing). Next: load ")
+    assert note.startswith("missing: steps that have no value. They are masked")
+    assert paths == ["watch/forecast.csv", "watch/forecast.png"]
+    done = run("watch", "model", "--intervall")
+    assert (done.returncode, "--intervall: no such option" in done.stderr) == (2, True)
 
 
 def test_intervals_are_calibrated_on_request(run: Run, tmp_path: Path) -> None:
@@ -346,10 +370,10 @@ def test_a_config_file_flags_and_a_saved_model(run: Run, tmp_path: Path) -> None
     """Flags change what the file says; the saved model is the one that was asked for, and forecasts as predict does."""
     write_table(tmp_path / "mine.csv")
     (tmp_path / "run.toml").write_text(
-        "prediction-length = 7\ncontext-length = 14\nwindows = 0\nepochs = 9\nbatches = 2\ntarget = 'load,price'\n"
+        "prediction-length = 7\ncontext-length = 14\nwindows = 0\nmax-steps = 9\nvalidate-every = 2\ntarget = 'load,price'\n"
         '[backbone]\ndim = 24\nvariant = "lmm"\n[backbone.memory]\nchunk-size = 8\nnum-heads = 4\n'
     )
-    flags = ("--config", "run.toml", "--epochs", 1, "--backbone.memory.num-heads", 2, "-o", "model", "--quiet")
+    flags = ("--config", "run.toml", "--max-steps", 2, "--backbone.memory.num-heads", 2, "-o", "model", "--quiet")
     done = run("train", "mine.csv", *flags)
     assert done.returncode == 0, done.stderr
     assert done.stdout == "model\n"
@@ -404,7 +428,7 @@ def test_static_features_of_a_table_on_the_disk(run: Run, tmp_path: Path) -> Non
 def test_a_killed_training_goes_on(run: Run, tmp_path: Path) -> None:
     """Killed once it has a checkpoint, it ends with the weights and scores of one that was not, and says that it needs --resume."""
     file = write_table(tmp_path / "mine.csv")
-    lengths = ("--prediction-length", 7, "--context-length", 14, "--windows", 2, "--epochs", 8)
+    lengths = ("--prediction-length", 7, "--context-length", 14, "--windows", 2, "--max-steps", 16)
     flags = ("train", file, *lengths, *SMALL, "--quiet", "--calibration-windows", 9)
     command = [sys.executable, "-m", "titans_seq.cli", "forecast", *map(str, flags), "-o", "killed"]
     root = str(Path(__file__).parents[3])
@@ -426,7 +450,7 @@ def test_a_killed_training_goes_on(run: Run, tmp_path: Path) -> None:
 def test_a_training_that_is_asked_to_end_goes_on(run: Run, tmp_path: Path, signum: int, status: int) -> None:
     """It says how, ends with the shell's status, and loses no step: model and metrics are those of a whole run."""
     file = write_table(tmp_path / "mine.csv")
-    lengths = ("--prediction-length", 7, "--context-length", 14, "--windows", 0, "--epochs", 40)
+    lengths = ("--prediction-length", 7, "--context-length", 14, "--windows", 0, "--max-steps", 80)
     flags = ("train", file, *lengths, *SMALL, "--quiet")
     command = [sys.executable, "-m", "titans_seq.cli", "forecast", *map(str, flags), "-o", "asked"]
     environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
@@ -434,7 +458,7 @@ def test_a_training_that_is_asked_to_end_goes_on(run: Run, tmp_path: Path, signu
     while process.poll() is None and not list(tmp_path.glob("asked/checkpoints/*.ckpt")):
         time.sleep(0.01)
     process.send_signal(signum)
-    errors = process.communicate(timeout=60)[1]
+    errors = process.communicate(timeout=HANG)[1]
     assert process.returncode == status, errors
     assert "The same command with --resume goes on from step " in errors
     for arguments in (("-o", "asked", "--resume"), ("-o", "whole")):
@@ -535,7 +559,9 @@ def test_no_such_file_no_arguments_and_help(run: Run, tmp_path: Path) -> None:
 def test_the_help_names_the_defaults_of_the_estimator() -> None:
     defaults = inspect.signature(TitansEstimator.__init__).parameters
     hints = get_type_hints(TrainingOptions, include_extras=True)
-    names = {"epochs": "max_epochs", "batches": "num_batches_per_epoch", "batch_size": "batch_size", "learning_rate": "lr"}
+    names = {"batch_size": "batch_size", "learning_rate": "lr"}
     for option, argument in names.items():
         (about,) = hints[option].__metadata__
         assert about.help.endswith(f" Default: {defaults[argument].default}.")
+    steps, epoch = TrainingOptions().max_steps, TrainingOptions().validate_every
+    assert (steps / epoch, epoch) == (defaults["max_epochs"].default, defaults["num_batches_per_epoch"].default)

@@ -6,9 +6,11 @@ from typing import Any
 import lightning.pytorch as pl
 import numpy as np
 import pandas as pd
+import polars
 import pytest
 import torch
 from gluonts.dataset.common import ListDataset
+from gluonts.dataset.pandas import PandasDataset
 from gluonts.dataset.split import split as gluonts_split
 from gluonts.ev.metrics import MASE, MeanWeightedSumQuantileLoss
 from gluonts.model.evaluation import evaluate_model
@@ -155,8 +157,28 @@ def test_short_and_missing_histories() -> None:
 
 
 def test_what_a_user_would_try_first_is_told_the_way() -> None:
-    with pytest.raises(TypeError, match=r"must be entries, got a SeriesTable: give its to_gluonts\(\)"):
-        small_estimator(num_channels=4).train(load_example())
+    table, frame = load_example(), pd.DataFrame({"target": noise(60)}, index=pd.period_range("2024-01-01", periods=60, freq="D"))
+    wrong: list[tuple[Any, str]] = [
+        (table, r"got a SeriesTable: give its to_gluonts\(\)"),
+        (frame, r"got a DataFrame: give gluonts.dataset.pandas.PandasDataset\(frame"),
+        (polars.DataFrame({"target": [1.0]}), r"got a DataFrame: write it to CSV or Parquet and give read_table\("),
+        ("sales.csv", r"got a str: give read_table\("),
+        (entries(noise(60))[0], "got a dict: give a list of it"),
+        (None, "got a NoneType: of a file read_table"),
+    ]
+    for data, message in wrong:
+        with pytest.raises(TypeError, match=rf"training_data must be entries of GluonTS \(.*\), {message}"):
+            small_estimator().train(data)
+    with pytest.raises(TypeError, match="validation_data must be entries of GluonTS"):
+        small_estimator().train(entries(noise(60)), frame)
+    for entry, message in (
+        ([1.0, 2.0], "an entry must be a dictionary, got a list"),
+        ({"target": [1.0]}, "an entry lacks 'start'; the data must be entries"),
+        ({"target": [1.0], "start": "2024-01-01"}, r"start must be a pandas Period, got '2024-01-01': pandas.Period\("),
+    ):
+        with pytest.raises(TypeError, match=message):
+            small_estimator().train([entry])
+    assert small_estimator(max_steps=1).train(PandasDataset(frame, target="target")).prediction_length == 7
     with pytest.raises(ValueError, match=r"freq='fortnight' is no pandas frequency. Use one such as 15min, h, D"):
         TitansEstimator(prediction_length=7, freq="fortnight")
 

@@ -18,6 +18,7 @@ from filelock import FileLock
 from domains.timeseries.estimator import TitansEstimator
 from titans_seq import AttentionConfig, MemoryConfig, TitansConfig, UserError
 from titans_seq.training.checkpoints import WholeFileCheckpointIO, checkpoints_of, read_checkpoint
+from titans_seq.training.metrics import read_metrics
 
 ROOT = Path(__file__).parents[3]
 EPOCHS, BATCHES = 6, 3
@@ -162,6 +163,25 @@ def test_patience_counts_the_epochs_before(tmp_path: Path) -> None:
         assert steps(tmp_path)[-1] == expected * BATCHES
 
 
+def test_a_last_epoch_may_be_short(tmp_path: Path) -> None:
+    """Seven steps in epochs of three: validated after 3, 6 and 7, resumed in any, and ended for good."""
+    settings = {"max_steps": 7, "validation_windows": 1}
+    columns = ("step", "epoch", "validation_scaled_CRPS")
+    expected = weights(estimator(**settings).train(entries(), metrics=tmp_path / "whole.csv"))
+    for epoch in (1, 2):
+        folder = tmp_path / str(epoch)
+        stop(folder, epoch, **settings)
+        assert_same(expected, weights(estimator(**settings).train(entries(), checkpoints=folder, metrics=folder / "metrics.csv")))
+        assert steps(folder) == [6, 7]
+        ended = estimator(**settings).train_model(entries(), checkpoints=folder)
+        assert (ended.trainer.global_step, steps(folder)) == (7, [6, 7])
+        assert_same(expected, weights(ended.predictor))
+    rows = [[row[name] for name in columns] for row in read_metrics(tmp_path / "whole.csv")]
+    assert [row[:2] for row in rows if row[2]] == [["3", "1"], ["6", "2"], ["7", "3"]]
+    with pytest.raises(ValueError, match="trainer_kwargs has 'max_steps': give the estimator max_steps instead"):
+        estimator(trainer_kwargs={"max_steps": 7})
+
+
 def test_without_validation_the_best_training_loss_counts(tmp_path: Path) -> None:
     expected = weights(estimator(validation_windows=0).train(entries()))
     stop(tmp_path, 3, validation_windows=0)
@@ -172,7 +192,7 @@ def test_another_run_is_refused(whole: tuple[Path, Any], tmp_path: Path) -> None
     folder = shutil.copytree(whole[0], tmp_path / "run")
     for changes, message in (
         ({"batch_size": 9}, "training.batch_size was 8, is 9"),
-        ({"max_epochs": 9}, f"training.max_epochs was {EPOCHS}, is 9"),
+        ({"max_epochs": 9}, f"training.max_steps was {EPOCHS * BATCHES}, is {9 * BATCHES}"),
         ({"context_length": 20}, "model.context_length was 16, is 20"),
     ):
         with pytest.raises(UserError, match=message):

@@ -46,6 +46,40 @@ def test_a_row_of_metrics_after_every_epoch_and_its_validation(tmp_path: Path) -
     assert best.best_model_score <= min(float(row["validation_scaled_CRPS"]) for row in validated)
 
 
+@pytest.mark.parametrize(
+    ("changes", "how"),
+    [
+        (
+            {"ridge_start": False, "lr": 0.06, "patience": 1},
+            "Stopped at step {last} of {all}, as none of the last 1 validations was better.",
+        ),
+        ({}, "Ended at step {last} of {all}."),
+        ({"validation_windows": 0}, "Ended at step {last} of {all}."),
+        ({"lr": 10.0}, "Ended at step {last} of {all}."),
+    ],
+)
+def test_the_last_line_says_why_it_ended_and_what_is_kept(
+    changes: dict[str, Any], how: str, tmp_path: Path, capfd: pytest.CaptureFixture[str]
+) -> None:
+    trained = estimator(**changes, progress=True).train_model(entries(), metrics=tmp_path / "metrics.csv")
+    line = capfd.readouterr().out.splitlines()[-1]
+    rows = read_metrics(tmp_path / "metrics.csv")
+    validating = changes.get("validation_windows") != 0
+    column = "validation_scaled_CRPS" if validating else "train_scaled_CRPS"
+    losses = {int(row["step"]): float(row[column]) for row in rows if row[column]}
+    best = min(losses, key=losses.__getitem__)
+    kept = f"of step {best}, the best in {'validation' if validating else 'training'}."
+    lowest = trained.trainer.checkpoint_callback.best_model_score
+    if "ridge_start" in changes or not validating:
+        assert lowest == losses[best]
+    elif lowest < losses[best]:
+        kept = "before the first step: none was better in validation."
+    assert line == f"{how.format(last=max(losses), all=EPOCHS * BATCHES)} Kept are the weights {kept}"
+    assert ("Stopped" in line) == (max(losses) < EPOCHS * BATCHES)
+    estimator(**changes).train(entries())
+    assert capfd.readouterr().out == ""
+
+
 class Signal(pl.Callback):
     """Sends this process a signal while a step runs."""
 

@@ -10,6 +10,8 @@ from pathlib import Path
 
 import pytest
 
+from tests.limits import HANG
+
 HERE = Path(__file__).parent
 ROOT = HERE.parents[2]
 
@@ -20,9 +22,9 @@ def environment(**variables: object) -> dict[str, str]:
     return os.environ | {"OMP_NUM_THREADS": "1", "PYTHONPATH": path} | {name: str(value) for name, value in variables.items()}
 
 
-def wait_for(processes: list[subprocess.Popen[str]], timeout: float) -> list[str]:
-    """What each printed. The first failure or the timeout ends all, with the process groups that they began."""
-    deadline = time.monotonic() + timeout
+def wait_for(*processes: subprocess.Popen[str]) -> list[str]:
+    """What each printed. The first failure, or a hang, ends all, with the process groups that they began."""
+    deadline = time.monotonic() + HANG
     try:
         while any(process.poll() is None for process in processes) and time.monotonic() < deadline:
             if any(process.poll() for process in processes):
@@ -42,7 +44,7 @@ def wait_for(processes: list[subprocess.Popen[str]], timeout: float) -> list[str
 def start_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[str]]:
     """Function (script of this folder, number of ranks, arguments): runs the ranks to their end, returns what each printed."""
 
-    def start(script: str, ranks: int, *arguments: object, timeout: float = 120) -> list[str]:
+    def start(script: str, ranks: int, *arguments: object) -> list[str]:
         meeting = tmp_path_factory.mktemp("meeting") / "file"
         processes = [
             subprocess.Popen(
@@ -51,11 +53,11 @@ def start_ranks(tmp_path_factory: pytest.TempPathFactory) -> Callable[..., list[
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,
                 text=True,
-                start_new_session=True,
+                process_group=0,
             )
             for rank in range(ranks)
         ]
-        return wait_for(processes, timeout)
+        return wait_for(*processes)
 
     return start
 
@@ -80,7 +82,7 @@ def torchrun() -> Callable[..., subprocess.Popen[str]]:
             stdout=subprocess.PIPE,
             stderr=subprocess.STDOUT,
             text=True,
-            start_new_session=True,
+            process_group=0,
         )
 
     return start

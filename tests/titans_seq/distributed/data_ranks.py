@@ -15,6 +15,7 @@ from torch.distributed.device_mesh import init_device_mesh
 from torch.distributed.tensor import DTensor
 from torch.nn.parallel import DistributedDataParallel
 
+from tests.limits import HANG
 from titans_seq import AttentionConfig, MemoryConfig, Titans, TitansConfig
 from titans_seq.distributed.checkpoint import load_sharded, save_sharded
 from titans_seq.distributed.fully_sharded import shard_model, use_every_parameter
@@ -126,7 +127,7 @@ def checkpoints(folder: Path, rank: int, ranks: int) -> dict[str, Any]:
 def main() -> None:
     torch.set_num_threads(1)
     folder, rank, ranks = Path(sys.argv[1]), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    dist.init_process_group("gloo", os.environ["INIT_METHOD"], timedelta(seconds=60), rank=rank, world_size=ranks)
+    dist.init_process_group("gloo", os.environ["INIT_METHOD"], timedelta(seconds=HANG), rank=rank, world_size=ranks)
     found = {variant: compare(variant, rank, ranks) for variant in ("lmm", "mac", "mag", "mal")}
     found["checkpoints"] = checkpoints(folder, rank, ranks)
     (folder / f"{rank}.json").write_text(json.dumps(found))

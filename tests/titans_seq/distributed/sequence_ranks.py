@@ -13,6 +13,7 @@ import torch.distributed as dist
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from tests.limits import HANG
 from titans_seq import AttentionConfig, LocalMemoryConfig, MemoryConfig, Titans, TitansConfig
 from titans_seq.distributed.sequence_parallel import SequenceParallelGroup, sequence_parallel_forward_backward
 from titans_seq.state import State
@@ -181,8 +182,8 @@ def refused(group: SequenceParallelGroup) -> str:
 def main() -> None:
     torch.set_num_threads(1)
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
-    dist.init_process_group("gloo", os.environ["INIT_METHOD"], timedelta(seconds=60), rank=rank, world_size=ranks)
-    group = SequenceParallelGroup.create(timeout=timedelta(seconds=60))
+    dist.init_process_group("gloo", os.environ["INIT_METHOD"], timedelta(seconds=HANG), rank=rank, world_size=ranks)
+    group = SequenceParallelGroup.create(timeout=timedelta(seconds=HANG))
     report: dict[str, object] = {}
     for name in VARIANTS if ranks == 2 else ("mac", "mag"):
         for lengths, count in CASES[ranks] if name in ("lmm", "mac", "mag", "mal") else CASES[ranks][:1]:

@@ -41,7 +41,7 @@ def test_two_ranks_give_what_one_process_gives(start_ranks: Callable[..., list[s
     save_sharded(tmp_path / "of-one", alone.model, alone.optimizer, {"step": 2})
     expected = ranks_script.train(alone, range(2, 4), 0, 1)
 
-    start_ranks("data_ranks.py", 2, tmp_path, timeout=180)
+    start_ranks("data_ranks.py", 2, tmp_path)
     reports = [json.loads((tmp_path / f"{rank}.json").read_text()) for rank in range(2)]
     for report in reports:
         found = report.pop("checkpoints")

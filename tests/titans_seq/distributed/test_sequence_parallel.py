@@ -21,7 +21,7 @@ def test_ranks_give_what_one_process_gives(ranks: int, start_ranks: Callable[...
     """Outputs, losses and every gradient, float64: all variants, uneven shards, fewer and more micro-batches than ranks, padding,
     documents, streams of several windows, groups of one rank.
     """
-    start_ranks("sequence_ranks.py", ranks, tmp_path, timeout=180)
+    start_ranks("sequence_ranks.py", ranks, tmp_path)
     for rank in range(ranks):
         report = json.loads((tmp_path / f"{rank}.json").read_text())
         refused = report.pop("refused")

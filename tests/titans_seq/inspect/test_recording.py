@@ -108,14 +108,37 @@ def test_what_cannot_be_recorded_is_said() -> None:
         nothing.frame()
 
 
+@pytest.mark.parametrize("variant", VARIANTS)
+def test_what_hardly_changes_is_drawn_so(variant: str) -> None:
+    """An untrained memory's gates stand still, in MAC to a thousandth: scales begin at 0 and end above, and no block hides another."""
+    model = backbone(variant)
+    with record(model) as recording:
+        model(torch.randn(1, 40, DIM, dtype=torch.float64))
+    for ax in plot_memory(recording.frame()).axes:
+        tokens, means = ax.lines[::2], ax.lines[1::2]
+        highest = max(max(line.get_ydata()) for line in tokens)
+        assert ax.get_yscale() == "linear"
+        assert ax.get_ylim() == pytest.approx((0, 1.1 * highest))
+        assert len({line.get_color() for line in means}) == BLOCKS
+        assert means[0].get_linewidth() > means[1].get_linewidth()
+
+
+def test_a_value_far_above_the_others_does_not_flatten_them() -> None:
+    columns = dict.fromkeys(("stream", "row", "block", "head", "layer"), 0)
+    frame = pl.DataFrame({"token": range(100)}).with_columns(**{name: pl.lit(value) for name, value in columns.items()})
+    frame = frame.with_columns(pl.when(pl.col("token") == 50).then(1e4).otherwise(1.0).alias(name) for name in QUANTITIES)
+    assert {ax.get_yscale() for ax in plot_memory(frame).axes} == {"log"}
+
+
 def test_pictures_show_every_block_and_name_what_is_not_there(tmp_path: Path) -> None:
     model = backbone("mal")
     with record(model) as recording:
         model(torch.randn(2, 30, DIM, dtype=torch.float64))
     frame = recording.frame()
     figure = plot_memory(frame, row=1, title="a stream", path=tmp_path / "memory.png")
-    assert [ax.get_title(loc="left") for ax in figure.axes] == ["surprise", "gates", "size", "answers"]
-    assert len(figure.axes[0].lines) == BLOCKS
+    assert {ax.get_title(loc="left").partition(":")[0] for ax in figure.axes} == set(QUANTITIES)
+    assert all(len(ax.lines) == 2 * BLOCKS for ax in figure.axes)  # tokens and running means
+    assert [text.get_text() for text in figure.legends[0].get_texts()] == ["block 0", "block 1"]
     heads = plot_heads(frame, "learned", path=tmp_path / "heads.png")
     assert [label.get_text() for label in heads.axes[0].get_yticklabels()] == [f"block {b}, head {h}" for b in (0, 1) for h in (0, 1)]
     assert (tmp_path / "memory.png").stat().st_size > 10_000

@@ -10,6 +10,7 @@ from typing import Any
 import torch
 
 from domains.text.model import TextConfig, TitansForCausalLM
+from tests.limits import HANG
 from titans_seq import AttentionConfig, MemoryConfig, TitansConfig
 from titans_seq.training import TrainingConfig
 from titans_seq.training.metrics import read_metrics
@@ -99,7 +100,7 @@ def start(arguments: list[str]) -> subprocess.Popen:
 
 def run(arguments: list[str]) -> subprocess.CompletedProcess[str]:
     """Run a process to its end."""
-    return subprocess.run(arguments, capture_output=True, text=True, timeout=300, env=ENVIRONMENT)
+    return subprocess.run(arguments, capture_output=True, text=True, timeout=HANG, env=ENVIRONMENT)
 
 
 def results(output: Path) -> tuple[list[dict[str, str]], dict[str, torch.Tensor]]:

@@ -1,6 +1,8 @@
 """choose="best": the model is that of the validation with the lowest loss, also where the run was killed on the way."""
 
+from contextlib import redirect_stdout
 from dataclasses import replace
+from io import StringIO
 from pathlib import Path
 from typing import Any
 
@@ -21,11 +23,12 @@ CONFIG = replace(TINY, choose="best", learning_rate=1.0, minimum_share=0.9, max_
 
 
 @pytest.fixture(scope="module", params=[None, 0.9], ids=["weights", "average"])
-def trained(request: pytest.FixtureRequest, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any]:
+def trained(request: pytest.FixtureRequest, texts: Path, tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Any, str]:
     config = replace(CONFIG, ema_decay=request.param)
     output = tmp_path_factory.mktemp("best") / "run"
-    train([texts], output, TextConfig(titans=SMALL), config, progress=False)
-    return output, config
+    with redirect_stdout(StringIO()) as printed:
+        train([texts], output, TextConfig(titans=SMALL), config)
+    return output, config, printed.getvalue()
 
 
 def losses_of(output: Path) -> dict[int, float]:
@@ -33,12 +36,13 @@ def losses_of(output: Path) -> dict[int, float]:
     return {int(row["step"]): float(row["validation_bits_per_byte"]) for row in rows if row["validation_bits_per_byte"]}
 
 
-def test_the_model_is_that_of_the_best_validation(trained: tuple[Path, Any]) -> None:
-    output, _ = trained
+def test_the_model_is_that_of_the_best_validation(trained: tuple[Path, Any, str]) -> None:
+    output, _, printed = trained
     losses = losses_of(output)
     best = min(losses, key=losses.__getitem__)
     assert len(losses) == 8
     assert best < 8
+    assert printed.splitlines()[-1] == f"Kept are the weights of step {best}, the best in validation."
     _, weights = results(output)
     saved = read_checkpoint(output / "checkpoints" / f"step-{best:08d}.ckpt")["state_dict"]
     assert all(torch.equal(x, saved[f"model.{name}"]) for name, x in weights.items())
@@ -48,9 +52,9 @@ def test_the_model_is_that_of_the_best_validation(trained: tuple[Path, Any]) -> 
     assert "Of the step with the best validation" in card
 
 
-def test_a_killed_run_chooses_the_same(trained: tuple[Path, Any], texts: Path, tmp_path: Path) -> None:
+def test_a_killed_run_chooses_the_same(trained: tuple[Path, Any, str], texts: Path, tmp_path: Path) -> None:
     """Gone on with after the second step, the file of the best that it had come to being there."""
-    output, config = trained
+    output, config, _ = trained
     other = tmp_path / "other"
     train([texts], other, TextConfig(titans=SMALL), config, progress=False)
     for path in checkpoints_of(other / "checkpoints")[2:]:

@@ -14,6 +14,7 @@ from rich.console import Console
 from domains.text.metrics import BITS_PER_BYTE
 from domains.text.model import TextConfig
 from domains.text.train import train
+from tests.limits import HANG
 from tests.titans_seq.training.small import SMALL, TINY
 from titans_seq.training.metrics import MetricsFile, WriteMetrics, read_metrics
 from titans_seq.training.progress import TrainingProgress
@@ -90,4 +91,4 @@ def test_settings_load_without_lightning() -> None:
     import subprocess
 
     code = "import sys; import titans_seq.training; assert 'lightning' not in sys.modules"
-    assert subprocess.run([sys.executable, "-c", code], timeout=120).returncode == 0
+    assert subprocess.run([sys.executable, "-c", code], timeout=HANG).returncode == 0

@@ -13,6 +13,7 @@ from domains.text.config import GenerationConfig
 from domains.text.generate import generate
 from domains.text.questions import ask, last_words, read_lambada
 from tests.domains.text.conftest import small
+from tests.limits import HANG
 from titans_seq import UserError, cli
 
 OWN = """
@@ -112,7 +113,7 @@ def test_a_task_that_is_nowhere_is_refused_before_anything_is_loaded(task: str, 
         "except UserError as error: print(error)\n"
         "assert not {'torch', 'datasets', 'lm_eval.tasks'} & sys.modules.keys()"
     )
-    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=120)
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=HANG)
     assert done.returncode == 0, done.stderr
     assert re.match(rf"--tasks {task}: {message}", done.stdout), done.stdout
 

@@ -10,6 +10,7 @@ import pytest
 
 from tests.docs.pages import blocks, commands
 from tests.domains.text.serve.conftest import Server
+from tests.limits import HANG
 
 
 @pytest.fixture
@@ -28,7 +29,7 @@ def test_every_block_runs(documented: Server, tmp_path: Path) -> None:
     lines = [["sh", "-c", f"{line} --fail-with-body"] for line in curl.text.splitlines()]
     for command in [*lines, [sys.executable, "-c", python.text]]:
         command[-1] = command[-1].replace("http://127.0.0.1:8000", documented.url)
-        done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=120)
+        done = subprocess.run(command, cwd=tmp_path, env=os.environ, capture_output=True, text=True, timeout=HANG)
         assert done.returncode == 0, f"{command}\n{done.stdout}{done.stderr}"
     assert (tmp_path / "novel.safetensors").stat().st_size > 1000
     listed = {session["id"]: session["tokens"] for session in documented.get("/v1/sessions").json()["data"]}

@@ -9,6 +9,9 @@ from domains.text.model import TitansForCausalLM
 from domains.text.tasks import Example, Task, examples, load_task
 from domains.text.tasks.autoencoder import TitansAutoencoder
 from domains.text.tasks.evaluate import Scores, _result, evaluate, results
+from domains.text.tasks.registry import SYMBOL_TASKS
+from domains.text.tasks.task import SymbolTask, generator
+from domains.text.tasks.texts import TextTask
 from domains.text.tasks.train import config_for
 from titans_seq import presets
 from titans_seq.errors import UserError
@@ -48,6 +51,52 @@ def test_what_is_counted() -> None:
     scores = Scores.of([one, whole])
     assert (scores.examples, scores.accuracy, scores.answers, scores.whole) == (2, (2 / 3 + 1) / 2, 0.75, 0.5)
     assert scores.nats == 1.75 / 6
+
+
+SMALL = {
+    "mqar": {"symbols": 16, "length": 16, "pairs": 2},
+    "associative_recall": {"symbols": 8},
+    "mad_fuzzy_recall": {"symbols": 12},
+    "mad_memorisation": {"symbols": 16},
+    "selective_copy": {"length": 64},
+    "copy": {"symbols": 9},
+    "group_words": {"group": "S3"},
+}
+
+
+@pytest.mark.parametrize("name", SYMBOL_TASKS)
+def test_a_guess_is_one_of_the_tokens_that_tests_ask_for(name: str) -> None:
+    """What is asked in many tests is all that `answers` counts, and a model that says one of them at random has that accuracy."""
+    task = load_task(name, **SMALL.get(name, {}))
+    assert isinstance(task, SymbolTask)
+    asked = [example.targets[example.targets != IGNORED] for example in examples(task, 0, 400)]
+    known = np.unique(np.concatenate(asked))
+    assert len(known) == task.answers
+    draw = np.random.default_rng(0)
+    guessed = np.mean([np.mean(draw.choice(known, (20, len(row))) == row) for row in asked])
+    assert guessed == pytest.approx(task.chance, rel=0.15)
+
+
+@pytest.mark.parametrize("name", ["facts", "babilong_qa1", "babilong_qa6", "babilong_qa7", "babilong_qa8", "niah_single_1"])
+def test_a_guess_at_a_text_is_one_of_its_answers(name: str) -> None:
+    """Of a list, or of numbers of seven digits, the answers are not counted out."""
+    lengths = {"babilong": {"length": 0}, "niah": {"length": 1000}}
+    task = load_task(name, **{"qualities": 5} if name == "facts" else lengths[name.partition("_")[0]])
+    assert isinstance(task, TextTask)
+    if name in ("babilong_qa8", "niah_single_1"):
+        assert task.chance is None
+        return
+    answers = {task.question(generator(0, "test", i)).answers for i in range(3000)}
+    assert task.chance == 1 / len(answers)
+
+
+def test_scores_show_the_chance() -> None:
+    task = load_task("parity")
+    scores = evaluate(model_for(task), task, count=3)
+    assert scores.chance == 0.5
+    assert "<th" in scores._repr_html_()
+    assert ">chance</th>" in scores._repr_html_()
+    assert ">0.5</td>" in scores._repr_html_()
 
 
 def test_a_long_example_takes_no_more_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

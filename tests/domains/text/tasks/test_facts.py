@@ -139,7 +139,7 @@ def test_a_trained_model_reads_texts_with_the_tokeniser_of_its_task(tmp_path: Pa
 
 def test_a_task_without_depths_has_no_map() -> None:
     with pytest.raises(ValueError, match="has no depth"):
-        depth_shares([Row(32, Scores(1, 32.0, 1.0, 1.0, 1.0, 0.0))])
+        depth_shares([Row(32, Scores(1, 32.0, 1.0, None, 1.0, 1.0, 0.0))])
 
 
 @pytest.mark.parametrize(

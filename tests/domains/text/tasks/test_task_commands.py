@@ -54,12 +54,26 @@ def test_a_model_is_trained_and_tested_at_longer_lengths(tmp_path: Path, capsys:
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "mqar: 5 examples a length"
     assert [line.split()[0] for line in printed[2:5]] == ["16", "32", "64"]
+    assert printed[1].split() == ["length", "tokens", "accuracy", "chance", "answers", "whole", "nats"]
+    assert [line.split()[3] for line in printed[2:5]] == ["0.125"] * 3
     assert printed[5:] == [
-        "Shares of asked tokens, of answers, and of whole examples that are right; nats an asked token (docs/text_tasks.md)."
+        "Shares of asked tokens, of answers, and of whole examples that are right; nats an asked token (docs/text_tasks.md).",
+        "Chance: what guessing among all answers that there can be would have of accuracy.",
     ]
     rows = list(csv.DictReader((tmp_path / "scores" / "scores.csv").read_text().splitlines()))
     assert [float(row["tokens"]) for row in rows] == [16, 32, 64]
     assert sorted(path.name for path in (tmp_path / "scores").iterdir()) == ["lengths.png", "scores.csv"]
+
+
+def test_training_says_what_a_guess_is_worth(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    sizes = ("--preset", "debug", "--batch-size", "4", "--max-steps", "1")
+    command("train", "parity", "-o", tmp_path / "run", *sizes)
+    assert (
+        capsys.readouterr().out.splitlines()[0]
+        == "parity: guessing among its 2 answers gets 0.5000 right, and takes 1.0000 bits per token."
+    )
+    command("train", "facts", "-o", tmp_path / "text", *sizes)
+    assert "guessing" not in capsys.readouterr().out
 
 
 def test_compression_is_trained_with_the_head_that_it_needs(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -90,8 +104,11 @@ def test_needles_are_scored_by_depth_and_as_they_are_written(tmp_path: Path, cap
     TitansForCausalLM(debug()).save_pretrained(tmp_path / "model")
     arguments = ("--task", "niah_single_1", "-s", "reserve=8", "--count", "6", "--written", "--quiet")
     command("evaluate", tmp_path / "model", *arguments, "--lengths", "600", "900", "-o", tmp_path / "scores")
-    header = capsys.readouterr().out.splitlines()[1].split()
-    assert header == ["length", "tokens", "accuracy", "answers", "whole", "nats", "written"]
+    printed = capsys.readouterr().out.splitlines()
+    header = printed[1].split()
+    assert header == ["length", "tokens", "accuracy", "chance", "answers", "whole", "nats", "written"]
+    assert [len(line.split()) for line in printed[2:4]] == [len(header) - 1] * 2  # of 9,000,000 numbers no chance is told
+    assert "Chance" not in printed[-1]
     rows = list(csv.DictReader((tmp_path / "scores" / "depths.csv").read_text().splitlines()))
     assert [sum(int(row["examples"]) for row in rows if row["length"] == length) for length in ("600", "900")] == [6, 6]
     assert (tmp_path / "scores" / "depths.png").is_file()

@@ -11,6 +11,8 @@ import torch
 from torch import Tensor
 from torch.utils._python_dispatch import TorchDispatchMode
 
+from tests.limits import HANG
+
 pytestmark = pytest.mark.gpu
 
 TO_FIRST = {"forgetting_towards": "first_state"}
@@ -124,5 +126,5 @@ weights = MemoryWeights(layers=[torch.randn(1, 64, 256, device="cuda") / 8, torc
 neural_memory(q, k, v, gates, weights, impl="fused")[0].sum().backward()
 """
     command = [sanitizer, "--tool", tool, "--error-exitcode", "1", sys.executable, "-c", script]
-    result = subprocess.run(command, capture_output=True, text=True, timeout=1200)
+    result = subprocess.run(command, capture_output=True, text=True, timeout=HANG)
     assert result.returncode == 0, result.stdout + result.stderr

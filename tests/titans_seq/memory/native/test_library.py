@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import torch
 
+from tests.limits import HANG
 from titans_seq.memory import choose_implementation, native
 from titans_seq.memory.native import library
 
@@ -84,7 +85,7 @@ library.SOURCES = Path({str(tiny_sources)!r})
 assert library.library('float').titans_forward(None) == 4
 """
     processes = [subprocess.Popen([sys.executable, "-c", script], env=dict(os.environ)) for _ in range(2)]
-    assert [process.wait(timeout=120) for process in processes] == [0, 0]
+    assert [process.wait(timeout=HANG) for process in processes] == [0, 0]
     assert len(list(fresh.glob("*.so"))) == 1
     assert not [path for path in fresh.iterdir() if path.is_dir()]
 

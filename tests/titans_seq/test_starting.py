@@ -1,0 +1,99 @@
+"""While a command starts: a spinner on a terminal until something else is written, and nothing anywhere else."""
+
+import io
+import os
+import pty
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from tests.limits import HANG
+from titans_seq.starting import starting
+
+SPINS = "⠋ starting"
+
+
+class Terminal(io.StringIO):
+    """A screen."""
+
+    def isatty(self) -> bool:
+        return True
+
+
+def wait_for_spinner(screen: io.StringIO) -> None:
+    deadline = time.monotonic() + 60
+    while "starting" not in screen.getvalue():
+        assert time.monotonic() < deadline
+        time.sleep(0.01)
+
+
+def on_a_terminal(monkeypatch: pytest.MonkeyPatch) -> Terminal:
+    """Standard error as one; called in the test itself, as pytest sets the streams anew before it."""
+    terminal = Terminal()
+    monkeypatch.setattr(sys, "stderr", terminal)
+    monkeypatch.setenv("TERM", "xterm")
+    monkeypatch.delenv("LOCAL_RANK", raising=False)
+    return terminal
+
+
+@pytest.mark.parametrize("how", ["print", "bytes", "stderr", "nothing", "error"])
+def test_it_ends_before_anything_else_is_written(how: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen, bytes_out = on_a_terminal(monkeypatch), io.BytesIO()
+    out = io.TextIOWrapper(bytes_out, encoding="utf-8")
+    monkeypatch.setattr(sys, "stdout", out)
+    try:
+        with starting(delay=0):
+            wait_for_spinner(screen)
+            if how == "print":
+                print("said")
+            elif how == "bytes":
+                sys.stdout.buffer.write(b"said")
+            elif how == "stderr":
+                print("said", file=sys.stderr)
+            elif how == "error":
+                raise KeyError
+            if how != "nothing":
+                assert (sys.stdout, sys.stderr) == (out, screen)
+    except KeyError:
+        assert how == "error"
+    out.flush()
+    assert (sys.stdout, sys.stderr) == (out, screen)
+    shown, erased, after = screen.getvalue().rpartition("\x1b[2K")  # the line is taken away
+    assert SPINS in shown
+    assert erased
+    assert after.endswith("said\n") == (how == "stderr")
+    assert bytes_out.getvalue().decode().strip() == ("said" if how in ("print", "bytes") else "")
+
+
+@pytest.mark.parametrize("case", ["quiet", "fast", "no terminal", "another rank"])
+def test_nothing_is_shown(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    screen = on_a_terminal(monkeypatch)
+    if case == "no terminal":
+        monkeypatch.setattr(screen, "isatty", lambda: False)
+    if case == "another rank":
+        monkeypatch.setenv("LOCAL_RANK", "1")
+    with starting(quiet=case == "quiet", delay=HANG if case == "fast" else 0):
+        time.sleep(0.05)
+    assert screen.getvalue() == ""
+
+
+def test_a_command_that_imports_torch_shows_it(tmp_path: Path) -> None:
+    """As a user has it: standard error on a real terminal, standard output in a file."""
+    ours, theirs = pty.openpty()
+    command = [sys.executable, "-m", "titans_seq.cli", "info", str(tmp_path)]
+    with subprocess.Popen(command, stderr=theirs, stdout=subprocess.PIPE, env=os.environ | {"TERM": "xterm", "COLUMNS": "200"}) as process:
+        os.close(theirs)
+        shown = b""
+        try:
+            while chunk := os.read(ours, 1000):
+                shown += chunk
+        except OSError:  # the other end is closed
+            pass
+        process.wait(timeout=HANG)
+    os.close(ours)
+    text = shown.decode()
+    assert text.index("starting") < text.index("Error: ")
+    assert "starting" not in text[text.index("Error: ") :]

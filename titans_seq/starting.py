@@ -1,0 +1,82 @@
+"""A sign of life while a command starts: importing torch and its company takes seconds in which nothing else is shown."""
+
+import os
+import sys
+import threading
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from typing import Any, TextIO
+
+from rich.console import Console
+from rich.live import Live
+from rich.spinner import Spinner
+
+DELAY = 0.5
+"""Seconds in which most of what needs no torch is done."""
+
+
+@contextmanager
+def starting(quiet: bool = False, delay: float = DELAY) -> Iterator[None]:
+    """On a terminal show a spinner on standard error until something else is written to it or to standard output, or the end.
+
+    Args:
+        quiet: show nothing.
+        delay: seconds before it is shown.
+    """
+    console = Console(file=sys.stderr)
+    if quiet or not console.is_terminal or "LOCAL_RANK" in os.environ:  # of several processes that train together the first has none
+        yield
+        return
+    sign = _Sign(console, delay)
+    try:
+        yield
+    finally:
+        sign.end()
+
+
+class _Sign:
+    """The spinner, begun by a timer and ended once; meanwhile it stands between the streams and who writes to them."""
+
+    def __init__(self, console: Console, delay: float) -> None:
+        spinner = Spinner("dots", text="starting")
+        self._live = Live(spinner, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
+        self._lock, self._ended = threading.Lock(), False
+        self._streams = sys.stdout, sys.stderr
+        sys.stdout, sys.stderr = self._watching = tuple(_Watched(stream, self.end) for stream in self._streams)
+        self._timer = threading.Timer(delay, self._begin)
+        self._timer.daemon = True
+        self._timer.start()
+
+    def _begin(self) -> None:
+        with self._lock:
+            if not self._ended:
+                self._live.start()
+
+    def end(self) -> None:
+        """Take the spinner away, and give the streams back."""
+        with self._lock:
+            if self._ended:
+                return
+            self._ended = True
+            self._timer.cancel()
+            self._live.stop()
+            for name, watching, stream in zip(("stdout", "stderr"), self._watching, self._streams, strict=True):
+                if getattr(sys, name) is watching:
+                    setattr(sys, name, stream)
+
+
+class _Watched:
+    """A stream that calls `on_write` before it is written to, also by way of its buffer."""
+
+    def __init__(self, stream: TextIO, on_write: Callable[[], None]) -> None:
+        self._stream, self._on_write = stream, on_write
+
+    def write(self, text: str) -> int:
+        """As of the stream."""
+        self._on_write()
+        return self._stream.write(text)
+
+    def __getattr__(self, name: str) -> Any:
+        if name in ("buffer", "writelines"):
+            self._on_write()
+        return getattr(self._stream, name)
