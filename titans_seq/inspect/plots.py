@@ -55,11 +55,11 @@ def plot_memory(frame: pl.DataFrame, *, stream: int = 0, row: int = 0, title: st
     figure = Figure(figsize=(10, 8), dpi=150, layout="constrained")
     panels = figure.subplots(len(_PANELS) // 2, 2, sharex=True)
     for ax, (quantity, meaning) in zip(panels.flat, _PANELS.items(), strict=True):
-        for place, (part, colour, width) in enumerate(zip(blocks, colours, widths, strict=True)):
+        for part, colour, width in zip(blocks, colours, widths, strict=True):
             window = max(1, len(part) // _SMOOTH)
             smooth = part[quantity].rolling_mean(window, min_samples=1, center=True)
             ax.plot(part["token"], part[quantity], color=colour, lw=0.6, alpha=0.35)
-            ax.plot(part["token"], smooth, color=colour, lw=width, label=f"block {place}")
+            ax.plot(part["token"], smooth, color=colour, lw=width, label=f"block {part['block'][0]}")
         _scale(ax, means[quantity].to_numpy())
         ax.set_title(f"{quantity}: {meaning}", loc="left", fontsize="medium")
         ax.spines[["top", "right"]].set_visible(False)
@@ -73,9 +73,10 @@ def plot_memory(frame: pl.DataFrame, *, stream: int = 0, row: int = 0, title: st
 
 
 def _scale(ax: Axes, values: np.ndarray) -> None:
-    """From 0 to a little above the largest value, or logarithmic."""
-    highest = float(values.max())
-    if values.min() > 0 and highest > _LOG * np.median(values):
+    """From 0 to a little above the largest value, or logarithmic. A memory that has diverged may have values that are no numbers."""
+    finite = values[np.isfinite(values)]
+    highest = float(finite.max(initial=0))
+    if highest > 0 and finite.min() > 0 and highest > _LOG * np.median(finite):
         ax.set_yscale("log")
     else:
         ax.set_ylim(0, 1.1 * highest or 1)

@@ -123,11 +123,25 @@ def test_what_hardly_changes_is_drawn_so(variant: str) -> None:
         assert means[0].get_linewidth() > means[1].get_linewidth()
 
 
-def test_a_value_far_above_the_others_does_not_flatten_them() -> None:
-    columns = dict.fromkeys(("stream", "row", "block", "head", "layer"), 0)
+def one_value_at_50(value: float, block: int = 0) -> pl.DataFrame:
+    """A frame of 100 tokens, all quantities 1 but for one token."""
+    columns = dict.fromkeys(("stream", "row", "head", "layer"), 0) | {"block": block}
     frame = pl.DataFrame({"token": range(100)}).with_columns(**{name: pl.lit(value) for name, value in columns.items()})
-    frame = frame.with_columns(pl.when(pl.col("token") == 50).then(1e4).otherwise(1.0).alias(name) for name in QUANTITIES)
-    assert {ax.get_yscale() for ax in plot_memory(frame).axes} == {"log"}
+    return frame.with_columns(pl.when(pl.col("token") == 50).then(value).otherwise(1.0).alias(name) for name in QUANTITIES)
+
+
+def test_a_value_far_above_the_others_does_not_flatten_them() -> None:
+    assert {ax.get_yscale() for ax in plot_memory(one_value_at_50(1e4)).axes} == {"log"}
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_what_has_diverged_is_drawn_as_far_as_it_goes(value: float) -> None:
+    assert {ax.get_ylim() for ax in plot_memory(one_value_at_50(value)).axes} == {(0, 1.1)}
+
+
+def test_chosen_blocks_keep_their_numbers() -> None:
+    frame = pl.concat([one_value_at_50(1.0, block) for block in (1, 3)])
+    assert [text.get_text() for text in plot_memory(frame).legends[0].get_texts()] == ["block 1", "block 3"]
 
 
 def test_pictures_show_every_block_and_name_what_is_not_there(tmp_path: Path) -> None:
