@@ -24,7 +24,8 @@ def starting(quiet: bool = False, delay: float = DELAY) -> Iterator[None]:
         delay: seconds before it is shown.
     """
     console = Console(file=sys.stderr)
-    if quiet or not console.is_terminal or "LOCAL_RANK" in os.environ:  # of several processes that train together the first has none
+    watched = console.is_interactive and console.file.isatty()  # rich takes a pipe for a terminal where FORCE_COLOR is set
+    if quiet or not watched or "LOCAL_RANK" in os.environ:  # which a launcher gives each of its processes
         yield
         return
     sign = _Sign(console, delay)
@@ -40,7 +41,7 @@ class _Sign:
     def __init__(self, console: Console, delay: float) -> None:
         spinner = Spinner("dots", text="starting")
         self._live = Live(spinner, console=console, transient=True, redirect_stdout=False, redirect_stderr=False)
-        self._lock, self._ended = threading.Lock(), False
+        self._lock, self._ended = threading.RLock(), False  # a handler of a signal, or a finaliser, may write within `end`
         self._streams = sys.stdout, sys.stderr
         sys.stdout, sys.stderr = self._watching = tuple(_Watched(stream, self.end) for stream in self._streams)
         self._timer = threading.Timer(delay, self._begin)

@@ -5,6 +5,7 @@ import os
 import pty
 import subprocess
 import sys
+import threading
 import time
 from pathlib import Path
 
@@ -68,13 +69,37 @@ def test_it_ends_before_anything_else_is_written(how: str, monkeypatch: pytest.M
     assert bytes_out.getvalue().decode().strip() == ("said" if how in ("print", "bytes") else "")
 
 
-@pytest.mark.parametrize("case", ["quiet", "fast", "no terminal", "another rank"])
+def test_what_is_written_while_it_ends_does_not_wait_for_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    """As a handler of a signal does."""
+    screen = on_a_terminal(monkeypatch)
+    with starting(delay=0):
+        wait_for_spinner(screen)
+        watched, write, written = sys.stderr, screen.write, list[str]()
+
+        def write_within(text: str) -> int:
+            if threading.current_thread() is threading.main_thread() and not written:
+                written.append(text)
+                print("within", file=watched)
+            return write(text)
+
+        monkeypatch.setattr(screen, "write", write_within)
+        print("said", file=sys.stderr)
+    assert written
+    assert "within" in screen.getvalue()
+    assert screen.getvalue().endswith("said\n")
+
+
+@pytest.mark.parametrize("case", ["quiet", "fast", "no terminal", "forced colours", "dumb terminal", "of a launcher"])
 def test_nothing_is_shown(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     screen = on_a_terminal(monkeypatch)
-    if case == "no terminal":
+    if case in ("no terminal", "forced colours"):
         monkeypatch.setattr(screen, "isatty", lambda: False)
-    if case == "another rank":
-        monkeypatch.setenv("LOCAL_RANK", "1")
+    if case == "forced colours":
+        monkeypatch.setenv("FORCE_COLOR", "1")
+    if case == "dumb terminal":
+        monkeypatch.setenv("TERM", "dumb")
+    if case == "of a launcher":
+        monkeypatch.setenv("LOCAL_RANK", "0")
     with starting(quiet=case == "quiet", delay=HANG if case == "fast" else 0):
         time.sleep(0.05)
     assert screen.getvalue() == ""
