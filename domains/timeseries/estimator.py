@@ -173,6 +173,9 @@ class TitansEstimator(PyTorchLightningEstimator):
             raise ValueError("linear_memory needs ridge_start=True: the memory learns the errors of the linear forecaster")
         for name in OWN_ARGUMENTS.keys() & self.trainer_kwargs.keys():
             raise ValueError(f"trainer_kwargs has {name!r}: give the estimator {OWN_ARGUMENTS[name]} instead")
+        for name, number in (("num_batches_per_epoch", num_batches_per_epoch), ("accumulate", accumulate)):
+            if number < 1:
+                raise ValueError(f"{name} must be at least 1, got {number}")
         self.lr, self.batch_size, self.num_batches_per_epoch = lr, batch_size, num_batches_per_epoch
         epoch_steps = -(-num_batches_per_epoch // accumulate)
         if max_steps is None:
@@ -209,6 +212,7 @@ class TitansEstimator(PyTorchLightningEstimator):
     @classmethod
     def derive_auto_fields(cls, train_iter: Dataset) -> dict[str, Any]:
         """freq, num_channels, and the numbers of features and categories that entries have, for `from_inputs(dataset, ..)`."""
+        check_dataset(train_iter)
         first, *rest = train_iter
         rows = {name: len(np.atleast_2d(first[name])) if name in first else 0 for name in DYNAMIC}
         categories = np.stack([np.reshape(entry.get("feat_static_cat", ()), -1) for entry in (first, *rest)])

@@ -29,10 +29,16 @@ def split(table: Table | Sequence[dict[str, Any]], prediction_length: int, windo
     Returns:
         A GluonTS TrainingDataset of all that comes before the first window, and a GluonTS TestData with, for each series,
         `windows` windows of `prediction_length` steps; the input of each is everything before it.
+
+    Raises:
+        TypeError: neither a table nor entries; how to make entries of it.
     """
     from gluonts.dataset.split import split as gluonts_split
 
+    from domains.timeseries.entries import check_dataset
+
     entries = table.to_gluonts() if isinstance(table, Table) else table
+    check_dataset(entries, "what is split")
     training, template = gluonts_split(entries, offset=-held_out_steps(prediction_length, windows, distance))
     return training, template.generate_instances(prediction_length, windows=windows, distance=distance or prediction_length)
 

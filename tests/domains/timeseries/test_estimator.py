@@ -1,5 +1,6 @@
 """The forecaster as a GluonTS estimator: what must hold for any model, and what a trained one must reach."""
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -18,6 +19,7 @@ from gluonts.model.predictor import Predictor
 from gluonts.torch.distributions import NormalOutput, PoissonOutput, StudentTOutput
 from torch.utils.data import DataLoader
 
+from domains.timeseries.conformal import CalibratingEstimator
 from domains.timeseries.data import load_example, split
 from domains.timeseries.estimator import QUANTILES, TitansEstimator
 from domains.timeseries.metrics import evaluate, seasonal_naive
@@ -179,6 +181,12 @@ def test_what_a_user_would_try_first_is_told_the_way() -> None:
         with pytest.raises(TypeError, match=message):
             small_estimator().train([entry])
     assert small_estimator(max_steps=1).train(PandasDataset(frame, target="target")).prediction_length == 7
+    for train in (CalibratingEstimator(small_estimator(), windows=3).train, partial(TitansEstimator.from_inputs, prediction_length=7)):
+        with pytest.raises(TypeError, match=r"must be entries of GluonTS \(.*\), got a DataFrame: give gluonts.dataset.pandas"):
+            train(frame)
+    for name in ("num_batches_per_epoch", "accumulate"):
+        with pytest.raises(ValueError, match=f"{name} must be at least 1, got 0"):
+            small_estimator(**{name: 0})
     with pytest.raises(ValueError, match=r"freq='fortnight' is no pandas frequency. Use one such as 15min, h, D"):
         TitansEstimator(prediction_length=7, freq="fortnight")
 
