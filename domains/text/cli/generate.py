@@ -47,7 +47,7 @@ def generate(
     config: ConfigFile = None,
 ) -> None:
     """Go on with texts. What comes is printed as it is certain; of several prompts, when each has ended."""
-    texts = [sys.stdin.read()] if prompts is None else prompts
+    texts = [_read_prompt()] if prompts is None else prompts
     _check(len(texts), state, keep, beams, draft)
     from domains.text.context import load_context
 
@@ -77,6 +77,13 @@ def generate(
             print(f"{texts[piece.row]}{piece.ended.text}", flush=True)
         if keep is not None:
             piece.ended.context.save_for(language_model, keep)
+
+
+def _read_prompt() -> str:
+    """All of standard input; who is to type it is told so, which also ends the spinner that would write over it."""
+    if sys.stdin.isatty():
+        print("The prompt (its end: Ctrl-D at the begin of a line, on Windows Ctrl-Z):", file=sys.stderr)
+    return sys.stdin.read()
 
 
 def _check(prompts: int, state: Path | None, keep: Path | None, beams: int | None, draft: str | None) -> None:

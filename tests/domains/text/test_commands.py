@@ -107,8 +107,16 @@ def test_ways_to_generate(texts: Path, capsys: pytest.CaptureFixture[str], monke
     options = ("--config", texts / "run.toml")
     monkeypatch.setattr(sys, "stdin", io.StringIO("It was"))
     command("generate", texts / "model", *options)
-    alone = capsys.readouterr().out
+    alone, told = capsys.readouterr()
     assert alone.strip()
+    assert "The prompt" not in told
+    typed = io.StringIO("It was")
+    monkeypatch.setattr(typed, "isatty", lambda: True)
+    monkeypatch.setattr(sys, "stdin", typed)
+    command("generate", texts / "model", *options)
+    again, told = capsys.readouterr()
+    assert again == alone
+    assert told.startswith("The prompt (its end: Ctrl-D")
     command("generate", texts / "model", "--prompt", "It was", *options, "--draft", texts / "draft")
     assert capsys.readouterr().out == alone
     command("generate", texts / "model", "-p", "It was", *options, "--beams", 2, "--json")
