@@ -173,16 +173,12 @@ class TitansEstimator(PyTorchLightningEstimator):
             raise ValueError("linear_memory needs ridge_start=True: the memory learns the errors of the linear forecaster")
         for name in OWN_ARGUMENTS.keys() & self.trainer_kwargs.keys():
             raise ValueError(f"trainer_kwargs has {name!r}: give the estimator {OWN_ARGUMENTS[name]} instead")
-        for name, number in (("num_batches_per_epoch", num_batches_per_epoch), ("accumulate", accumulate)):
-            if number < 1:
-                raise ValueError(f"{name} must be at least 1, got {number}")
+        if min(num_batches_per_epoch, accumulate) < 1:
+            raise ValueError(f"num_batches_per_epoch and accumulate must be at least 1, got {num_batches_per_epoch} and {accumulate}")
         self.lr, self.batch_size, self.num_batches_per_epoch = lr, batch_size, num_batches_per_epoch
         epoch_steps = -(-num_batches_per_epoch // accumulate)
-        if max_steps is None:
-            self.max_epochs: int = self.trainer_kwargs.get("max_epochs", max_epochs)
-            max_steps = self.max_epochs * epoch_steps
-        else:
-            self.max_epochs = -(-max_steps // epoch_steps)
+        max_steps = self.trainer_kwargs.get("max_epochs", max_epochs) * epoch_steps if max_steps is None else max_steps
+        self.max_epochs = -(-max_steps // epoch_steps)
         self.training_config = TrainingConfig(
             learning_rate=lr,
             weight_decay=weight_decay,
