@@ -123,7 +123,8 @@ def ending(step: int, max_steps: int, best: BestWeights, patience: Patience | No
     else:
         how = f"Ended at step {step} of {max_steps}."
     if best.step == 0:
-        return f"{how} Kept are the weights before the first step: none was better in validation."
+        why = "none was better in validation" if best.validating else "no epoch had a loss that is a number"
+        return f"{how} Kept are the weights before the first step: {why}."
     return f"{how} Kept are the weights of step {best.step}, the best in {'validation' if best.validating else 'training'}."
 
 

@@ -80,6 +80,13 @@ def test_the_last_line_says_why_it_ended_and_what_is_kept(
     assert capfd.readouterr().out == ""
 
 
+def test_a_training_without_validation_that_diverges_keeps_what_it_began_with(capfd: pytest.CaptureFixture[str]) -> None:
+    trained = estimator(validation_windows=0, lr=1e30, gradient_clip=None, ridge_start=False, progress=True).train_model(entries())
+    assert all(bool(torch.isfinite(x).all()) for x in trained.trained_net.state_dict().values())
+    line = capfd.readouterr().out.splitlines()[-1]
+    assert line.endswith("Kept are the weights before the first step: no epoch had a loss that is a number.")
+
+
 class Signal(pl.Callback):
     """Sends this process a signal while a step runs."""
 
