@@ -46,13 +46,16 @@ def _none_as_word(value: Any) -> Any:
 
 
 def refuse_misfits(app: cyclopts.App, commands: tuple[str, ...], arguments: cyclopts.ArgumentCollection) -> None:
-    """Refuse what cyclopts would bend: a fraction for an integer, which it rounds, one value for a whole configuration, and "none" for a
-    field that cannot be None, which it would take for a flag that was not given.
+    """Refuse what cyclopts would bend: a fraction for an integer, which it rounds, one value for a whole configuration, "none" for a
+    field that cannot be None, which it would take for a flag that was not given, and where - is a file, an unknown option for one.
     """
     of_configs = {id(child) for parent in arguments if _of_config(parent.hint) for child in parent.children}
     for argument in arguments:
         kinds = {argument.hint, *typing.get_args(argument.hint)}
         for token in argument.tokens:
+            placed = token.source == "cli" and token.keyword is None and bool(argument.parameter.allow_leading_hyphen)
+            if placed and token.value.startswith("-") and token.value != "-":
+                raise cyclopts.UnknownOptionError(token=token, argument_collection=arguments)
             if int in _elements(argument.hint) and "." in token.value:
                 raise cyclopts.CoercionError(argument=argument, token=token, target_type=int)
             words = [word for kind in kinds if typing.get_origin(kind) is Literal for word in typing.get_args(kind)]

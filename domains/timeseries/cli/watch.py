@@ -42,8 +42,6 @@ def watch(
     at or before the last step that was read, which are left out, as late. A row that cannot be used stops the watch; what came before it is
     read, kept and forecast from. Intervals of a calibrated model adapt to how often they held.
     """
-    if str(file).startswith("-") and file != Path("-"):
-        raise UserError(f"{file}: no such option; titans-seq forecast watch --help says what there is.")
     prepare(threads, output=output, **({} if state is None else {"state": state}))
     from domains.timeseries.cli import folder
     from domains.timeseries.cli.report import explain_notes, print_update

@@ -261,8 +261,10 @@ def test_a_dash_is_standard_input_and_what_is_missing_is_explained(run: Run, tmp
     assert update.startswith("standard input up to 2023-04-30, 120 steps (3 missing). Next: load ")
     assert note.startswith("missing: steps that have no value. They are masked")
     assert paths == ["watch/forecast.csv", "watch/forecast.png"]
-    done = run("watch", "model", "--intervall")
-    assert (done.returncode, "--intervall: no such option" in done.stderr) == (2, True)
+    for typed in (("--intervall",), ("--intervall", 2), ("-x",)):
+        done = run("watch", "model", *typed)
+        assert (done.returncode, f"Unknown option: {typed[0]}." in done.stderr) == (2, True), done.stderr
+    assert "Did you mean --interval?" in run("watch", "model", "--intervall", 2).stderr
 
 
 def test_intervals_are_calibrated_on_request(run: Run, tmp_path: Path) -> None:

@@ -185,7 +185,7 @@ def test_what_a_user_would_try_first_is_told_the_way() -> None:
         with pytest.raises(TypeError, match=r"must be entries of GluonTS \(.*\), got a DataFrame: give gluonts.dataset.pandas"):
             train(frame)
     for name in ("num_batches_per_epoch", "accumulate"):
-        with pytest.raises(ValueError, match=rf"num_batches_per_epoch and accumulate must be at least 1, got .*\b0\b"):
+        with pytest.raises(ValueError, match=r"num_batches_per_epoch and accumulate must be at least 1, got .*\b0\b"):
             small_estimator(**{name: 0})
     with pytest.raises(ValueError, match=r"freq='fortnight' is no pandas frequency. Use one such as 15min, h, D"):
         TitansEstimator(prediction_length=7, freq="fortnight")
