@@ -211,7 +211,7 @@ def _print(name: str, rows: "list[Row]", of_text: bool) -> None:
         print(f"{row.length:9,}{values['tokens']:11,.0f}" + "".join(_cell(column, values[column]) for column in columns))
     print("Shares of asked tokens, of answers, and of whole examples that are right; nats an asked token (docs/text_tasks.md).")
     if rows[0].scores.chance is not None:
-        print(f"Chance: what guessing among all answers that there can be would have of {'answers' if of_text else 'accuracy'}.")
+        print(f"Chance: {'answers' if of_text else 'accuracy'} of a guess among all possible answers.")
 
 
 def _cell(column: str, value: float | None) -> str:

@@ -58,7 +58,7 @@ def test_a_model_is_trained_and_tested_at_longer_lengths(tmp_path: Path, capsys:
     assert [line.split()[3] for line in printed[2:5]] == ["0.125"] * 3
     assert printed[5:] == [
         "Shares of asked tokens, of answers, and of whole examples that are right; nats an asked token (docs/text_tasks.md).",
-        "Chance: what guessing among all answers that there can be would have of accuracy.",
+        "Chance: accuracy of a guess among all possible answers.",
     ]
     rows = list(csv.DictReader((tmp_path / "scores" / "scores.csv").read_text().splitlines()))
     assert [float(row["tokens"]) for row in rows] == [16, 32, 64]
