@@ -74,9 +74,11 @@ def _print(scores: "pl.DataFrame") -> None:
     """How many changes of how many bases have a score, the bases whose change matters most, and how to read it."""
     from domains.dna.mutagenesis import strongest
 
-    print(
-        f"scored {scores['llr'].count():,} changes of {scores['pos'].n_unique():,} bases of {scores['chrom'][0]}; those that matter most:"
-    )
+    scored = f"scored {scores['llr'].count():,} changes of {scores['pos'].n_unique():,} bases of {scores['chrom'][0]}"
+    if scores["llr"].count() == 0:
+        print(f"{scored}; the table's column reason says why.")
+        return
+    print(f"{scored}; those that matter most:")
     print("     position  base  mean llr  likeliest change")
     for pos, ref, mean, alt, llr in strongest(scores, _STRONGEST).iter_rows():
         print(f"{pos:13,}  {ref:>4}  {mean:+8.3f}  {alt} {llr:+.3f}")

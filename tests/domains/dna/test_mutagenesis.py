@@ -66,6 +66,11 @@ def test_the_command_says_which_bases_matter_most(
     assert [table, picture] == [str(tmp_path / "out" / name) for name in ("mutagenesis.csv", "mutagenesis.png")]
     run("mutagenesis", *arguments, "--quiet")
     assert capsys.readouterr().out.splitlines() == [table, picture]
+    number = TEXT.index("N") + 1
+    run("mutagenesis", arguments[0], f"chr1:{number}-{number}", *arguments[2:])
+    first, *paths = capsys.readouterr().out.splitlines()
+    assert first == "scored 0 changes of 1 bases of chr1; the table's column reason says why."
+    assert paths == [table, picture]
 
 
 def test_a_matrix_has_zero_for_the_base_that_is_there(genome_of: GenomeOf) -> None:
