@@ -163,9 +163,10 @@ def test_patience_counts_the_epochs_before(tmp_path: Path) -> None:
         assert steps(tmp_path)[-1] == expected * BATCHES
 
 
-def test_a_last_epoch_may_be_short(tmp_path: Path) -> None:
+@pytest.mark.parametrize("changes", [{}, {"num_batches_per_epoch": 5, "accumulate": 2, "ema_decay": 0.9}], ids=["plain", "accumulated"])
+def test_a_last_epoch_may_be_short(changes: dict[str, Any], tmp_path: Path) -> None:
     """Seven steps in epochs of three: validated after 3, 6 and 7, resumed in any, and ended for good."""
-    settings = {"max_steps": 7, "validation_windows": 1}
+    settings = {"max_steps": 7, "validation_windows": 1, **changes}
     columns = ("step", "epoch", "validation_scaled_CRPS")
     expected = weights(estimator(**settings).train(entries(), metrics=tmp_path / "whole.csv"))
     for epoch in (1, 2):
