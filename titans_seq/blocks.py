@@ -79,9 +79,11 @@ class MemoryMixer(NeuralMemory):
 class MemoryAsContext(nn.Module):
     """MAC (section 4.1, equations 21 to 25): attention inside a segment sees what the memory says; the memory is written with its output.
 
-    h = M(q), as the memory stood before the segment; y = Attn([persistent | h | segment]); the memory is written with y; o = y gated by
-    M(y), the memory as of each token. As printed the paper's form leaks the future twice; here h has one row per token under the causal
-    mask (or `memory_tokens` learned queries), and M(y) is read token by token.
+    h = M(q), as the memory stood before the segment; y = Attn([persistent | h | segment]); the memory is written with norm(y), an RMS norm
+    with a learned scale; o = y gated by M(norm(y)), the memory as of each token. As printed the paper's form leaks the future twice; here h
+    has one row per token under the causal mask (or `memory_tokens` learned queries), and M is read token by token. Without the norm, which
+    the paper does not print, what is written is small and unbounded from segment to segment, and gradients explode on their way back
+    through the segments (docs/variants.md).
 
     What depends on x alone runs at once for all segments: queries, keys and values of the tokens, queries and gate of the read; and so does
     the gate at the end. Sequential, a segment after the other, is what hangs on the memory: h of a segment needs the memory written with
@@ -96,6 +98,7 @@ class MemoryAsContext(nn.Module):
         self.segment_length = config.attention.segment_length
         self.memory = NeuralMemory(config.dim, config.memory)
         self.attention = SegmentAttention(config.dim, config.attention)
+        self.norm = nn.RMSNorm(config.dim, eps=config.norm_eps)
         self.gate = Gate(config)
         tokens = config.attention.memory_tokens
         self.memory_queries = nn.Parameter(torch.randn(tokens, config.dim)) if tokens else None
@@ -159,7 +162,7 @@ class MemoryAsContext(nn.Module):
             state = self.initial_state(query.shape[0]).where(piece.restart, state)
         context = self._context(query.shape[0], read, state.before_segment, piece.begins)
         y, segment = self.attention.attend_projected(query, key_value, context, state.segment, piece.mask)  # equation 22, equation 23
-        m, memory = self.memory(y, state.memory, mask=piece.mask)  # equation 24
+        m, memory = self.memory(self.norm(y), state.memory, mask=piece.mask)  # equation 24
         return y, m, self._after(piece, ContextMixerState(memory, state.before_segment, segment))
 
     def _after(self, piece: Piece, state: ContextMixerState) -> ContextMixerState:

@@ -4,6 +4,7 @@ Tokens are one tensor (N,) int64. A model that reads afresh is trained and score
 in order, and takes its state along. Shapes: B rows, T tokens.
 """
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import asdict, dataclass
 from itertools import islice
@@ -105,6 +106,10 @@ def fit(
         optimizer.step()
         schedule.step()
         losses.append(loss.item())
+        if not math.isfinite(losses[-1]):
+            raise FloatingPointError(
+                f"the loss of step {step} is {losses[-1]}: this model diverged at learning_rate={training.learning_rate:g}"
+            )
         on_step(step, losses[-1])
         if checkpoint is not None and step % training.checkpoint_every == 0:
             _keep(checkpoint, model, optimizer, schedule, Fitted(losses, process_time() - begin), state)

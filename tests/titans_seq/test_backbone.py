@@ -278,6 +278,16 @@ def test_inference_mode_and_autograd_give_the_same(name: str) -> None:
     assert torch.equal(y, model(x)[0])
 
 
+def test_what_a_memory_is_written_with_does_not_grow_with_attentions_output() -> None:
+    """MAC: however large training makes the output of attention, the memory is written with vectors of one size."""
+    model, x = make_model("mac"), inputs(29)
+    expected, _ = model(x)
+    with torch.no_grad():
+        for block in model.blocks:
+            block.mixer.attention.output.weight.mul_(1e3)
+    torch.testing.assert_close(model(x)[0], expected, rtol=1e-3, atol=1e-3)  # but for the norms' eps
+
+
 def test_dropout_acts_in_training_only() -> None:
     config = TitansConfig(dim=DIM, num_layers=1, variant="mag", dropout=0.5)
     model, x = Titans(config), inputs(5, dtype=torch.float32)

@@ -307,7 +307,7 @@ def test_the_card_tells_of_the_run_and_the_hub_can_read_it(tmp_path: Path) -> No
     for text in (CARD.title, CARD.description, CARD.data, CARD.evaluation, CARD.command, "| CRPS | 0.123457 |", "| windows | 6 |"):
         assert str(text) in card.text
     assert "| a \\| b | x |" in card.text
-    assert "11,352 parameters" in card.text
+    assert "11,384 parameters" in card.text
 
 
 def test_the_code_in_a_card_without_a_run_runs(folder: Path) -> None:
@@ -320,7 +320,7 @@ def test_the_code_in_a_card_without_a_run_runs(folder: Path) -> None:
     assert "## Data" not in text
 
 
-@pytest.mark.parametrize("name", [*VARIANTS, "format-1"])
+@pytest.mark.parametrize("name", ["lmm", "mag", "mal", "format-1"])
 def test_golden_checkpoints_load_and_give_their_stored_output(name: str) -> None:
     """If this fails on purpose (another name, other mathematics): tests/titans_seq/golden/make.py, and say so in the change log."""
     model = Titans.from_pretrained(GOLDEN / name)

@@ -261,14 +261,14 @@ def holds(config: dict[str, Any], older: dict[str, Any]) -> bool:
 
 
 def test_info_says_what_a_model_is(capsys: pytest.CaptureFixture[str]) -> None:
-    for name in ("mac", "forecaster"):
+    for name in ("lmm", "forecaster"):
         cli.build_app()(["info", str(GOLDEN / name), "--json"])
         found, model = json.loads(capsys.readouterr().out), load_model(GOLDEN / name)
         assert found["model_type"] == model.model_type
         assert found["parameters"] == sum(found["parameters_by_part"].values()) == sum(x.numel() for x in model.parameters())
         assert found["dtype"] == ["float32"]
         assert found["bytes_on_disk"]["model.safetensors"] == (GOLDEN / name / "model.safetensors").stat().st_size
-        backbone = model if name == "mac" else model.titans
+        backbone = model.titans if name == "forecaster" else model
         assert found["state_bytes_per_stream"] == backbone.initial_state(1).nbytes
         assert found["config"] == json.loads(json.dumps(model.config.to_dict()))  # an older file's, with the defaults of what came since
         assert holds(found["config"], json.loads((GOLDEN / name / "config.json").read_text())["config"])
@@ -279,10 +279,10 @@ def test_info_says_what_a_model_is(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_info_of_a_third_partys_model(site: Path, tmp_path: Path) -> None:
-    values = json.loads((GOLDEN / "mac" / "config.json").read_text()) | {"model_type": "sensor_model"}
+    values = json.loads((GOLDEN / "lmm" / "config.json").read_text()) | {"model_type": "sensor_model"}
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(json.dumps(values))
-    (tmp_path / "model" / "model.safetensors").write_bytes((GOLDEN / "mac" / "model.safetensors").read_bytes())
+    (tmp_path / "model" / "model.safetensors").write_bytes((GOLDEN / "lmm" / "model.safetensors").read_bytes())
     assert "SensorModel" in run("info", str(tmp_path / "model"), site=site).stdout
     done = run("info", str(tmp_path / "model"))
     assert done.returncode == 2

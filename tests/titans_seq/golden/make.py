@@ -2,7 +2,7 @@
 
 python tests/titans_seq/golden/make.py format-1 forecaster
 
-lmm, mac, mag and mal were written before config.json had a format number. As long as they can be read they stay as they are.
+lmm, mag and mal were written before config.json had a format number. As long as they can be read they stay as they are.
 """
 
 import sys
