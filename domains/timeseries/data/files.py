@@ -1,6 +1,7 @@
 """Files of tables: what is in them as it stands, and errors that name the place."""
 
 import difflib
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -14,6 +15,8 @@ ROW = "__row__"
 _PROBE = "import sys, polars; polars.read_parquet(sys.argv[1])"
 SUFFIXES = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t", ".parquet": None}
 """Kinds of tables with their separators. A Monash .tsf is no table (tsf.py)."""
+_TIME_CELL = re.compile(r"(\d{4}([-/.]\d{1,2}){1,2}|\d{1,2}([-/.])\d{1,2}\3\d{4})([ T]\d{1,2}:\d{2}.*)?")
+_NUMBER_CELL = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?")
 
 
 class TableError(UserError):
@@ -95,6 +98,11 @@ def open_source(path: Path, suffix: str) -> Source:
     if ROW in frame.columns:
         raise UserError(f"{path}: a column is called '{ROW}', a name that is used inside. Rename it.")
     source = Source(path, frame.with_row_index(ROW, offset=1 if unit == "row" else 2), unit)
+    if unit == "line" and _is_data(frame.columns):
+        source.fail(
+            f"line 1 looks like data ('{frame.columns[0]:.40}' and so on), not like names of columns. "
+            f"Put a line of names before it, one for each of its {len(frame.columns)} columns."
+        )
     for column in frame.columns:
         if unit == "line" and "_duplicated_" in column and column.rpartition("_duplicated_")[0] in frame.columns:
             source.fail(f"two columns are called '{column.rpartition('_duplicated_')[0]}'. Rename one of them.")
@@ -102,6 +110,12 @@ def open_source(path: Path, suffix: str) -> Source:
     if rows.is_empty():
         source.fail("holds no rows below its header. It needs one row a time step.")
     return Source(path, rows, unit)
+
+
+def _is_data(header: list[str]) -> bool:
+    """Whether a cell of the header is a time and another one a number; 2020.5 is a number."""
+    numbers = [name for name in header if _NUMBER_CELL.fullmatch(name.strip())]
+    return bool(numbers) and any(_TIME_CELL.fullmatch(name.strip()) for name in header if name not in numbers)
 
 
 def _read_parquet(path: Path) -> pl.DataFrame:

@@ -142,6 +142,20 @@ def test_semicolons_with_decimal_commas_show_the_value(write, fails):
     fails(write("day;sales\n2024-01-01;0,5\n2024-01-02;1,5\n2024-01-03;2,5\n"), "Column 'sales' holds '0,5'", "decimal point")
 
 
+@pytest.mark.parametrize(
+    "line", ["2023-01-01 00:00,1.2,2.7,0.3", "2023/01/01,1,1,1", "31.12.2023 23:00;1,2;2,7", "1,2023-01-01T00:00:00Z", "a,2023-01-01,-1e3"]
+)
+def test_a_file_without_a_header_says_so(write, line, fails):
+    count = len(line.split(";" if ";" in line else ","))
+    names = f"Put a line of names before it, one for each of its {count} columns."
+    fails(write(f"{line}\n{line}\n"), "line 1 looks like data", names)
+
+
+@pytest.mark.parametrize("header", ["date,1,2", "date,2020-01,2020-02", "date,2020.5,2020.6"])
+def test_names_may_be_numbers_or_dates(write, header):
+    assert read_table(write(WIDE.replace("date,a,b,note", header + ",note"))).targets == tuple(header.split(",")[1:])
+
+
 def test_a_forgotten_item_id_is_named(write, fails):
     text = "when,v,shop\n" + "".join(f"{t},{i},{shop}\n" for shop in "ab" for i, t in enumerate(daily(6)))
     fails(write(text), "comes twice", "name the column that tells them apart: --item-id shop.")
