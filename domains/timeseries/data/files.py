@@ -1,6 +1,8 @@
 """Files of tables: what is in them as it stands, and errors that name the place."""
 
+import codecs
 import difflib
+import gzip
 import re
 from dataclasses import dataclass
 from pathlib import Path
@@ -132,9 +134,34 @@ def _read_parquet(path: Path) -> pl.DataFrame:
 def _read_text(path: Path, separator: str) -> pl.DataFrame:
     """Every column as text, so that a value that is no number can be shown as it stands in the file."""
     header = pl.read_csv(path, separator=separator, infer_schema=False, n_rows=0).columns
+    if any("\ufffd" in name for name in header):  # what polars puts in names for bytes that are no UTF-8
+        _refuse_encoding(path)
     if len(header) == 1 and ";" in header[0]:
         separator = ";"
-    return pl.read_csv(path, separator=separator, infer_schema=False)
+    try:
+        return pl.read_csv(path, separator=separator, infer_schema=False)
+    except pl.exceptions.ComputeError as error:
+        if "utf-8" in str(error):
+            _refuse_encoding(path)
+        raise
+
+
+def _refuse_encoding(path: Path) -> None:
+    """Refuse a file that is not UTF-8, with the first line that shows it and a command that mends it."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                encoding = "utf-16" if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin1"
+                byte = f"byte 0x{line[error.start]:02x}"
+                source, command = ("", f"gunzip -c '{path}' | iconv") if packed else (f" '{path}'", "iconv")
+                raise UserError(
+                    f"{path}: line {number} is no UTF-8 ({byte}). Write the file in UTF-8; if it is {encoding}, by "
+                    f"{command} -f {encoding} -t utf-8{source} > utf8.csv"
+                ) from None
 
 
 def explain(error: Exception) -> str:

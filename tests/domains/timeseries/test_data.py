@@ -1,4 +1,6 @@
+import gzip
 import os
+import subprocess
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -378,6 +380,32 @@ def test_refused_files(write, tmp_path, fails):
     fails(write(WIDE, "t.xlsx"), "unknown kind", ".parquet")
     fails(write("not parquet", "t.parquet"), "cannot be read as .parquet")
     fails(tmp_path, "is a folder")
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "line", "byte"),
+    [
+        ("Tag,Stück\n2020-01-01,1\n", "latin1", 1, "fc"),
+        ("date,shop,a\n2020-01-01,x,1\n2020-01-02,Gänse,1\n", "latin1", 3, "e4"),
+        ("date,a\n2020-01-01,1\n", "utf-16", 1, "ff"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_file_that_is_no_utf8_says_how_it_becomes_so(write, fails, text, encoding, line, byte, packed):
+    """The command that it says, run by a shell, gives a file that is read."""
+    content = text.encode(encoding)
+    path = write(gzip.compress(content) if packed else content)
+    path = path.rename(path.with_suffix(".csv.gz")) if packed else path
+    fails(path, f"line {line} is no UTF-8 (byte 0x{byte})", f"if it is {encoding}, by ")
+    with pytest.raises(UserError) as caught:
+        read_table(path)
+    command = str(caught.value).rpartition(" by ")[2].replace("utf8.csv", f"'{path.parent}/utf8.csv'")
+    subprocess.run(command, shell=True, check=True)
+    assert (path.parent / "utf8.csv").read_text(encoding="utf-8") == text
+
+
+def test_the_sign_for_what_is_no_letter_may_stand_in_a_name(write):
+    assert read_table(write(WIDE.replace("a,b", "a\ufffd,b"))).targets == ("a\ufffd", "b")
 
 
 def test_parquet_counts_rows(write, fails):
