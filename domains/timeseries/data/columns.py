@@ -17,6 +17,8 @@ _ZONED_FORMATS = ["%Y-%m-%d %H:%M%z", "%Y-%m-%d %H:%M:%S%.f%z"]
 YEARS = (1678, 2199)
 """What pandas' nanoseconds hold, with room for a forecast."""
 _YEAR_LAST = r"^\s*\d{1,2}[./-]\d{1,2}[./-]\d{4}\b"
+_POINT = "Numbers have a decimal point and no other mark, such as 1234.5"
+_MARKED = r"^[-+]?[\d.,'\s]*\d[\d.,'\s]*$"  # digits with such marks as 1,5 or 1.234.567 or 1'234 has
 _OWN_NAMES = ("item_id", "timestamp")
 
 
@@ -88,10 +90,7 @@ def _target_columns(source: Source, taken: set[str]) -> tuple[str, ...]:
     if not found:
         first = {column: source.frame[column].drop_nulls().head(1).to_list() for column in free}
         held = "".join(f" Column '{column}' holds '{value[0]!s:.20}'." for column, value in first.items() if value)
-        source.fail(
-            f"no column of numbers to forecast. Numbers have a decimal point and no other mark, such as 1234.5.{held} "
-            f"The columns are: {', '.join(source.columns)}."
-        )
+        source.fail(f"no column of numbers to forecast. {_POINT}.{held} The columns are: {', '.join(source.columns)}.")
     return found
 
 
@@ -210,7 +209,8 @@ def checked_numbers(source: Source, column: str) -> pl.Series:
     values = _plain(source.frame[column])
     present = values.is_not_null() if _is_text(values) else numbers.is_not_null()
     text = present & numbers.is_null() & (values.str.to_lowercase() != "nan" if _is_text(values) else present)
-    source.refuse_first(column, text, "no number", "Mend the value, or leave it empty")
+    marked = _is_text(values) and values.filter(text).str.contains(_MARKED).any()
+    source.refuse_first(column, text, "no number", _POINT if marked else "Mend the value, or leave it empty")
     wide = (numbers.abs() > np.finfo(np.float32).max).fill_null(False)
     source.refuse_first(column, wide, "not finite in float32", "Mend the value, or leave it empty")
     return numbers.alias(column)

@@ -144,6 +144,13 @@ def test_semicolons_with_decimal_commas_show_the_value(write, fails):
     fails(write("day;sales\n2024-01-01;0,5\n2024-01-02;1,5\n2024-01-03;2,5\n"), "Column 'sales' holds '0,5'", "decimal point")
 
 
+@pytest.mark.parametrize("value", ["1,5", "-1.234,5", "1'234.5", "1 234"])
+def test_other_marks_in_a_target_are_told_with_the_decimal_point(write, fails, value):
+    text = f"day;shop;sales\n2024-01-01;a;{value}\n2024-01-02;a;{value}\n"
+    said = f"line 2: '{value}' is no number (2 such values in all). Numbers have a decimal point and no other mark, such as 1234.5."
+    fails(write(text), "column 'sales'", said, target=["sales"], item_id="shop")
+
+
 @pytest.mark.parametrize(
     "line", ["2023-01-01 00:00,1.2,2.7,0.3", "2023/01/01,1,1,1", "31.12.2023 23:00;1,2;2,7", "1,2023-01-01T00:00:00Z", "a,2023-01-01,-1e3"]
 )
