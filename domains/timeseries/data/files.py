@@ -17,6 +17,7 @@ ROW = "__row__"
 _PROBE = "import sys, polars; polars.read_parquet(sys.argv[1])"
 SUFFIXES = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t", ".parquet": None}
 """Kinds of tables with their separators. A Monash .tsf is no table (tsf.py)."""
+_KINDS = 5  # of bad values that one message names
 _TIME_CELL = re.compile(r"(\d{4}([-/.]\d{1,2}){1,2}|\d{1,2}([-/.])\d{1,2}\3\d{4})([ T]\d{1,2}:\d{2}.*)?")
 _NUMBER_CELL = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?")
 
@@ -58,7 +59,7 @@ class Source:
         self.fail(f"there is no column '{column}'{needed}.{guess} The columns are: {', '.join(self.columns)}.", asked)
 
     def refuse_first(self, column: str, bad: pl.Series, what: str, mend: str) -> None:
-        """Refuse the first row where `bad` holds, if there is one, with its value."""
+        """Refuse the first row where `bad` holds, if there is one, with its value, and the other values that are bad."""
         if not bad.any():
             return
         found = self.frame.filter(bad).select(ROW, column)
@@ -66,9 +67,22 @@ class Source:
             row, value = found.row(0)
         except (ValueError, OverflowError, pl.exceptions.PanicException):  # polars has years that Python has not
             row, value = found.select(ROW, pl.col(column).to_physical()).row(0)
-        shown = "an empty value" if value is None else f"'{value!s:.40}'"
-        more = f" ({bad.sum()} such values in all)" if bad.sum() > 1 else ""
-        self.fail(f"column '{column}', {self.unit} {row}: {shown} is {what}{more}. {mend}.")
+        more = f" ({bad.sum()} such values in all{_kinds(found[column])})" if bad.sum() > 1 else ""
+        self.fail(f"column '{column}', {self.unit} {row}: {_shown(value)} is {what}{more}. {mend}.")
+
+
+def _kinds(values: pl.Series) -> str:
+    """How often which text is among `values`, the most frequent ones first; nothing where all are one, or no text."""
+    if values.dtype != pl.String or values.n_unique() == 1:
+        return ""
+    kinds = values.alias("value").to_frame().group_by("value", maintain_order=True).len().sort("len", descending=True, maintain_order=True)
+    shown = ", ".join(f"{count} of {_shown(value)}" for value, count in kinds.head(_KINDS).iter_rows())
+    left = kinds.height - _KINDS
+    return f": {shown}{f', and {left} other ones' if left > 0 else ''}"
+
+
+def _shown(value: object) -> str:
+    return "an empty value" if value is None else f"'{value!s:.40}'"
 
 
 def find_file(path: Path, suffixes: tuple[str, ...]) -> str:

@@ -144,6 +144,18 @@ def test_semicolons_with_decimal_commas_show_the_value(write, fails):
     fails(write("day;sales\n2024-01-01;0,5\n2024-01-02;1,5\n2024-01-03;2,5\n"), "Column 'sales' holds '0,5'", "decimal point")
 
 
+def test_all_kinds_of_bad_values_are_told_at_once(write, fails):
+    bad = ["closed", "n/a", "closed", "1", "?", "shut", "n/a", "closed"]
+    said = "line 2: 'closed' is no number (6 such values in all: 3 of 'closed', 2 of 'n/a', 1 of 'shut'). Mend the value"
+    fails(write(csv(daily(8), bad)), "column 'a'", said, target=["a"])
+    more = "(13 such values in all: 2 of 'v0', 2 of 'v1', 2 of 'v2', 2 of 'v3', 2 of 'v4', and 2 other ones)"
+    fails(write(csv(daily(14), [f"v{n % 7}" for n in range(13)] + [1])), more, target=["a"])
+    fails(
+        write(csv(["", "2020-01-02", "soon", "2020-01-04", "2020-01-05"], range(5))),
+        "(2 such values in all: 1 of an empty value, 1 of 'soon')",
+    )
+
+
 @pytest.mark.parametrize("value", ["1,5", "-1.234,5", "1'234.5", "1 234"])
 def test_other_marks_in_a_target_are_told_with_the_decimal_point(write, fails, value):
     text = f"day;shop;sales\n2024-01-01;a;{value}\n2024-01-02;a;{value}\n"
