@@ -515,6 +515,17 @@ def test_of_many_channels_the_first_are_printed(capsys: pytest.CaptureFixture[st
     assert "28 more rows are in the file, those of 8 more channels among them." in printed
 
 
+def test_a_folder_that_holds_a_run_is_refused_before_the_table_is_read(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "table.json").touch()
+    done = run("train", "none.csv", "-o", "model")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "model: already holds a run (table.json). Add --resume to go on with it, or name another folder." in " ".join(
+        done.stderr.split()
+    )
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["table.json"]
+
+
 def test_a_folder_that_train_did_not_write(run: Run, tmp_path: Path) -> None:
     assert "model: no such folder. Give one that `titans-seq forecast train` wrote" in run("predict", "model").stderr
     (tmp_path / "model").mkdir()
