@@ -121,9 +121,26 @@ def test_forms_of_time_and_frequencies(write, form, step, freq):
 
 
 @pytest.mark.parametrize("form", ["%d.%m.%Y", "%m/%d/%Y %H:%M"])
-def test_dates_that_end_with_the_year_are_named(write, form):
-    with pytest.raises(UserError, match=r"the dates of column 'date' end with the year .*Write them year first"):
-        read_table(write(csv(pd.date_range("2019-12-31", periods=5).strftime(form), range(5))))
+@pytest.mark.parametrize("timestamp", [None, "date"])
+def test_dates_that_end_with_the_year_are_named_where_no_day_tells_the_order(write, fails, form, timestamp):
+    path = write(csv(pd.date_range("2020-03-01", periods=12).strftime(form), range(12)))
+    fails(
+        path, "the dates of column 'date' end with the year (", "only days above 12 tell it", "Write them year first", timestamp=timestamp
+    )
+
+
+@pytest.mark.parametrize("form", ["%d.%m.%Y", "%m/%d/%Y %H:%M", "%d-%m-%YT%H:%M:%SZ", " %d/%m/%Y"])
+@pytest.mark.parametrize("timestamp", [None, "date"])
+def test_a_day_above_12_tells_the_order_of_all_dates(write, form, timestamp):
+    stamps = pd.date_range("2020-03-01", periods=13)
+    table = read_table(write(csv(stamps.strftime(form), range(13))), timestamp=timestamp)
+    assert table.frame["timestamp"].to_list() == list(stamps.to_pydatetime())
+
+
+def test_dates_that_contradict_each_other_are_refused(write, fails):
+    dates = ["31.12.2020", "01.01.2021", "01.13.2021", "02.01.2021"]
+    fails(write(csv(dates, range(4))), "(31.12.2020)", "all in the same place")
+    fails(write(csv(["31.12.2020", "01.01.2021", "2021-01-02", "soon"], range(4))), "line 5: 'soon' is no time")
 
 
 def test_single_digit_dates(write):
