@@ -47,13 +47,13 @@ def own_folder(folder: Path, resume: bool, parts: Sequence[str] = ("metrics.csv"
         raise UserError(f"{folder}: cannot be written into ({error.strerror}). Name another folder.") from error
     try:
         if not resume:
-            _check_no_run(folder, parts)
+            check_no_run(folder, parts)
         yield
     finally:
         lock.release()
 
 
-def _check_no_run(folder: Path, parts: Sequence[str]) -> None:
+def check_no_run(folder: Path, parts: Sequence[str]) -> None:
     """Raise UserError if the folder holds a run that would be written over."""
     found = [name for name in parts if any(folder.glob(name))]
     if found:

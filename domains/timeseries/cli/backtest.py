@@ -71,20 +71,20 @@ def backtest(
         refit=refit,
         on_window=None if quiet else lambda window: print(f"Window {window} of {windows}"),
     )
-    scores = made.scores
+    scores, kind = made.scores, f".{file_format}"
+    by_window, by_horizon = f"scores_by_window{kind}", f"scores_by_horizon{kind}"
     if not quiet:
         starts = [report.short(label["start"].to_timestamp()) for label in list(made.test.label)[:windows]]
         report.print_scores(scores.by_channel)
         if windows > 1:
-            report.print_along(scores.by_window, "window", "By window, mean over channels", starts)
-        report.print_along(scores.by_horizon, "horizon", "By steps ahead, mean over channels")
+            report.print_along(scores.by_window, "window", "By window, mean over channels", output / by_window, starts)
+        report.print_along(scores.by_horizon, "horizon", "By steps ahead, mean over channels", output / by_horizon)
     history, last, naive, actuals = map(made.last_window, (made.test.input, made.forecasts, made.naive, made.test.label))
-    kind = f".{file_format}"
     writers = {
         f"forecasts{kind}": table_writer(forecast_table(made.forecasts, series.targets, table=series, actuals=made.test.label)),
         f"scores{kind}": table_writer(scores.by_channel),
-        f"scores_by_window{kind}": table_writer(scores.by_window),
-        f"scores_by_horizon{kind}": table_writer(scores.by_horizon),
+        by_window: table_writer(scores.by_window),
+        by_horizon: table_writer(scores.by_horizon),
         f"coverage{kind}": table_writer(scores.coverage),
         "last_window.png": lambda path: plot_forecast(history, last, series.targets, path, actuals, naive, series.units),
         "errors_by_horizon.png": lambda path: plot_errors_by_horizon(scores.by_horizon, path, series.units),

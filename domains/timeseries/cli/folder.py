@@ -22,6 +22,8 @@ if TYPE_CHECKING:
     from titans_seq.card import Card
 
 TABLE_NAME = "table.json"
+RUN = ("checkpoints/*.ckpt", TABLE_NAME)
+"""Files, any of which shows that a folder holds a run."""
 Missing = Literal["error", "mask"]
 
 

@@ -3,6 +3,7 @@
 import sys
 from collections.abc import Mapping, Sequence
 from datetime import datetime
+from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
@@ -13,7 +14,8 @@ if TYPE_CHECKING:
     from domains.timeseries.cli.options import Lengths
     from domains.timeseries.data import Table
 
-_ROWS = 12  # of a table on the screen; the file has all
+_ROWS = 12  # of a forecast on the screen; the file has all
+_STEPS = 24  # of a table along windows or steps ahead
 
 
 def print_table(table: "Table") -> None:
@@ -91,18 +93,22 @@ def print_scores(scores: "pl.DataFrame") -> None:
     print(_verdict(scores))
 
 
-def print_along(scores: "pl.DataFrame", key: str, title: str, labels: Sequence[str] | None = None) -> None:
-    """Mean scores along the column `key` (window or horizon), Titans beside the naive; of many rows some, evenly spaced."""
+def print_along(scores: "pl.DataFrame", key: str, title: str, file: Path, labels: Sequence[str] | None = None) -> None:
+    """Mean scores along the column `key` (window or horizon), Titans beside the naive; of many rows some, evenly spaced: `file` has all."""
     metrics = ("CRPS", "MASE", "coverage_80")
     head = [f"{_heading(metric)}\n{name}" for metric in metrics for name in ("titans", "naive")]
     mean = scores.filter(scores["channel"] == "mean")
     titans, naive = (mean.filter(mean["forecaster"] == name).rows(named=True) for name in ("titans", "seasonal_naive"))
-    chosen = range(len(titans)) if len(titans) <= _ROWS else sorted({round(i * (len(titans) - 1) / (_ROWS - 1)) for i in range(_ROWS)})
-    view = _table(title, key.replace("horizon", "step"), *head)
+    shown = min(len(titans), _STEPS)
+    chosen = [round(i * (len(titans) - 1) / max(1, shown - 1)) for i in range(shown)]
+    name = key.replace("horizon", "step")
+    view = _table(title, name, *head)
     for n in chosen:
         cells = [_cell(metric, [titans[n][metric], naive[n][metric]], i) for metric in metrics for i in range(2)]
         view.add_row(labels[n] if labels else str(titans[n][key]), *cells)
     _show(view)
+    if shown < len(titans):
+        print(f"{shown} of {len(titans)} {name}s; all are in {file}.")
 
 
 def print_forecast(rows: "pl.DataFrame") -> None:

@@ -62,10 +62,12 @@ def train(
 
     from domains.timeseries.backtest import backtest
     from domains.timeseries.cli import folder, report
-    from titans_seq.training.folder import own_folder
+    from titans_seq.training.folder import check_no_run, own_folder
 
     first = rank_zero_only.rank == 0  # of several processes that train together, the one that speaks and writes
     quiet = quiet or not first
+    if first and not resume:
+        check_no_run(output, folder.RUN)
     series = read(file, table, progress=not quiet)
     chosen = lengths(series, length, training, windows)
     if not quiet:
@@ -74,7 +76,7 @@ def train(
     estimator = make_estimator(series, chosen, backbone, training, progress=not quiet, devices=devices, nodes=nodes)
     entries, scores = series.to_gluonts(), None
     kept: dict[str, Any] = {"checkpoints": output / "checkpoints", "metrics": output / "metrics.csv"}
-    with own_folder(output, resume, ("checkpoints/*.ckpt", folder.TABLE_NAME)) if first else nullcontext():
+    with own_folder(output, resume, folder.RUN) if first else nullcontext():
         if windows:
             made = backtest(entries, estimator, windows=windows, season_length=chosen.season, channel_names=series.targets, **kept)
             predictor, scores = made.predictor, made.scores.by_channel

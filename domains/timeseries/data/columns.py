@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from datetime import date, datetime
+from typing import Literal
 
 import numpy as np
 import pandas as pd
@@ -16,7 +17,11 @@ _DATE_FORMATS = ["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H
 _ZONED_FORMATS = ["%Y-%m-%d %H:%M%z", "%Y-%m-%d %H:%M:%S%.f%z"]
 YEARS = (1678, 2199)
 """What pandas' nanoseconds hold, with room for a forecast."""
-_YEAR_LAST = r"^\s*\d{1,2}[./-]\d{1,2}[./-]\d{4}\b"
+_YEAR_LAST = r"^([0-9]{1,2})[./-]([0-9]{1,2})[./-]([0-9]{4})([ T]|$)"
+Order = Literal["day", "month"]
+"""What comes first in dates that end with the year."""
+_POINT = "Numbers have a decimal point and no other mark, such as 1234.5"
+_MARKED = r"^[-+]?[\d.,'\s]*\d[\d.,'\s]*$"  # digits with such marks as 1,5 or 1.234.567 or 1'234 has
 _OWN_NAMES = ("item_id", "timestamp")
 
 
@@ -69,17 +74,34 @@ def _timestamp_column(source: Source, taken: set[str]) -> str:
     if len(found) == 1:
         return found[0]
     for column in (c for c in free if not found):
-        seen = source.frame[column].drop_nulls()
-        if seen.dtype == pl.String and len(seen) and seen.str.contains(_YEAR_LAST).all():
-            source.fail(
-                f"the dates of column '{column}' end with the year ({seen[0]}), and whether day or month comes first cannot be known. "
-                "Write them year first, as in 2012-01-31."
-            )
+        _refuse_unordered(source, column)
     problem = f"columns {', '.join(found)} all hold dates" if found else "no column holds dates such as 2012-01-31"
     source.fail(
         f"{problem}. Name the column of the time steps with --timestamp; dates are written year first (2012-01-31, "
         f"2012/01/31 06:00, 2012-01-31T06:00:00Z). The columns are: {', '.join(source.columns)}."
     )
+
+
+def date_order(values: pl.Series) -> Order | None:
+    """What comes first in dates of the column that end with the year, as a number above 12 is a day; None where that cannot be known."""
+    if not _is_text(values):
+        return None
+    parts = values.str.strip_chars().str.extract_groups(_YEAR_LAST).struct.unnest()
+    first, second = ((parts[name].cast(pl.Int64) > 12).any() for name in ("1", "2"))
+    return None if first == second else "day" if first else "month"
+
+
+def _refuse_unordered(source: Source, column: str, order: Order | None = None) -> None:
+    """Refuse a column of dates that end with the year, if their order cannot be known."""
+    values = _plain(source.frame[column])
+    if order or not _is_text(values) or date_order(values):
+        return
+    dates = values.filter(values.str.contains(_YEAR_LAST).fill_null(False))
+    if 2 * len(dates) > len(values):
+        source.fail(
+            f"the dates of column '{column}' end with the year ({dates[0]}), and whether day or month comes first cannot be known: "
+            "only days above 12 tell it, all in the same place. Write them year first, as in 2012-01-31."
+        )
 
 
 def _target_columns(source: Source, taken: set[str]) -> tuple[str, ...]:
@@ -88,10 +110,7 @@ def _target_columns(source: Source, taken: set[str]) -> tuple[str, ...]:
     if not found:
         first = {column: source.frame[column].drop_nulls().head(1).to_list() for column in free}
         held = "".join(f" Column '{column}' holds '{value[0]!s:.20}'." for column, value in first.items() if value)
-        source.fail(
-            f"no column of numbers to forecast. Numbers have a decimal point and no other mark, such as 1234.5.{held} "
-            f"The columns are: {', '.join(source.columns)}."
-        )
+        source.fail(f"no column of numbers to forecast. {_POINT}.{held} The columns are: {', '.join(source.columns)}.")
     return found
 
 
@@ -131,8 +150,11 @@ def as_number(values: pl.Series) -> pl.Series | None:
     return values.cast(pl.Float64, strict=False).fill_nan(None)
 
 
-def as_time(values: pl.Series, bare_years: bool = False, daily: bool | None = None) -> pl.Series | None:
-    """Datetime in microseconds without a zone (see `_without_zone`), null for what is no time, None for a column of no times."""
+def as_time(values: pl.Series, bare_years: bool = False, daily: bool | None = None, order: Order | None = None) -> pl.Series | None:
+    """Datetime in microseconds without a zone (see `_without_zone`), null for what is no time, None for a column of no times.
+
+    order: of dates that end with the year, where more is known of it than `date_order` of these values.
+    """
     values = _plain(values)
     if bare_years and values.dtype.is_integer():
         values = values.cast(pl.String)
@@ -144,6 +166,8 @@ def as_time(values: pl.Series, bare_years: bool = False, daily: bool | None = No
         return values.cast(pl.Datetime("us"))
     if not _is_text(values):
         return None
+    if order := order or date_order(values):
+        values = values.str.replace(_YEAR_LAST, "${3}-${2}-${1}${4}" if order == "day" else "${3}-${1}-${2}${4}")
     text = values.str.replace(r"^(\d{4})[/.](\d{1,2})[/.](\d{1,2})", "${1}-${2}-${3}").str.replace("T", " ")
     text = text.str.replace(r"\s*Z$", "+00:00").str.replace(r"(:\d{2}(?:\.\d+)?[+-]\d{2})$", "${1}:00")
     if bare_years:
@@ -182,9 +206,10 @@ def _without_zone(utc: pl.Series, wall: pl.Series, daily: bool | None) -> pl.Ser
     return wall if constant and wall.null_count() == utc.null_count() else utc
 
 
-def checked_times(source: Source, column: str, bare_years: bool, daily: bool | None = None) -> pl.Series:
-    """The times of a column, all of them within the years that pandas holds."""
-    times = as_time(source.frame[column], bare_years, daily)
+def checked_times(source: Source, column: str, bare_years: bool, daily: bool | None = None, order: Order | None = None) -> pl.Series:
+    """The times of a column, all of them within the years that pandas holds. order: as of `as_time`."""
+    _refuse_unordered(source, column, order)
+    times = as_time(source.frame[column], bare_years, daily, order)
     advice = "Write times year first, such as 2012-01-31 or 2012-01-31 06:00"
     if times is None:
         source.fail(f"column '{column}' holds {source.frame[column].dtype}, not times. {advice}.")
@@ -210,7 +235,8 @@ def checked_numbers(source: Source, column: str) -> pl.Series:
     values = _plain(source.frame[column])
     present = values.is_not_null() if _is_text(values) else numbers.is_not_null()
     text = present & numbers.is_null() & (values.str.to_lowercase() != "nan" if _is_text(values) else present)
-    source.refuse_first(column, text, "no number", "Mend the value, or leave it empty")
+    marked = _is_text(values) and values.filter(text).str.contains(_MARKED).any()
+    source.refuse_first(column, text, "no number", _POINT if marked else "Mend the value, or leave it empty")
     wide = (numbers.abs() > np.finfo(np.float32).max).fill_null(False)
     source.refuse_first(column, wide, "not finite in float32", "Mend the value, or leave it empty")
     return numbers.alias(column)

@@ -1,6 +1,9 @@
 """Files of tables: what is in them as it stands, and errors that name the place."""
 
+import codecs
 import difflib
+import gzip
+import re
 from dataclasses import dataclass
 from pathlib import Path
 from typing import NoReturn
@@ -14,6 +17,9 @@ ROW = "__row__"
 _PROBE = "import sys, polars; polars.read_parquet(sys.argv[1])"
 SUFFIXES = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t", ".parquet": None}
 """Kinds of tables with their separators. A Monash .tsf is no table (tsf.py)."""
+_KINDS = 5  # of bad values that one message names
+_TIME_CELL = re.compile(r"(\d{4}([-/.]\d{1,2}){1,2}|\d{1,2}([-/.])\d{1,2}\3\d{4})([ T]\d{1,2}:\d{2}.*)?")
+_NUMBER_CELL = re.compile(r"[-+]?(\d+([.,]\d*)?|[.,]\d+)([eE][-+]?\d+)?")
 
 
 class TableError(UserError):
@@ -53,7 +59,7 @@ class Source:
         self.fail(f"there is no column '{column}'{needed}.{guess} The columns are: {', '.join(self.columns)}.", asked)
 
     def refuse_first(self, column: str, bad: pl.Series, what: str, mend: str) -> None:
-        """Refuse the first row where `bad` holds, if there is one, with its value."""
+        """Refuse the first row where `bad` holds, if there is one, with its value, and the other values that are bad."""
         if not bad.any():
             return
         found = self.frame.filter(bad).select(ROW, column)
@@ -61,9 +67,22 @@ class Source:
             row, value = found.row(0)
         except (ValueError, OverflowError, pl.exceptions.PanicException):  # polars has years that Python has not
             row, value = found.select(ROW, pl.col(column).to_physical()).row(0)
-        shown = "an empty value" if value is None else f"'{value!s:.40}'"
-        more = f" ({bad.sum()} such values in all)" if bad.sum() > 1 else ""
-        self.fail(f"column '{column}', {self.unit} {row}: {shown} is {what}{more}. {mend}.")
+        more = f" ({bad.sum()} such values in all{_kinds(found[column])})" if bad.sum() > 1 else ""
+        self.fail(f"column '{column}', {self.unit} {row}: {_shown(value)} is {what}{more}. {mend}.")
+
+
+def _kinds(values: pl.Series) -> str:
+    """How often which text is among `values`, the most frequent ones first; nothing where all are one, or no text."""
+    if values.dtype != pl.String or values.n_unique() == 1:
+        return ""
+    kinds = values.alias("value").to_frame().group_by("value", maintain_order=True).len().sort("len", descending=True, maintain_order=True)
+    shown = ", ".join(f"{count} of {_shown(value)}" for value, count in kinds.head(_KINDS).iter_rows())
+    left = kinds.height - _KINDS
+    return f": {shown}{f', and {left} other ones' if left > 0 else ''}"
+
+
+def _shown(value: object) -> str:
+    return "an empty value" if value is None else f"'{value!s:.40}'"
 
 
 def find_file(path: Path, suffixes: tuple[str, ...]) -> str:
@@ -95,6 +114,11 @@ def open_source(path: Path, suffix: str) -> Source:
     if ROW in frame.columns:
         raise UserError(f"{path}: a column is called '{ROW}', a name that is used inside. Rename it.")
     source = Source(path, frame.with_row_index(ROW, offset=1 if unit == "row" else 2), unit)
+    if unit == "line" and _is_data(frame.columns):
+        source.fail(
+            f"line 1 looks like data ('{frame.columns[0]:.40}' and so on), not like names of columns. "
+            f"Put a line of names before it, one for each of its {len(frame.columns)} columns."
+        )
     for column in frame.columns:
         if unit == "line" and "_duplicated_" in column and column.rpartition("_duplicated_")[0] in frame.columns:
             source.fail(f"two columns are called '{column.rpartition('_duplicated_')[0]}'. Rename one of them.")
@@ -102,6 +126,12 @@ def open_source(path: Path, suffix: str) -> Source:
     if rows.is_empty():
         source.fail("holds no rows below its header. It needs one row a time step.")
     return Source(path, rows, unit)
+
+
+def _is_data(header: list[str]) -> bool:
+    """Whether a cell of the header is a time and another one a number; 2020.5 is a number."""
+    numbers = [name for name in header if _NUMBER_CELL.fullmatch(name.strip())]
+    return bool(numbers) and any(_TIME_CELL.fullmatch(name.strip()) for name in header if name not in numbers)
 
 
 def _read_parquet(path: Path) -> pl.DataFrame:
@@ -118,9 +148,34 @@ def _read_parquet(path: Path) -> pl.DataFrame:
 def _read_text(path: Path, separator: str) -> pl.DataFrame:
     """Every column as text, so that a value that is no number can be shown as it stands in the file."""
     header = pl.read_csv(path, separator=separator, infer_schema=False, n_rows=0).columns
+    if any("\ufffd" in name for name in header):  # what polars puts in names for bytes that are no UTF-8
+        _refuse_encoding(path)
     if len(header) == 1 and ";" in header[0]:
         separator = ";"
-    return pl.read_csv(path, separator=separator, infer_schema=False)
+    try:
+        return pl.read_csv(path, separator=separator, infer_schema=False)
+    except pl.exceptions.ComputeError as error:
+        if "utf-8" in str(error):
+            _refuse_encoding(path)
+        raise
+
+
+def _refuse_encoding(path: Path) -> None:
+    """Refuse a file that is not UTF-8, with the first line that shows it and a command that mends it."""
+    with path.open("rb") as file:
+        packed = file.read(2) == b"\x1f\x8b"
+    with gzip.open(path) if packed else path.open("rb") as file:
+        for number, line in enumerate(file, 1):
+            try:
+                line.decode()
+            except UnicodeDecodeError as error:
+                encoding = "utf-16" if line.startswith((codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)) else "latin1"
+                byte = f"byte 0x{line[error.start]:02x}"
+                source, command = ("", f"gunzip -c '{path}' | iconv") if packed else (f" '{path}'", "iconv")
+                raise UserError(
+                    f"{path}: line {number} is no UTF-8 ({byte}). Write the file in UTF-8; if it is {encoding}, by "
+                    f"{command} -f {encoding} -t utf-8{source} > utf8.csv"
+                ) from None
 
 
 def explain(error: Exception) -> str:

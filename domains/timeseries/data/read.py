@@ -41,8 +41,9 @@ def read_table(
         path: the file. A CSV is UTF-8 with a header line, columns separated by "," or ";", decimal points.
         target: columns to forecast; default: every numeric column without another role.
         timestamp: column of the time steps; default: the only one that holds dates, year first ("2012-01-31",
-            "2012/1/31 6:00", ISO 8601). Times with a zone become UTC, so daylight saving leaves no gap or duplicate; days and
-            longer steps that begin at the same time on the wall keep it.
+            "2012/1/31 6:00", ISO 8601), or year last ("31.1.2012") where days above 12 tell days from months. Times with a
+            zone become UTC, so daylight saving leaves no gap or duplicate; days and longer steps that begin at the same time
+            on the wall keep it.
         item_id: column that tells series apart (long layout); default: the file is one series (wide layout).
         freq: step between timestamps as a pandas alias ("h", "15min", "D", "B", "W", "M"); default: inferred.
         past_features: columns of numbers that are known up to the present.

@@ -10,7 +10,7 @@ from pathlib import Path
 import pandas as pd
 import polars as pl
 
-from domains.timeseries.data.columns import checked_items, checked_numbers, checked_static, checked_times, is_daily
+from domains.timeseries.data.columns import Order, checked_items, checked_numbers, checked_static, checked_times, date_order, is_daily
 from domains.timeseries.data.files import ROW, Source, explain
 from domains.timeseries.data.grid import refuse_off_grid
 from domains.timeseries.data.table import Roles, Static
@@ -112,6 +112,7 @@ class RowReader:
         self.step, self._offset = step, pd.tseries.frequencies.to_offset(step)
         self._separator = "\t" if "\t" in header else ";" if ";" in header and "," not in header else ","
         self.first: dict[str, pd.Timestamp] = {}
+        self._order: Order | None = None  # of dates that end with the year, once a day above 12 has told it
         source = self._source([(1, header)])
         own = [c for c in (roles.timestamp, roles.item_id, *roles.values, *roles.static_features) if c is not None]
         for column in own:
@@ -124,7 +125,8 @@ class RowReader:
             UserError: with the line, for what cannot be used. Then nothing is read.
         """
         source, roles, first = self._source(lines), self.roles, dict(self.first)
-        times = checked_times(source, roles.timestamp, bare_years=True, daily=is_daily(self.step))
+        order = self._order or date_order(source.frame[roles.timestamp])
+        times = checked_times(source, roles.timestamp, bare_years=True, daily=is_daily(self.step), order=order)
         items = checked_items(source, roles.item_id)
         numbers = [checked_numbers(source, column) for column in roles.values]
         frame = source.frame.select(ROW, items, times, *numbers).sort("item_id", "timestamp", ROW)
@@ -132,7 +134,7 @@ class RowReader:
             if not self._on_grid(first.setdefault(item, pd.Timestamp(moment)), pd.Timestamp(moment)):
                 refuse_off_grid(source, (row, item, moment), self.step, 1)
         static = checked_static(source, items, roles, self.categories)
-        self.first = first
+        self.first, self._order = first, order
         return frame, static
 
     def _source(self, lines: Lines) -> Source:

@@ -515,6 +515,30 @@ def test_of_many_channels_the_first_are_printed(capsys: pytest.CaptureFixture[st
     assert "28 more rows are in the file, those of 8 more channels among them." in printed
 
 
+@pytest.mark.parametrize("steps", [1, 14, 24, 25, 96])
+def test_scores_by_steps_ahead_leave_out_no_step_without_a_word(capsys: pytest.CaptureFixture[str], steps: int) -> None:
+    along = {"channel": "mean", "CRPS": 1.0, "MASE": 1.0, "coverage_80": 0.8}
+    rows = [{"forecaster": name, "horizon": n + 1, **along} for name in ("titans", "seasonal_naive") for n in range(steps)]
+    report.print_along(pl.DataFrame(rows), "horizon", "By steps ahead", Path("out/scores_by_horizon.csv"))
+    printed = capsys.readouterr().out
+    numbers = [int(cells[1]) for line in printed.splitlines() if (cells := line.split()) and cells[0] == "│"]
+    assert len(numbers) == len(set(numbers)) == min(steps, 24)
+    assert (numbers[0], numbers[-1]) == (1, steps)
+    assert ("24 of" in printed) == (steps > 24)
+    assert steps <= 24 or f"24 of {steps} steps; all are in out/scores_by_horizon.csv." in printed
+
+
+def test_a_folder_that_holds_a_run_is_refused_before_the_table_is_read(run: Run, tmp_path: Path) -> None:
+    (tmp_path / "model").mkdir()
+    (tmp_path / "model" / "table.json").touch()
+    done = run("train", "none.csv", "-o", "model")
+    assert (done.returncode, done.stdout) == (2, "")
+    assert "model: already holds a run (table.json). Add --resume to go on with it, or name another folder." in " ".join(
+        done.stderr.split()
+    )
+    assert [path.name for path in (tmp_path / "model").iterdir()] == ["table.json"]
+
+
 def test_a_folder_that_train_did_not_write(run: Run, tmp_path: Path) -> None:
     assert "model: no such folder. Give one that `titans-seq forecast train` wrote" in run("predict", "model").stderr
     (tmp_path / "model").mkdir()

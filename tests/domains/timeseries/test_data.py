@@ -1,4 +1,6 @@
+import gzip
 import os
+import subprocess
 from datetime import datetime, timedelta
 from pathlib import Path
 
@@ -119,9 +121,26 @@ def test_forms_of_time_and_frequencies(write, form, step, freq):
 
 
 @pytest.mark.parametrize("form", ["%d.%m.%Y", "%m/%d/%Y %H:%M"])
-def test_dates_that_end_with_the_year_are_named(write, form):
-    with pytest.raises(UserError, match=r"the dates of column 'date' end with the year .*Write them year first"):
-        read_table(write(csv(pd.date_range("2019-12-31", periods=5).strftime(form), range(5))))
+@pytest.mark.parametrize("timestamp", [None, "date"])
+def test_dates_that_end_with_the_year_are_named_where_no_day_tells_the_order(write, fails, form, timestamp):
+    path = write(csv(pd.date_range("2020-03-01", periods=12).strftime(form), range(12)))
+    fails(
+        path, "the dates of column 'date' end with the year (", "only days above 12 tell it", "Write them year first", timestamp=timestamp
+    )
+
+
+@pytest.mark.parametrize("form", ["%d.%m.%Y", "%m/%d/%Y %H:%M", "%d-%m-%YT%H:%M:%SZ", " %d/%m/%Y"])
+@pytest.mark.parametrize("timestamp", [None, "date"])
+def test_a_day_above_12_tells_the_order_of_all_dates(write, form, timestamp):
+    stamps = pd.date_range("2020-03-01", periods=13)
+    table = read_table(write(csv(stamps.strftime(form), range(13))), timestamp=timestamp)
+    assert table.frame["timestamp"].to_list() == list(stamps.to_pydatetime())
+
+
+def test_dates_that_contradict_each_other_are_refused(write, fails):
+    dates = ["31.12.2020", "01.01.2021", "01.13.2021", "02.01.2021"]
+    fails(write(csv(dates, range(4))), "(31.12.2020)", "all in the same place")
+    fails(write(csv(["31.12.2020", "01.01.2021", "2021-01-02", "soon"], range(4))), "line 5: 'soon' is no time")
 
 
 def test_single_digit_dates(write):
@@ -140,6 +159,39 @@ def test_times_with_a_zone_are_said_to_be_in_utc(write):
 
 def test_semicolons_with_decimal_commas_show_the_value(write, fails):
     fails(write("day;sales\n2024-01-01;0,5\n2024-01-02;1,5\n2024-01-03;2,5\n"), "Column 'sales' holds '0,5'", "decimal point")
+
+
+def test_all_kinds_of_bad_values_are_told_at_once(write, fails):
+    bad = ["closed", "n/a", "closed", "1", "?", "shut", "n/a", "closed"]
+    said = "line 2: 'closed' is no number (6 such values in all: 3 of 'closed', 2 of 'n/a', 1 of 'shut'). Mend the value"
+    fails(write(csv(daily(8), bad)), "column 'a'", said, target=["a"])
+    more = "(13 such values in all: 2 of 'v0', 2 of 'v1', 2 of 'v2', 2 of 'v3', 2 of 'v4', and 2 other ones)"
+    fails(write(csv(daily(14), [f"v{n % 7}" for n in range(13)] + [1])), more, target=["a"])
+    fails(
+        write(csv(["", "2020-01-02", "soon", "2020-01-04", "2020-01-05"], range(5))),
+        "(2 such values in all: 1 of an empty value, 1 of 'soon')",
+    )
+
+
+@pytest.mark.parametrize("value", ["1,5", "-1.234,5", "1'234.5", "1 234"])
+def test_other_marks_in_a_target_are_told_with_the_decimal_point(write, fails, value):
+    text = f"day;shop;sales\n2024-01-01;a;{value}\n2024-01-02;a;{value}\n"
+    said = f"line 2: '{value}' is no number (2 such values in all). Numbers have a decimal point and no other mark, such as 1234.5."
+    fails(write(text), "column 'sales'", said, target=["sales"], item_id="shop")
+
+
+@pytest.mark.parametrize(
+    "line", ["2023-01-01 00:00,1.2,2.7,0.3", "2023/01/01,1,1,1", "31.12.2023 23:00;1,2;2,7", "1,2023-01-01T00:00:00Z", "a,2023-01-01,-1e3"]
+)
+def test_a_file_without_a_header_says_so(write, line, fails):
+    count = len(line.split(";" if ";" in line else ","))
+    names = f"Put a line of names before it, one for each of its {count} columns."
+    fails(write(f"{line}\n{line}\n"), "line 1 looks like data", names)
+
+
+@pytest.mark.parametrize("header", ["date,1,2", "date,2020-01,2020-02", "date,2020.5,2020.6"])
+def test_names_may_be_numbers_or_dates(write, header):
+    assert read_table(write(WIDE.replace("date,a,b,note", header + ",note"))).targets == tuple(header.split(",")[1:])
 
 
 def test_a_forgotten_item_id_is_named(write, fails):
@@ -364,6 +416,32 @@ def test_refused_files(write, tmp_path, fails):
     fails(write(WIDE, "t.xlsx"), "unknown kind", ".parquet")
     fails(write("not parquet", "t.parquet"), "cannot be read as .parquet")
     fails(tmp_path, "is a folder")
+
+
+@pytest.mark.parametrize(
+    ("text", "encoding", "line", "byte"),
+    [
+        ("Tag,Stück\n2020-01-01,1\n", "latin1", 1, "fc"),
+        ("date,shop,a\n2020-01-01,x,1\n2020-01-02,Gänse,1\n", "latin1", 3, "e4"),
+        ("date,a\n2020-01-01,1\n", "utf-16", 1, "ff"),
+    ],
+)
+@pytest.mark.parametrize("packed", [False, True])
+def test_a_file_that_is_no_utf8_says_how_it_becomes_so(write, fails, text, encoding, line, byte, packed):
+    """The command that it says, run by a shell, gives a file that is read."""
+    content = text.encode(encoding)
+    path = write(gzip.compress(content) if packed else content)
+    path = path.rename(path.with_suffix(".csv.gz")) if packed else path
+    fails(path, f"line {line} is no UTF-8 (byte 0x{byte})", f"if it is {encoding}, by ")
+    with pytest.raises(UserError) as caught:
+        read_table(path)
+    command = str(caught.value).rpartition(" by ")[2].replace("utf8.csv", f"'{path.parent}/utf8.csv'")
+    subprocess.run(command, shell=True, check=True)
+    assert (path.parent / "utf8.csv").read_text(encoding="utf-8") == text
+
+
+def test_the_sign_for_what_is_no_letter_may_stand_in_a_name(write):
+    assert read_table(write(WIDE.replace("a,b", "a\ufffd,b"))).targets == ("a\ufffd", "b")
 
 
 def test_parquet_counts_rows(write, fails):

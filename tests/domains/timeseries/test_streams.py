@@ -126,6 +126,18 @@ def test_errors_name_the_line(line, parts):
         assert part in str(caught.value)
 
 
+def test_a_day_above_12_tells_the_order_of_the_dates_after_it():
+    def line(day: datetime) -> str:
+        return f"{day:%d.%m.%Y},a,1,1,1,north"
+
+    made = reader()
+    with pytest.raises(UserError, match="whether day or month comes first cannot be known"):
+        made.read(numbered(line(datetime(2024, 2, 1))))
+    days = [datetime(2024, 1, 31), datetime(2024, 2, 1), datetime(2024, 2, 2)]
+    read = [made.read(numbered(line(day)))[0]["timestamp"].to_list() for day in days]
+    assert read == [[day] for day in days]
+
+
 def test_a_header_without_a_column():
     with pytest.raises(UserError, match=r"live\.csv: there is no column 'visits' \(that the model was trained on\)"):
         RowReader(Path("live.csv"), HEADER.replace("visits", "visit"), ROLES, "D", CATEGORIES)
