@@ -98,6 +98,23 @@ def _table(metrics: Mapping[str, float | int | str]) -> str:
     return "\n".join(["| metric | value |", "|---|---|", *rows])
 
 
+def plain(text: str) -> str:
+    """Markdown of ours for the screen: without its backticks and the blank lines between paragraphs."""
+    return text.replace("`", "").replace("\n\n", "\n")
+
+
+def read_metric(text: str, name: str) -> float | None:
+    """The number that the text of a card (`render_card`) has for a metric, to its six digits; None where it has none."""
+    start = f"| {_cell(name)} | "
+    for line in text.splitlines():
+        if line.startswith(start):
+            try:
+                return float(line.removeprefix(start).removesuffix(" |"))
+            except ValueError:  # a user's own table
+                return None
+    return None
+
+
 def _cell(value: float | str) -> str:
     text = f"{value:.6g}" if isinstance(value, float) else str(value)
     return text.replace("|", "\\|").replace("\n", " ")

@@ -29,6 +29,7 @@ def make_bar(*columns: str | ProgressColumn, console: Console | None = None, tra
     console = console or Console(stderr=True)
     if console.is_jupyter:
         return NotebookProgress(*columns, disable=disable)
+    disable = disable or (transient and not console.is_interactive)  # where rich leaves an empty line in its place
     return Progress(*columns, console=console, transient=transient, disable=disable, refresh_per_second=4)
 
 

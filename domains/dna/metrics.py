@@ -8,6 +8,8 @@ import numpy as np
 from titans_seq.training.trainable import BITS, Metric
 
 BITS_PER_BASE = Metric("bits per base", BITS)
+OF_A_GUESS = 1.95
+"""Bits a base from which on a model knows next to nothing: 2 are those of a guess."""
 """Mean bits that a model needs for a base A, C, G or T; 2 is what a base takes as it is. Lower is better."""
 SCORES = ("accuracy", "mcc", "f1", "auroc", "auprc")
 PROFILE_SCORES = ("pearson", "spearman", "r2", "mse")

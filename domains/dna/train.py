@@ -9,6 +9,8 @@ from titans_seq.training.config import TrainingConfig
 
 VALIDATION_SHARE = 0.05
 """Of each record, its end, that is validated on."""
+_NAMED = 3
+"""Records that are named on the screen; the card names more."""
 GUARD = 1024
 """Bases before that which are not trained on either, so that the two do not touch."""
 
@@ -47,7 +49,7 @@ def pretrain(
     from domains.dna.data.genome import open_genome
     from domains.dna.documents import split_ends, split_records
     from domains.dna.model import TitansForDNA
-    from titans_seq.card import Card
+    from titans_seq.card import Card, plain
     from titans_seq.training.loaders import document_loaders
     from titans_seq.training.module import TrainingData
     from titans_seq.training.run import train as run
@@ -63,14 +65,18 @@ def pretrain(
     for part, does in ((documents, "train on"), (held_out, "validate on")):
         if part.bases == 0:
             raise UserError(f"{', '.join(map(str, genomes))}: every base to {does} is N. Take records with bases, for validation by name.")
+
+    def about(**named: int) -> str:
+        return f"Trained on {documents.describe(**named)}\n\n{origin} {held_out.describe(**named)}"
+
     card = Card(
         title="Titans nucleotide model",
         description="Predicts the next base of DNA. `titans-seq dna bits FASTA --model MODEL` says how well it predicts a genome.",
-        data=f"Trained on {documents.describe()}\n\n{origin} {held_out.describe()}",
+        data=about(),
         tags=("genomics",),
     )
 
     def make_data() -> TrainingData:
-        return TrainingData(*document_loaders(documents, held_out, training), card)
+        return TrainingData(*document_loaders(documents, held_out, training), card, plain(about(named=_NAMED)))
 
     return run(lambda: TitansForDNA(model), make_data, training, output, resume, progress)

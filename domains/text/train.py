@@ -5,7 +5,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from domains.text.config import Split, TextConfig
-from titans_seq.card import Card
+from titans_seq.card import Card, plain
 from titans_seq.training.config import TrainingConfig
 
 if TYPE_CHECKING:
@@ -13,6 +13,8 @@ if TYPE_CHECKING:
     from domains.text.tokenizers import Tokenizer
 
 VALIDATION_SHARE = 0.05
+_NAMED = 3
+"""Files that are named on the screen; the card names more."""
 
 
 def train(
@@ -69,21 +71,25 @@ def train(
         origin = f"Validated on {which} {VALIDATION_SHARE:.0%} of {'the text' if whole else 'each document'}, not trained on:"
     else:
         held_out, origin = read(validation), "Validated on"
-    card = _card(documents, held_out, origin)
+
+    def about(**named: int) -> str:
+        validated = f"\n\n{origin} {held_out.describe(**named)}" if len(held_out) else ""
+        return f"Trained on {documents.describe(**named)}{validated}"
+
+    card = _card(documents.unit, about())
 
     def make_data() -> TrainingData:
-        return TrainingData(*document_loaders(documents, held_out if len(held_out) else None, training), card)
+        return TrainingData(*document_loaders(documents, held_out if len(held_out) else None, training), card, plain(about(named=_NAMED)))
 
     return run(lambda: TitansForCausalLM(settings, tokenizer), make_data, training, output, resume, progress)
 
 
-def _card(documents: "TextDocuments", held_out: "TextDocuments", origin: str) -> Card:
+def _card(unit: str, data: str) -> Card:
     """What the model's README.md says of the texts."""
-    validated = f"\n\n{origin} {held_out.describe()}" if len(held_out) else ""
     return Card(
-        title=f"Titans language model on {documents.unit}s",
-        description=f"Predicts the next {documents.unit} of a text. `titans-seq text generate MODEL` goes on with a prompt, and "
+        title=f"Titans language model on {unit}s",
+        description=f"Predicts the next {unit} of a text. `titans-seq text generate MODEL` goes on with a prompt, and "
         "`titans-seq text score MODEL FILES` says how well it predicts files.",
-        data=f"Trained on {documents.describe()}{validated}",
+        data=data,
         tags=("text-generation",),
     )

@@ -28,7 +28,7 @@ def test_nothing_is_left_where_there_is_no_terminal(capfd: pytest.CaptureFixture
     with progress("reading", 4, quiet=True) as advance:
         advance(4)
     shown = capfd.readouterr()
-    assert shown.out + shown.err.strip() == ""
+    assert shown.out + shown.err == ""
 
 
 def run(tmp_path: Path, *cells: str) -> list[list[nbformat.NotebookNode]]:
@@ -70,7 +70,8 @@ pretrain(["g.fa"], "run", of_preset("debug"), settings, guard=16);
 
 
 def test_training_in_a_notebook_shows_a_bar_and_its_validations(tmp_path: Path) -> None:
-    (outputs,) = run(tmp_path, TRAINING)
+    ((told, *outputs),) = run(tmp_path, TRAINING)
+    assert (told.output_type, told.name, told.text[:10]) == ("stream", "stdout", "Trained on")
     bars = [output.data["text/plain"] for output in outputs if output.output_type == "display_data" and "6/6" in output.data["text/plain"]]
     assert len(bars) == 1
     assert "bits per base" in bars[0]

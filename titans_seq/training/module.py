@@ -60,7 +60,8 @@ class TrainingData(pl.LightningDataModule):
     """Makes the loaders on each device, once its rank is known.
 
     make_training, make_validation: make a device's loader from its rank and the number of devices. card: what the domain says of model and
-    data, for the README.md of the trained model; the run adds metrics, command and versions.
+    data, for the README.md of the trained model; the run adds metrics, command and versions. about: what is printed of the data before the
+    first step; the run adds the model's size and the steps, and prints nothing where it is empty.
     """
 
     def __init__(
@@ -68,9 +69,10 @@ class TrainingData(pl.LightningDataModule):
         make_training: Callable[[int, int], TrainingLoader],
         make_validation: Callable[[int, int], Iterable[Batch]] | None,
         card: Card | None = None,
+        about: str = "",
     ) -> None:
         super().__init__()
-        self.card = card or Card()
+        self.card, self.about = card or Card(), about
         self._make_training, self._make_validation = make_training, make_validation
 
     @property

@@ -77,6 +77,9 @@ def train(
         if first:
             write_settings(folder, model, config)
             _warn(config)
+            if progress and data.about:
+                parameters, steps = sum(x.numel() for x in model.parameters()), config.max_steps
+                print(f"{data.about}\nThe model has {parameters:,} parameters; {steps:,} step{'s'[: steps != 1]}.", flush=True)
         module = TrainingModule(model, config)
         with quiet():
             trainer = make_trainer(config, folder, model.metric, data.has_validation, progress)

@@ -11,7 +11,7 @@ from cyclopts import Parameter
 
 from domains.dna.cli.bits import STRANDS, Strand
 from domains.dna.cli.options import Cache, Quiet
-from domains.dna.cli.reading import GenomeFile, Model, load, table_writer
+from domains.dna.cli.reading import GenomeFile, Model, load, table_writer, warn_of_guessing
 from domains.dna.cli.score_variants import Downstream
 from domains.dna.settings import ReadingConfig
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
@@ -61,6 +61,8 @@ def mutagenesis(
             print(json.dumps(row))
     elif not quiet:
         _print(scores)
+    if not quiet:
+        warn_of_guessing(model)
     letters, matrix = as_matrix(scores)
     writers: dict[str, Callable[[Path], object]] = {
         f"mutagenesis.{file_format}": table_writer(scores),

@@ -1,5 +1,6 @@
 """What the commands share that read with a trained model."""
 
+import sys
 from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -26,6 +27,24 @@ def load(name: str) -> "TitansForDNA":
     from domains.dna.model import TitansForDNA
 
     return TitansForDNA.from_pretrained(name, device="cuda" if torch.cuda.is_available() else "cpu")
+
+
+def warn_of_guessing(name: str) -> None:
+    """Say on stderr that scores of the model mean nothing, where its card tells that in validation it as good as guessed."""
+    from domains.dna.metrics import BITS_PER_BASE, OF_A_GUESS
+    from titans_seq.card import read_metric
+    from titans_seq.checkpoint import ALL_FILES, CARD_NAME
+    from titans_seq.hub import locate
+
+    path = locate(name, ALL_FILES, local_files_only=True) / CARD_NAME  # as loaded
+    text = path.read_text(encoding="utf-8", errors="replace") if path.is_file() else ""
+    bits = read_metric(text, f"{BITS_PER_BASE.name}, validation")
+    if bits is not None and bits >= OF_A_GUESS:
+        print(
+            f"warning: {name} takes {bits:.3f} bits a base in validation, and a guess takes 2: it has learned next to nothing, and its "
+            "scores mean nothing.",
+            file=sys.stderr,
+        )
 
 
 def check_file(flag: str, path: Path) -> None:

@@ -12,7 +12,7 @@ from cyclopts.validators import Number
 
 from domains.dna.cli.bits import STRANDS, Strand
 from domains.dna.cli.options import Cache, Quiet
-from domains.dna.cli.reading import GenomeFile, Model, load, table_writer
+from domains.dna.cli.reading import GenomeFile, Model, load, table_writer, warn_of_guessing
 from domains.dna.settings import ReadingConfig
 from titans_seq.errors import UserError
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
@@ -81,6 +81,8 @@ def score_variants(
             print(json.dumps(row))
     elif not quiet:
         _print(scores)
+    if not quiet:
+        warn_of_guessing(model)
     writers: dict[str, Callable[[Path], object]] = {
         name: partial(_write_vcf, write_scores, vcf, scores, how),
         "variants.parquet": table_writer(scores),
@@ -102,9 +104,16 @@ def _stem(path: Path) -> str:
 
 
 def _print(scores: "pl.DataFrame") -> None:
-    """How many alternatives have a score, and why others have none."""
+    """How many alternatives have a score, why others have none, what the scores are, and how to read them."""
+    import numpy as np
+
     from domains.dna.alleles import REASONS, count_reasons
 
     print(f"scored {scores['llr'].count():,} of {scores.height:,} alternative alleles")
     for reason, count in count_reasons(scores):
         print(f"{count:13,}  {reason}: {REASONS[reason]}")
+    llr = scores["llr"].drop_nulls().to_numpy()
+    if len(llr):
+        low, middle, high = (f"{x:+.3f}" for x in np.quantile(llr, [0, 0.5, 1]))
+        print(f"llr from {low} to {high}, median {middle}; {(llr < 0).sum():,} of them negative")
+        print("llr: log p(ALT) / p(REF), natural logarithm; negative where ALT is less likely under the model.")

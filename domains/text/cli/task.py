@@ -1,7 +1,6 @@
 """`titans-seq text task`: list, make, train, evaluate."""
 
 import json
-import math
 from collections.abc import Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
@@ -179,13 +178,10 @@ def _print_chance(task: "Task") -> None:
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from domains.text.tasks.task import SymbolTask
-    from titans_seq.training.trainable import BITS
 
     if isinstance(task, SymbolTask) and rank_zero_only.rank == 0:
-        bits = math.log(task.answers) * BITS
-        print(
-            f"{task.name}: guessing among its {task.answers:,} answers gets {task.chance:.4f} right, and takes {bits:.4f} bits per token."
-        )
+        share, bits = f"{task.chance:.4f}", f"{task.guess_bits:.4f}"
+        print(f"{task.name}: guessing among its {task.answers:,} answers gets {share} right, and takes {bits} bits per token.")
 
 
 def _load(model: str) -> "TitansForCausalLM":
@@ -205,18 +201,25 @@ def _print(name: str, rows: "list[Row]", of_text: bool) -> None:
     """A table, a line a length."""
     print(f"{name}: {rows[0].scores.examples} examples a length")
     columns = [column for column in rows[0].values() if column not in ("length", "tokens", "examples")]
-    print("length".rjust(9) + "tokens".rjust(11) + "".join(f"{column:>10}" for column in columns))
+    print("length".rjust(9) + "tokens".rjust(11) + "".join(column.rjust(_width(column)) for column in columns))
     for row in rows:
         values = row.values()
         print(f"{row.length:9,}{values['tokens']:11,.0f}" + "".join(_cell(column, values[column]) for column in columns))
-    print("Shares of asked tokens, of answers, and of whole examples that are right; nats an asked token (docs/text_tasks.md).")
+    print("Shares of asked tokens, of answers, and of whole examples that are right; bits per asked token (docs/text_tasks.md).")
     if rows[0].scores.chance is not None:
         print(f"Chance: {'answers' if of_text else 'accuracy'} of a guess among all possible answers.")
+    if rows[0].scores.guess_bits is not None:
+        print("Guess_bits: bits of such a guess; a model that needs more knows less than nothing.")
 
 
 def _cell(column: str, value: float | None) -> str:
     """Chances can be small."""
-    return " " * 10 if value is None else f"{value:10.3g}" if column == "chance" else f"{value:10.3f}"
+    text = "" if value is None else f"{value:.3g}" if column == "chance" else f"{value:.3f}"
+    return text.rjust(_width(column))
+
+
+def _width(column: str) -> int:
+    return max(10, len(column) + 2)
 
 
 def _task(

@@ -12,6 +12,7 @@ from domains.text.tasks.task import Example, Examples, Task
 from domains.text.tasks.train import check_reads
 from titans_seq.display import html_table
 from titans_seq.losses import IGNORED
+from titans_seq.training.trainable import BITS
 
 SEGMENT = 4096
 """Tokens of a row that are read at a time."""
@@ -20,7 +21,7 @@ SEGMENT = 4096
 @dataclass(frozen=True)
 class Result:
     """Of an example. tokens: of its inputs. asked: tokens. right: of those the ones that the model finds likeliest, knowing the right ones
-    before. answers, found: stretches of asked tokens without others between, such as a needle's value, and those all right. nats: of the
+    before. answers, found: stretches of asked tokens without others between, such as a needle's value, and those all right. bits: of the
     asked tokens together.
     """
 
@@ -29,7 +30,7 @@ class Result:
     right: int
     answers: int
     found: int
-    nats: float
+    bits: float
 
 
 @dataclass(frozen=True)
@@ -43,7 +44,8 @@ class Scores:
         chance: what a guess would have of `accuracy`, of a task of text of `answers` (`Task.chance`); None where that is not known.
         answers: share of answers found, likewise: the score of needles by likelihood.
         whole: share of examples with all right.
-        nats: a token that is asked, mean over all of them.
+        bits: a token that is asked, mean over all of them.
+        guess_bits: what a guess would take of `bits` (`Task.guess_bits`); None where that is not known.
     """
 
     examples: int
@@ -52,11 +54,12 @@ class Scores:
     chance: float | None
     answers: float
     whole: float
-    nats: float
+    bits: float
+    guess_bits: float | None = None
 
     @classmethod
-    def of(cls, results: Sequence[Result], chance: float | None = None) -> "Scores":
-        """The mean of at least one result."""
+    def of(cls, results: Sequence[Result], task: Task | None = None) -> "Scores":
+        """The mean of at least one result; task: for what a guess would have."""
         tokens, accuracy, answers, whole = (
             float(np.mean(values))
             for values in (
@@ -66,8 +69,9 @@ class Scores:
                 [one.right == one.asked for one in results],
             )
         )
-        nats = sum(one.nats for one in results) / sum(one.asked for one in results)
-        return cls(len(results), tokens, accuracy, chance, answers, whole, nats)
+        bits = sum(one.bits for one in results) / sum(one.asked for one in results)
+        chance, guess_bits = (None, None) if task is None else (task.chance, task.guess_bits)
+        return cls(len(results), tokens, accuracy, chance, answers, whole, bits, guess_bits)
 
     def _repr_html_(self) -> str:
         """In a notebook: a table of one row."""
@@ -99,7 +103,7 @@ def evaluate(
         UserError: the model has other tokens, or is of another kind than the task needs.
     """
     found = results(model, task, Examples(task, seed, count, "test"), batch_size, segment_length, on_read)
-    return Scores.of(list(found), task.chance)
+    return Scores.of(list(found), task)
 
 
 def results(
@@ -122,7 +126,7 @@ def results(
 def _read(items: Sequence[Example], model: Any, segment_length: int | None, on_read: Callable[[int], None]) -> Iterator[Result]:
     device, batch, state = model.output_weight.device, collate(items), None
     length = batch["tokens"].shape[1]
-    right, nats = (np.zeros(batch["tokens"].shape) for _ in range(2))
+    right, bits = (np.zeros(batch["tokens"].shape) for _ in range(2))
     for start in range(0, length, segment_length or length):
         part = slice(start, start + (segment_length or length))
         tokens, mask = batch["tokens"][:, part].to(device), batch["mask"]
@@ -133,15 +137,15 @@ def _read(items: Sequence[Example], model: Any, segment_length: int | None, on_r
             targets = batch["targets"][i, start + t]
             logits = model.logits_of(y[i.to(device), t.to(device)]).float().cpu()
             right[i, start + t] = (logits.argmax(-1) == targets).numpy()
-            nats[i, start + t] = torch.nn.functional.cross_entropy(logits, targets, reduction="none").numpy()
+            bits[i, start + t] = torch.nn.functional.cross_entropy(logits, targets, reduction="none").numpy() * BITS
         on_read(tokens.numel())
-    for item, right_of, nats_of in zip(items, right, nats, strict=True):
-        yield _result(item, right_of[: len(item.inputs)], nats_of[: len(item.inputs)])
+    for item, right_of, bits_of in zip(items, right, bits, strict=True):
+        yield _result(item, right_of[: len(item.inputs)], bits_of[: len(item.inputs)])
 
 
-def _result(item: Example, right: np.ndarray, nats: np.ndarray) -> Result:
-    """right, nats: (T,), 0 where nothing is asked."""
+def _result(item: Example, right: np.ndarray, bits: np.ndarray) -> Result:
+    """right, bits: (T,), 0 where nothing is asked."""
     asked = item.targets != IGNORED
     begins = np.flatnonzero(asked & ~np.concatenate([[False], asked[:-1]]))
     found = np.add.reduceat(asked & (right == 0), begins) == 0 if len(begins) else np.zeros(0)
-    return Result(len(item.inputs), int(asked.sum()), int(right.sum()), len(begins), int(found.sum()), float(nats.sum()))
+    return Result(len(item.inputs), int(asked.sum()), int(right.sum()), len(begins), int(found.sum()), float(bits.sum()))

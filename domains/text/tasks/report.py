@@ -51,11 +51,11 @@ def evaluate_lengths(
         now = task.at_length(length)
         found = list(results(model, now, Examples(now, seed, count, "test"), on_read=on_read))
         if not isinstance(now, TextTask):
-            rows.append(Row(length, Scores.of(found, now.chance)))
+            rows.append(Row(length, Scores.of(found, now)))
             continue
         questions = [now.question(generator(seed, "test", i)) for i in range(count)]
         score = float(np.mean([now.score(q, answer(model, now, q, on_read)) for q in questions])) if written else None
-        rows.append(Row(length, Scores.of(found, now.chance), score, _by_depth(questions, found)))
+        rows.append(Row(length, Scores.of(found, now), score, _by_depth(questions, found)))
     return rows
 
 

@@ -4,6 +4,7 @@ A task says what is read and what is asked; it knows no model. Tasks of symbols 
 also hold a tokeniser and books.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, replace
 from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
@@ -71,6 +72,11 @@ class Task(Protocol):
         """
         ...
 
+    @property
+    def guess_bits(self) -> float | None:
+        """Bits that guessing takes of an asked token, each that tests ask for as likely; None of a task of text."""
+        ...
+
     def example(self, draw: np.random.Generator, training: bool = False) -> Example:
         """One example; training: as it is trained on, which may ask for more than a test does."""
         ...
@@ -120,6 +126,11 @@ class SymbolTask(Config):
     def chance(self) -> float:
         """As of `Task`."""
         return 1 / self.answers
+
+    @property
+    def guess_bits(self) -> float:
+        """As of `Task`."""
+        return math.log2(self.answers)
 
     @property
     def vocabulary(self) -> int:

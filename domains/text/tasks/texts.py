@@ -85,6 +85,11 @@ class TextTask(ABC):
         """As of `Task`."""
         return None
 
+    @property
+    def guess_bits(self) -> float | None:
+        """As of `Task`."""
+        return None
+
     def settings(self) -> dict[str, Any]:
         """As of `Task`."""
         found: Config = self.config

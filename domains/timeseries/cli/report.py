@@ -26,9 +26,10 @@ def print_table(table: "Table") -> None:
     ignored = f" Left out: {', '.join(table.ignored)}." if table.ignored else ""
     print(f"Channels: {', '.join(table.targets)}.{ignored}")
     roles = table.roles
-    features = [("Known up to now", roles.past_features), ("known ahead", roles.future_features), ("constant", roles.static_features)]
-    if any(columns for _, columns in features):
-        print("Features. " + "; ".join(f"{kind}: {', '.join(columns)}" for kind, columns in features if columns) + ".")
+    features = [("known up to now", roles.past_features), ("known ahead", roles.future_features), ("constant", roles.static_features)]
+    known = "; ".join(f"{kind}: {', '.join(columns)}" for kind, columns in features if columns)
+    if known:
+        print(f"Features. {known[0].upper()}{known[1:]}.")
     if table.utc:
         print("Its times have a zone; here and in what is written they are in UTC.")
     if table.masked:
@@ -136,7 +137,7 @@ def print_update(item: str, last: datetime | None, counts: Mapping[str, int], fo
         return
     low, middle, high = (forecast.quantile(level)[0] for level in (0.1, 0.5, 0.9))
     values = zip(channels, low.reshape(-1), middle.reshape(-1), high.reshape(-1), strict=True)
-    print(f"{head}. Next: " + "; ".join(f"{name} {m:.4g} ({a:.4g} to {b:.4g})" for name, a, m, b in values), flush=True)
+    print(f"{head}. Next: " + "; ".join(f"{name} {m:.4g} (80 %: {a:.4g} to {b:.4g})" for name, a, m, b in values), flush=True)
 
 
 _NOTES = {

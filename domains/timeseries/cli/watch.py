@@ -54,7 +54,8 @@ def watch(
     predictor = trained.predictor()
     file = None if file == Path("-") else file
     if not quiet:
-        print(f"Watching {file or 'standard input'}.", flush=True)
+        ends = "Ctrl-C ends it" if idle is None else f"Ctrl-C, or {idle:g} seconds without a new one, ends it"
+        print(f"Watching {file or 'standard input'}. It waits for rows; {ends}.", flush=True)
     streams, told = None, set[str]()
     written: list[Path] = []
     bad: BadRow | None = None

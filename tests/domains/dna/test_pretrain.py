@@ -52,6 +52,26 @@ def test_it_learns_what_order_two_does_not_tell(write: Callable[..., Path], rand
     assert "Trained on 1 record, 48,000 bases: `training` of `g.fa` (48,000)." in card
 
 
+def test_it_says_what_it_trains_on(
+    write: Callable[..., Path], random_words: Words, tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """Before the first step, a few records by name; nothing where it is asked to be quiet."""
+    genome = write("".join(f">r{n}\n{random_words(20, n)}\n" for n in range(5)))
+    arguments = ("pretrain", genome, *SIZES[:-1], "--guard", 0, "--max-steps", 1)
+    run(*arguments, "-o", tmp_path / "run")
+    trained, validated, model = capsys.readouterr().out.splitlines()[:3]
+    named = "r0 of g.fa ({0}), r1 of g.fa ({0}), r2 of g.fa ({0}), and 2 others"
+    assert trained == f"Trained on 5 records, 1,140 bases: {named.format(228)}, and their reverse complements."
+    assert (
+        validated
+        == f"Validated on the last 5% of each record, not trained on, nor 0 bases before: 5 records, 60 bases: {named.format(12)}."
+    )
+    parameters = sum(x.numel() for x in TitansForDNA.from_pretrained(tmp_path / "run" / "model").parameters())
+    assert model == f"The model has {parameters:,} parameters; 1 step."
+    run(*arguments, "-o", tmp_path / "again", "--quiet")
+    assert capsys.readouterr().out.splitlines() == [str(tmp_path / "again" / "model")]
+
+
 def test_a_run_that_ended_goes_on_to_the_same_weights(write: Callable[..., Path], random_words: Words, tmp_path: Path, run: Run) -> None:
     genome = write(f">one\n{random_words(30, 1)}\n>two\n{random_words(20, 2).lower()}NNN\n", "g.fa.gz")
     steps = ("pretrain", genome, *SIZES, "--guard", 7, "--length-warmup", 2, 3, "--checkpoint-every", 3, "--keep-checkpoints", 9)

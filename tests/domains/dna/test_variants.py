@@ -14,6 +14,7 @@ from domains.dna.data.region_files import read_regions
 from domains.dna.settings import ReadingConfig
 from domains.dna.variants import score_variants
 from tests.domains.dna.small import log_likelihood, make_model, turned
+from titans_seq.card import Card
 from titans_seq.errors import UserError
 
 GenomeOf = Callable[..., Genome]
@@ -219,6 +220,12 @@ def test_the_command_says_what_it_did(write: Write, run: Callable[..., None], tm
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "scored 3 of 5 alternative alleles"
     assert printed[1].split(maxsplit=1) == ["1", "spanning_deletion: ALT is *"]
+    llr = pl.read_parquet(tmp_path / "out" / "variants.parquet")["llr"].drop_nulls().to_numpy()
+    low, middle, high = (f"{x:+.3f}" for x in np.sort(llr))
+    assert printed[3:5] == [
+        f"llr from {low} to {high}, median {middle}; {(llr < 0).sum()} of them negative",
+        "llr: log p(ALT) / p(REF), natural logarithm; negative where ALT is less likely under the model.",
+    ]
     run(*command, "--json", "--strand", "reverse")
     rows = [json.loads(line) for line in capsys.readouterr().out.splitlines()]
     assert len(rows) == 5
@@ -227,6 +234,29 @@ def test_the_command_says_what_it_did(write: Write, run: Callable[..., None], tm
     run(*command, "--json", "--no-learn")
     frozen = json.loads(capsys.readouterr().out.splitlines()[0])
     assert frozen["reverse"] != pytest.approx(rows[0]["reverse"], rel=1e-4)
+
+
+@pytest.mark.parametrize("name", ["score-variants", "mutagenesis"])
+def test_a_model_that_guesses_is_named(
+    name: str, write: Write, run: Callable[..., None], tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    """By what its card tells of its validation; one that says nothing, or knows something, is not."""
+    genome, model = write(f">chr1\n{TEXT}\n"), tmp_path / "model"
+    files = (write(VCF, "in.vcf"), genome) if name == "score-variants" else (genome, "chr1:1-2")
+
+    def warnings(card: Card, *more: str) -> str:
+        make_model().save_pretrained(model, card=card)
+        run(name, *files, "--model", model, "-o", tmp_path / "out", "--context-length", 8, *more)
+        return capsys.readouterr().err.strip()
+
+    guessing = Card(metrics={"bits per base, validation": 1.984321, "bits per base, training": 1.5})
+    assert f"warning: {model} takes 1.984 bits a base in validation, and a guess takes 2" in warnings(guessing)
+    assert "warning" not in warnings(guessing, "--quiet")
+    assert "warning" not in warnings(Card(metrics={"bits per base, validation": 1.9, "bits per base, training": 1.99}))
+    assert "warning" not in warnings(Card())
+    (model / "README.md").unlink()
+    run(name, *files, "--model", model, "-o", tmp_path / "out", "--context-length", 8)
+    assert "warning" not in capsys.readouterr().err
 
 
 def test_input_that_cannot_be_used_is_refused_before_reading(write: Write, run: Callable[..., None], tmp_path: Path) -> None:

@@ -44,6 +44,12 @@ def test_from_files_to_a_scored_model_with_a_card(texts: Path, capsys: pytest.Ca
     assert done.returncode == 0, done.stderr
     assert done.stderr == ""
     assert done.stdout.splitlines()[-1] == "The model is in run/model."
+    parameters = sum(x.numel() for x in TitansForCausalLM.from_pretrained(texts / "run" / "model").parameters())
+    assert done.stdout.splitlines()[:3] == [
+        "Trained on 1 document, 840 bytes: ships.txt (840).",
+        "Validated on 1 document, 147 bytes: land.txt (147).",
+        f"The model has {parameters:,} parameters; 5 steps.",
+    ]
     settings = json.loads((texts / "run" / "config.json").read_text())
     assert settings["model"] == debug("lmm").to_dict()
     assert {name: settings["training"][name] for name in ("max_steps", "batch_size", "log_every", "learning_rate", "strategy")} == {

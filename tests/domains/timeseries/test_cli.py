@@ -162,7 +162,7 @@ def test_train_then_predict_needs_no_flags_again(run: Run, tmp_path: Path) -> No
     )
     done = run("train", "old.csv", *flags, *QUICK, "-o", "model")
     assert done.returncode == 0, done.stderr
-    assert "known ahead: price" in done.stdout
+    assert "Features. Known up to now: visits; known ahead: price; constant: type." in done.stdout
     table = json.loads((tmp_path / "model" / "table.json").read_text())
     assert table["categories"] == {"type": ["big", "small"]}
     card = (tmp_path / "model" / "README.md").read_text()
@@ -224,6 +224,10 @@ def test_watch_forecasts_the_steps_that_predict_does_and_goes_on(run: Run, tmp_p
     watching = ("watch", "model", file, "--interval", 0.05, "--idle", 0.1, "--state", "state")
     done = run(*watching)
     assert done.returncode == 0, done.stderr
+    assert "Watching mine.csv. It waits for rows; Ctrl-C, or 0.1 seconds without a new one, ends it.\n" in done.stdout.replace(
+        str(file), file.name
+    )
+    assert re.search(r"Next: load \S+ \(80 %: \S+ to \S+\)", done.stdout)
     assert "mine up to 2023-04-09, 99 steps. Next: load " in done.stdout
     file.write_text("".join(lines))
     done = run(*watching)
@@ -257,7 +261,7 @@ def test_a_dash_is_standard_input_and_what_is_missing_is_explained(run: Run, tmp
     with file.open() as standard_input:
         monkeypatch.setattr(sys, "stdin", standard_input)
         first, update, note, *paths = run("watch", "model", "-").stdout.splitlines()
-    assert first == "Watching standard input."
+    assert first == "Watching standard input. It waits for rows; Ctrl-C ends it."
     assert update.startswith("standard input up to 2023-04-30, 120 steps (3 missing). Next: load ")
     assert note.startswith("missing: steps that have no value. They are masked")
     assert paths == ["watch/forecast.csv", "watch/forecast.png"]

@@ -1,11 +1,14 @@
 """Columns beside the target: known up to now, known ahead, constant; long and wide; and the future at the end of a file."""
 
+from collections.abc import Callable
 from datetime import datetime, timedelta
+from pathlib import Path
 
 import numpy as np
 import polars as pl
 import pytest
 
+from domains.timeseries.cli.report import print_table
 from domains.timeseries.data import files, read_table, split
 from titans_seq.errors import UserError
 
@@ -182,3 +185,21 @@ def test_days_of_winter_alone_stay_days_where_the_step_is_known(write):
     path = write(f"date,a\n{rows}")
     assert read_table(path, freq="D").frame["timestamp"][0] == datetime(2020, 1, 1)
     assert read_table(path, freq="h", missing="mask").frame["timestamp"][0] == datetime(2019, 12, 31, 23)
+
+
+@pytest.mark.parametrize(
+    ("kinds", "said"),
+    [
+        ({"future_features": ["promo"]}, "Features. Known ahead: promo.\n"),
+        ({"past_features": ["visits"], "future_features": ["promo"]}, "Features. Known up to now: visits; known ahead: promo.\n"),
+        ({}, ""),
+    ],
+)
+def test_features_are_named_on_the_screen(
+    write: Callable[..., Path], kinds: dict[str, list[str]], said: str, capsys: pytest.CaptureFixture[str]
+) -> None:
+    days = "".join(f"2023-01-{day:02},{day},1,0\n" for day in range(1, 10))
+    print_table(read_table(write(f"day,sold,visits,promo\n{days}"), target=["sold"], **kinds))
+    shown = capsys.readouterr().out
+    assert said in shown
+    assert ("Features" in shown) == bool(said)

@@ -37,7 +37,7 @@ def test_scores_are_those_of_the_logits(segment_length: int) -> None:
         asked = np.flatnonzero(targets != IGNORED)
         nats = -logits.log_softmax(-1).numpy()[asked, targets[asked]]
         assert one.right == int((logits.argmax(-1).numpy()[asked] == targets[asked]).sum())
-        assert one.nats == pytest.approx(nats.sum(), rel=1e-4)
+        assert one.bits == pytest.approx(nats.sum() / np.log(2), rel=1e-4)
         assert (one.tokens, one.asked, one.answers) == (len(inputs), len(asked), 1)
     assert any(one.right for one in found)
 
@@ -46,11 +46,11 @@ def test_what_is_counted() -> None:
     """Two answers, of two tokens and of one; the second is right."""
     item = Example(np.arange(6), np.array([IGNORED, 4, 5, IGNORED, 6, IGNORED]))
     one = _result(item, np.array([0, 1, 0, 0, 1, 0.0]), np.array([0, 0.5, 1.0, 0, 0.25, 0]))
-    assert (one.asked, one.right, one.answers, one.found, one.nats) == (3, 2, 2, 1, 1.75)
+    assert (one.asked, one.right, one.answers, one.found, one.bits) == (3, 2, 2, 1, 1.75)
     whole = _result(item, np.array([0, 1, 1, 0, 1, 0.0]), np.zeros(6))
     scores = Scores.of([one, whole])
     assert (scores.examples, scores.accuracy, scores.answers, scores.whole) == (2, (2 / 3 + 1) / 2, 0.75, 0.5)
-    assert scores.nats == 1.75 / 6
+    assert scores.bits == 1.75 / 6
 
 
 SMALL = {
@@ -97,6 +97,7 @@ def test_scores_show_the_chance() -> None:
     assert "<th" in scores._repr_html_()
     assert ">chance</th>" in scores._repr_html_()
     assert ">0.5</td>" in scores._repr_html_()
+    assert scores.guess_bits == 1.0
 
 
 def test_a_long_example_takes_no_more_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

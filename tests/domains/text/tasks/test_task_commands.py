@@ -54,14 +54,18 @@ def test_a_model_is_trained_and_tested_at_longer_lengths(tmp_path: Path, capsys:
     printed = capsys.readouterr().out.splitlines()
     assert printed[0] == "mqar: 5 examples a length"
     assert [line.split()[0] for line in printed[2:5]] == ["16", "32", "64"]
-    assert printed[1].split() == ["length", "tokens", "accuracy", "chance", "answers", "whole", "nats"]
+    assert printed[1].split() == ["length", "tokens", "accuracy", "chance", "answers", "whole", "bits", "guess_bits"]
+    assert [line.split()[-1] for line in printed[2:5]] == ["3.000"] * 3  # one of eight values
     assert [line.split()[3] for line in printed[2:5]] == ["0.125"] * 3
     assert printed[5:] == [
-        "Shares of asked tokens, of answers, and of whole examples that are right; nats an asked token (docs/text_tasks.md).",
+        "Shares of asked tokens, of answers, and of whole examples that are right; bits per asked token (docs/text_tasks.md).",
         "Chance: accuracy of a guess among all possible answers.",
+        "Guess_bits: bits of such a guess; a model that needs more knows less than nothing.",
     ]
     rows = list(csv.DictReader((tmp_path / "scores" / "scores.csv").read_text().splitlines()))
     assert [float(row["tokens"]) for row in rows] == [16, 32, 64]
+    assert [float(row["guess_bits"]) for row in rows] == [3, 3, 3]
+    assert all(2 < float(row["bits"]) < 6 for row in rows)  # two steps teach nothing
     assert sorted(path.name for path in (tmp_path / "scores").iterdir()) == ["lengths.png", "scores.csv"]
 
 
@@ -106,8 +110,10 @@ def test_needles_are_scored_by_depth_and_as_they_are_written(tmp_path: Path, cap
     command("evaluate", tmp_path / "model", *arguments, "--lengths", "600", "900", "-o", tmp_path / "scores")
     printed = capsys.readouterr().out.splitlines()
     header = printed[1].split()
-    assert header == ["length", "tokens", "accuracy", "chance", "answers", "whole", "nats", "written"]
-    assert [len(line.split()) for line in printed[2:4]] == [len(header) - 1] * 2  # of 9,000,000 numbers no chance is told
+    assert header == ["length", "tokens", "accuracy", "chance", "answers", "whole", "bits", "guess_bits", "written"]
+    assert [len(line.split()) for line in printed[2:4]] == [
+        len(header) - 2
+    ] * 2  # of 9,000,000 numbers no chance is told, and no loss of a guess
     assert "Chance" not in printed[-1]
     rows = list(csv.DictReader((tmp_path / "scores" / "depths.csv").read_text().splitlines()))
     assert [sum(int(row["examples"]) for row in rows if row["length"] == length) for length in ("600", "900")] == [6, 6]
