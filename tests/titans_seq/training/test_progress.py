@@ -21,10 +21,13 @@ from titans_seq.training.progress import TrainingProgress
 
 
 def test_lines_where_there_is_no_terminal(texts: Path, tmp_path: Path, capfd: pytest.CaptureFixture[str]) -> None:
-    """One line at the end and one a validation, in the domain's unit; Lightning's own notices are not among them."""
+    """What is trained, one line at the end and one a validation, in the domain's unit; Lightning's own notices are not among them."""
     train([texts], tmp_path / "run", TextConfig(titans=SMALL), TINY)
     shown = capfd.readouterr()
-    lines = shown.out.splitlines()
+    *about, size = shown.out.splitlines()[:3]
+    assert [line.split()[0] for line in about] == ["Trained", "Validated"]
+    assert re.fullmatch(r"The model has [\d,]+ parameters; 12 steps\.", size)
+    lines = shown.out.splitlines()[3:]
     assert len(lines) == 4
     for line, step in zip((lines[0], lines[1], lines[3]), (5, 10, 12), strict=True):
         assert re.fullmatch(rf"step {step}: validation \d+\.\d{{4}} bits per byte", line)
