@@ -62,6 +62,7 @@ ROWS = {
     "mac": Row("MAC", "titans", "mac", perplexity=(26.67, 27.01)),
     "mag": Row("MAG", "titans", "mag", perplexity=(25.70, 27.01)),
     "mal": Row("MAL", "titans", "mal", perplexity=(25.91, 27.01)),
+    "transformer": Row("transformer", "transformer", "lmm"),
     "no-persistent-tokens": Row("MAC, no persistent tokens", "titans-no-persistent-tokens", "mac", "mac", (27.63, 27.01)),
 }
 

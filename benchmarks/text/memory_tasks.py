@@ -20,6 +20,8 @@ from statistics import fmean, stdev
 from time import process_time
 from typing import Any
 
+import numpy as np
+
 from benchmarks.reporting import RESULTS, Report, Section, integers, names
 from benchmarks.text.baselines import SUBJECTS, BaselineConfig, BaselineForCausalLM, configure, count
 from benchmarks.text.cells import Cell, add_shared, check_names, measured_by, read_cells, run_cells, show
@@ -30,6 +32,7 @@ from domains.text.tasks.books import Books
 from domains.text.tasks.evaluate import Scores, evaluate, results
 from domains.text.tasks.facts import Facts
 from domains.text.tasks.task import Examples, generator
+from domains.text.tasks.texts import TextTask
 from domains.text.tasks.train import config_for, train
 from domains.text.tokenizers import Tokenizer, train_tokenizer
 from titans_seq import MemoryConfig, TitansConfig
@@ -69,6 +72,7 @@ class Trial:
         test: examples of a test.
         goal: published accuracy of Titans, at another size.
         variant: of Titans.
+        vocabulary: of a tokeniser that learns from texts of the training, for tasks of text; None for bytes.
     """
 
     name: str
@@ -79,6 +83,7 @@ class Trial:
     test: int = 200
     goal: float | None = None
     variant: Variant = "mal"
+    vocabulary: int | None = None
 
 
 _MAD: dict[str, Any] = {"examples": 12_800}
@@ -96,7 +101,7 @@ TRIALS = {
     ),
     "parity": Trial("parity", {}, (1, 4, 16, 64), training={"max_steps": 500}),
     "s5": Trial("group_words", {"group": "S5"}, (1, 4, 16, 64)),
-    "facts": Trial("facts", {"length": 32}, (1, 4, 16, 64, 128), training={"max_steps": 500}, variant="lmm"),
+    "facts": Trial("facts", {"length": 32}, (1, 4, 16, 64, 128), training={"max_steps": 500}, variant="lmm", vocabulary=4000),
     "needle": Trial("niah_single_1", {"length": 768, "reserve": 16}, (1, 2, 8, 64), training=_NEEDLE, test=50),
     "needle_essay": Trial("niah_single_2", {"length": 768, "reserve": 16, "anywhere": True}, (1, 2, 8, 64), training=_NEEDLE, test=50),
     **{
@@ -116,30 +121,45 @@ def books(data: Path, part: str) -> Books:
 
 
 @cache
-def words() -> Tokenizer:
-    """A token a word of the texts that tell facts."""
-    facts = load_task("facts")
-    assert isinstance(facts, Facts)
-    return train_tokenizer((facts.text(generator(0, "training", i)) for i in range(500)), vocabulary=4000)
+def tokenizer(name: str, vocabulary: int, data: Path) -> Tokenizer:
+    """Of the pieces that texts of a task's training are made of."""
+    task = load_task(name, books=books(data, "training") if in_books(name) else None, length=1024)
+    return train_tokenizer((told(task, generator(0, "training", i)) for i in range(300)), vocabulary)
+
+
+def told(task: Task, draw: np.random.Generator) -> str:
+    """A text of the training."""
+    if isinstance(task, Facts):
+        return task.text(draw)
+    assert isinstance(task, TextTask)
+    question = task.question(draw, training=True)
+    answers = [f" {', '.join(question.answers)}.", *(f"{said} {answer}." for said, answer in question.more)]
+    return "".join([question.prompt, *answers])
+
+
+def in_books(name: str) -> bool:
+    return name.startswith(("niah", "babilong"))
 
 
 def load(trial: Trial, data: Path, part: str) -> Task:
     """The task; facts of tests are those of bAbI's test files, in books that were not trained on."""
-    if trial.name.startswith("babilong"):
-        babi = {"babi": str(data / "text" / "babi" / "en")} if part == "test" else {}
-        return load_task(trial.name, books=books(data, part), **trial.settings, **babi)
-    if trial.name.startswith("niah"):
-        return load_task(trial.name, books=books(data, part), **trial.settings)
-    if trial.name == "facts":
-        return load_task(trial.name, tokenizer=words(), **trial.settings)
-    return load_task(trial.name, **trial.settings)
+    given: dict[str, Any] = {}
+    if in_books(trial.name):
+        given["books"] = books(data, part)
+    if trial.vocabulary is not None:
+        given["tokenizer"] = tokenizer(trial.name, trial.vocabulary, data)
+    if trial.name.startswith("babilong") and part == "test":
+        given["babi"] = str(data / "text" / "babi" / "en")
+    return load_task(trial.name, **given, **trial.settings)
 
 
 def settings(trial: Trial, key: str, rate: float, steps: int | None, parameters: int | None) -> Report:
     """What a cell depends on, beside its seed."""
     training = replace(TRAINING, learning_rate=rate, **trial.training)
     training = training if steps is None else replace(training, max_steps=steps)
-    plain = {name: value for name, value in asdict(trial).items() if name not in ("goal", "variant")}
+    plain = {name: value for name, value in asdict(trial).items() if name not in ("goal", "variant", "vocabulary")}
+    if trial.vocabulary is not None:
+        plain["vocabulary"] = trial.vocabulary
     plain["times"] = list(trial.times)
     plain["training"] = {name: getattr(training, name) for name in ("learning_rate", "batch_size", "max_steps", "weight_decay")}
     return {**plain, "subject": key, "backbone": backbone(trial).to_dict(), "parameters": parameters}
@@ -285,7 +305,7 @@ def main(arguments: Sequence[str] | None = None) -> None:
     check_names(parser, options.subjects, SUBJECTS)
     search = options.output.with_name(f"{options.output.stem}_search.json")
     if not options.table:
-        needs = any(TRIALS[name].name.startswith(("niah", "babilong")) for name in options.tasks)
+        needs = any(in_books(TRIALS[name].name) for name in options.tasks)
         if needs and not (options.data / "text" / "gutenberg").is_dir():
             sys.exit(f"error: {options.data} has no text/gutenberg; name the folder with --data")
         run_cells(search_cells(options), search, MODULE)
