@@ -69,9 +69,10 @@ class Trial:
         times: lengths of the test, so many times that of training.
         examples: that there are to train on; None for new ones at every step.
         training: what it has in place of `TRAINING`.
-        test: examples of a test.
+        test: examples of a test, fewer where it is longer (at least four); or those of each of `times`.
         goal: published accuracy of Titans, at another size.
-        variant: of Titans.
+        variant, sliding_window: of Titans.
+        rates: of which the best on the validation is taken; where it is one, nothing is searched.
         vocabulary: of a tokeniser that learns from texts of the training, for tasks of text; None for bytes.
     """
 
@@ -80,10 +81,18 @@ class Trial:
     times: tuple[int, ...] = (1,)
     examples: int | None = None
     training: dict[str, Any] = field(default_factory=dict)
-    test: int = 200
+    test: int | tuple[int, ...] = 200
     goal: float | None = None
     variant: Variant = "mal"
+    sliding_window: int = 16
+    rates: tuple[float, ...] = RATES
     vocabulary: int | None = None
+
+    @property
+    def tests(self) -> dict[int, int]:
+        """Examples of each of `times`."""
+        many = self.test
+        return dict(zip(self.times, many, strict=True)) if isinstance(many, tuple) else {n: max(4, many // n) for n in self.times}
 
 
 _MAD: dict[str, Any] = {"examples": 12_800}
@@ -106,9 +115,16 @@ TRIALS = {
     "needle_essay": Trial("niah_single_2", {"length": 768, "reserve": 16, "anywhere": True}, (1, 2, 8, 64), training=_NEEDLE, test=50),
     **{
         f"babilong_{task}": Trial(
-            f"babilong_{task}", {"length": length, "reserve": 80}, (1, 2, 8, 64), None, {"batch_size": 8, "max_steps": steps}, test=50
+            f"babilong_{task}",
+            {"length": length, "reserve": 40},
+            (1, 8, 64, 1024, 1_048_576 // length),
+            training={"batch_size": 64 * 128 // length, "max_steps": steps},
+            test=(200, 100, 50, 10, 4),
+            sliding_window=32,
+            rates=(3e-3,),
+            vocabulary=1024,
         )
-        for task, length, steps in (("qa1", 512, 400), ("qa2", 1024, 250), ("qa3", 2048, 130))
+        for task, length, steps in (("qa1", 128, 1000), ("qa2", 256, 1000), ("qa3", 512, 1000))
     },
 }
 
@@ -153,20 +169,23 @@ def load(trial: Trial, data: Path, part: str) -> Task:
     return load_task(trial.name, **given, **trial.settings)
 
 
+ELSEWHERE = ("goal", "variant", "sliding_window", "rates", "vocabulary")
+"""Fields of a trial that its cells do not depend on, or that they have in other settings."""
+
+
 def settings(trial: Trial, key: str, rate: float, steps: int | None, parameters: int | None) -> Report:
     """What a cell depends on, beside its seed."""
     training = replace(TRAINING, learning_rate=rate, **trial.training)
     training = training if steps is None else replace(training, max_steps=steps)
-    plain = {name: value for name, value in asdict(trial).items() if name not in ("goal", "variant", "vocabulary")}
+    plain = {name: value for name, value in asdict(trial).items() if name not in ELSEWHERE}
     if trial.vocabulary is not None:
         plain["vocabulary"] = trial.vocabulary
-    plain["times"] = list(trial.times)
     plain["training"] = {name: getattr(training, name) for name in ("learning_rate", "batch_size", "max_steps", "weight_decay")}
     return {**plain, "subject": key, "backbone": backbone(trial).to_dict(), "parameters": parameters}
 
 
 def backbone(trial: Trial) -> TitansConfig:
-    return replace(BACKBONE, variant=trial.variant)
+    return replace(BACKBONE, variant=trial.variant, attention=replace(BACKBONE.attention, sliding_window=trial.sliding_window))
 
 
 def measure(trial: Trial, key: str, seed: int, of: Report, data: Path) -> Report:
@@ -174,9 +193,9 @@ def measure(trial: Trial, key: str, seed: int, of: Report, data: Path) -> Report
     test = load(trial, data, "test")
     model, found = trained(trial, key, seed, of, data)
     found["scores"] = {}
-    for times in trial.times:
+    for times, number in trial.tests.items():
         begin = process_time()
-        scores = evaluate(model, test if times == 1 else test.at_length(times * test.length), max(4, trial.test // times), seed)
+        scores = evaluate(model, test if times == 1 else test.at_length(times * test.length), number, seed)
         found["scores"][str(times)] = {**asdict(scores), "cpu_seconds": round(process_time() - begin, 1)}
     return found
 
@@ -185,7 +204,7 @@ def validate(trial: Trial, key: str, of: Report, data: Path) -> Report:
     """Train a model, and score it on examples of the validation, whose seed no test has."""
     model, found = trained(trial, key, SEARCH_SEED, of, data)
     task = load(trial, data, "training")
-    found["accuracy"] = Scores.of(list(results(model, task, Examples(task, SEARCH_SEED, trial.test, "validation")))).accuracy
+    found["accuracy"] = Scores.of(list(results(model, task, Examples(task, SEARCH_SEED, trial.tests[1], "validation")))).accuracy
     return found
 
 
@@ -210,12 +229,13 @@ def trained(trial: Trial, key: str, seed: int, of: Report, data: Path) -> tuple[
 
 
 def search_cells(options: argparse.Namespace) -> dict[str, Cell]:
-    """Every rate of what is asked for."""
+    """Every rate of what is asked for, where there are several."""
     made = {}
-    for name, key, rate in product(options.tasks, options.subjects, RATES):
-        of = settings(TRIALS[name], key, rate, options.steps, options.parameters)
-        work = partial(validate, TRIALS[name], key, of, options.data)
-        made[f"{name} | {key} | {rate:g}"] = Cell(of, lambda say, checkpoint, work=work: work())  # type: ignore[misc]
+    for name, key in product(options.tasks, options.subjects):
+        for rate in TRIALS[name].rates if len(TRIALS[name].rates) > 1 else ():
+            of = settings(TRIALS[name], key, rate, options.steps, options.parameters)
+            work = partial(validate, TRIALS[name], key, of, options.data)
+            made[f"{name} | {key} | {rate:g}"] = Cell(of, lambda say, checkpoint, work=work: work())  # type: ignore[misc]
     return made
 
 
@@ -223,22 +243,27 @@ def cells(options: argparse.Namespace, searched: Report) -> dict[str, Cell]:
     """What is asked for, task by task, at the rates that the search found best."""
     made = {}
     for name, key in product(options.tasks, options.subjects):
-        of = settings(TRIALS[name], key, best(searched, name, key)[0], options.steps, options.parameters)
+        of = settings(TRIALS[name], key, rate_of(searched, name, key), options.steps, options.parameters)
         for seed in options.seeds:
             work = partial(measure, TRIALS[name], key, seed, of, options.data)
             made[f"{name} | {key} | {seed}"] = Cell(of, lambda say, checkpoint, work=work: work())  # type: ignore[misc]
     return made
 
 
-def lacking(searched: Report, name: str, key: str) -> list[float]:
-    """Rates that are not searched yet."""
-    return [rate for rate in RATES if f"{name} | {key} | {rate:g}" not in searched]
+def rate_of(searched: Report, name: str, key: str) -> float:
+    """The only rate, or the one that the search found best."""
+    rates, found = TRIALS[name].rates, best(searched, name, key)
+    assert found is not None or len(rates) == 1, f"{name}, {key}: the search lacks a rate"
+    return rates[0] if found is None else found[0]
 
 
-def best(searched: Report, name: str, key: str) -> tuple[float, float]:
-    """The rate whose accuracy on the validation is highest, of equal ones the lowest, and that accuracy."""
-    found = {rate: searched[f"{name} | {key} | {rate:g}"]["accuracy"] for rate in RATES}
-    rate = max(RATES, key=lambda rate: found[rate])
+def best(searched: Report, name: str, key: str) -> tuple[float, float] | None:
+    """The rate that was best on the validation, of equal ones the lowest, and its accuracy; None where not all are searched."""
+    cells = {rate: searched.get(f"{name} | {key} | {rate:g}") for rate in TRIALS[name].rates}
+    found = {rate: cell["accuracy"] for rate, cell in cells.items() if cell is not None}
+    if len(found) < len(cells):
+        return None
+    rate = max(found, key=lambda rate: found[rate])
     return rate, found[rate]
 
 
@@ -286,7 +311,9 @@ def rates(found: Report, searched: Report, keys: Sequence[str]) -> list[str]:
     ]
     measured = {tuple(cell.split(" | ")[:2]) for cell in found}
     for name in (name for name in TRIALS if any((name, key) in measured for key in keys)):
-        chosen = [best(searched, name, key) if (name, key) in measured and not lacking(searched, name, key) else None for key in keys]
+        if len(TRIALS[name].rates) == 1:
+            continue
+        chosen = [best(searched, name, key) if (name, key) in measured else None for key in keys]
         lines.append(f"| {name} | {' | '.join('-' if one is None else f'{one[0]:g}; {one[1]:.3f}' for one in chosen)} |")
     return lines
 
