@@ -74,6 +74,7 @@ class Trial:
         variant, sliding_window: of Titans.
         rates: of which the best on the validation is taken; where it is one, nothing is searched.
         vocabulary: of a tokeniser that learns from texts of the training, for tasks of text; None for bytes.
+        longer: what it is trained on after that: so many times the length, as many tokens a step, and how many steps.
     """
 
     name: str
@@ -87,6 +88,7 @@ class Trial:
     sliding_window: int = 16
     rates: tuple[float, ...] = RATES
     vocabulary: int | None = None
+    longer: tuple[tuple[int, int], ...] = ()
 
     @property
     def tests(self) -> dict[int, int]:
@@ -123,8 +125,9 @@ TRIALS = {
             sliding_window=32,
             rates=(3e-3,),
             vocabulary=1024,
+            longer=((4, 250), (16, 100)),
         )
-        for task, length, steps in (("qa1", 128, 1000), ("qa2", 256, 1000), ("qa3", 512, 1000))
+        for task, length, steps in (("qa1", 128, 800), ("qa2", 256, 800), ("qa3", 512, 800))
     },
 }
 
@@ -169,7 +172,7 @@ def load(trial: Trial, data: Path, part: str) -> Task:
     return load_task(trial.name, **given, **trial.settings)
 
 
-ELSEWHERE = ("goal", "variant", "sliding_window", "rates", "vocabulary")
+ELSEWHERE = ("goal", "variant", "sliding_window", "rates", "vocabulary", "longer")
 """Fields of a trial that its cells do not depend on, or that they have in other settings."""
 
 
@@ -180,6 +183,8 @@ def settings(trial: Trial, key: str, rate: float, steps: int | None, parameters:
     plain = {name: value for name, value in asdict(trial).items() if name not in ELSEWHERE}
     if trial.vocabulary is not None:
         plain["vocabulary"] = trial.vocabulary
+    if trial.longer:
+        plain["longer"] = [(times, number if steps is None else steps) for times, number in trial.longer]
     plain["training"] = {name: getattr(training, name) for name in ("learning_rate", "batch_size", "max_steps", "weight_decay")}
     return {**plain, "subject": key, "backbone": backbone(trial).to_dict(), "parameters": parameters}
 
@@ -211,20 +216,28 @@ def validate(trial: Trial, key: str, of: Report, data: Path) -> Report:
 def trained(trial: Trial, key: str, seed: int, of: Report, data: Path) -> tuple[BaselineForCausalLM, Report]:
     """A model, and what there is to report of its training."""
     task = load(trial, data, "training")
-    base = config_for(task, TextConfig(titans=backbone(trial)))
-    config = configure(key, base, of["parameters"] or count(configure("titans", base)), context=task.length)
-    kind = BaselineAutoencoder if task.at_once else BaselineForCausalLM
     training = replace(TRAINING, **of["training"], seed=seed)
-    training = replace(training, validate_every=training.max_steps, checkpoint_every=training.max_steps, log_every=training.max_steps)
+    stages = [(1, training.max_steps), *of.get("longer", ())]
+    base = config_for(task, TextConfig(titans=backbone(trial)))
+    size = of["parameters"] or count(configure("titans", base))
+    config = configure(key, base, size, context=task.length * max(times for times, _ in stages))
+    kind = BaselineAutoencoder if task.at_once else BaselineForCausalLM
 
-    def make(given: TextConfig) -> BaselineForCausalLM:
+    def make(given: TextConfig, before: Path | None = None) -> BaselineForCausalLM:
         assert isinstance(given, BaselineConfig)
-        return kind(given)
+        return kind(given) if before is None else kind.from_pretrained(before)
 
-    begin = process_time()
+    begin, folder = process_time(), None
     with tempfile.TemporaryDirectory() as temporary:
-        folder = train(task, Path(temporary) / "run", config, training, count=trial.examples, make_model=make, progress=False)
+        for number, (times, steps) in enumerate(stages):
+            of_stage = replace(training, batch_size=max(1, training.batch_size // times), max_steps=steps)
+            of_stage = replace(of_stage, validate_every=steps, checkpoint_every=steps, log_every=steps)
+            of_length = task if times == 1 else task.at_length(times * task.length)
+            output = Path(temporary) / str(number)
+            made = partial(make, before=folder)
+            folder = train(of_length, output, config, of_stage, count=trial.examples, make_model=made, progress=False)
         seconds = round(process_time() - begin, 1)
+        assert folder is not None
         return kind.from_pretrained(folder), {"parameters": count(config), "cpu_seconds": seconds}
 
 
