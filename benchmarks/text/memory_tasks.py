@@ -324,11 +324,17 @@ def rates(found: Report, searched: Report, keys: Sequence[str]) -> list[str]:
     ]
     measured = {tuple(cell.split(" | ")[:2]) for cell in found}
     for name in (name for name in TRIALS if any((name, key) in measured for key in keys)):
-        if len(TRIALS[name].rates) == 1:
-            continue
-        chosen = [best(searched, name, key) if (name, key) in measured else None for key in keys]
-        lines.append(f"| {name} | {' | '.join('-' if one is None else f'{one[0]:g}; {one[1]:.3f}' for one in chosen)} |")
+        texts = [chosen(searched, name, key) if (name, key) in measured else "-" for key in keys]
+        lines.append(f"| {name} | {' | '.join(texts)} |")
     return lines
+
+
+def chosen(searched: Report, name: str, key: str) -> str:
+    """The rate, and its accuracy on the validation."""
+    if len(TRIALS[name].rates) == 1:
+        return f"{TRIALS[name].rates[0]:g}; not searched"
+    found = best(searched, name, key)
+    return "-" if found is None else f"{found[0]:g}; {found[1]:.3f}"
 
 
 def main(arguments: Sequence[str] | None = None) -> None:

@@ -1,6 +1,7 @@
 """`python -m benchmarks.text.memory_tasks`: what is measured, gone on with, and shown."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
 import pytest
@@ -42,12 +43,32 @@ def test_a_cell_has_the_rate_that_was_best_on_other_examples(tmp_path: Path) -> 
     assert accuracies[rate] == max(accuracies.values())
 
 
+def test_a_trial_goes_on_at_longer_lengths_from_what_it_learned(tmp_path: Path) -> None:
+    short = memory_tasks.Trial("mqar", {"symbols": 64, "length": 32, "pairs": 4}, training={"batch_size": 4, "max_steps": 3}, rates=(1e-3,))
+    longer = replace(short, longer=((2, 1),))
+    alone, both = (
+        memory_tasks.trained(trial, "transformer", 0, memory_tasks.settings(trial, "transformer", 1e-3, None, None), tmp_path)[0]
+        for trial in (short, longer)
+    )
+    windows = [model.config.titans.attention.sliding_window for model in (alone, both)]
+    assert windows == [32, 64], "a transformer sees the longest text that it is trained on"
+    moved = (alone.output_weight - both.output_weight).abs().max()
+    assert 0 < moved < 0.01, "one step of warm-up away from the weights that it begins with"
+
+
+def test_tasks_of_text_have_pieces_of_their_own_training(tmp_path: Path) -> None:
+    task = memory_tasks.load(memory_tasks.TRIALS["facts"], tmp_path, "training")
+    assert task.tokenizer_identity != "bytes"
+    assert len(task.tokenizer.encode_batch(["The candle is crimson. The grass is green."])[0]) == 10  # words and full stops
+
+
 def test_every_subject_and_trial_can_be_made() -> None:
     """Settings are the tasks' own; subjects have as many parameters as Titans."""
     from domains.text.tasks.registry import default_settings
 
     for trial in memory_tasks.TRIALS.values():
         assert set(trial.settings) <= set(default_settings(trial.name))
+        assert trial.tests.keys() == set(trial.times)
     base = memory_tasks.config_for(memory_tasks.load_task("mqar", symbols=64), memory_tasks.TextConfig(titans=memory_tasks.BACKBONE))
     size = count(memory_tasks.configure("titans", base))
     for key in memory_tasks.USUAL:
