@@ -99,7 +99,13 @@ class Trial:
 
 _MAD: dict[str, Any] = {"examples": 12_800}
 _RECALL: dict[str, Any] = {**_MAD, "training": {"max_steps": 400}}
-_NEEDLE = {"batch_size": 8, "max_steps": 300}
+_NEEDLE: dict[str, Any] = {
+    "times": (1, 4, 16, 64),
+    "training": {"max_steps": 900},
+    "test": (200, 100, 40, 10),
+    "sliding_window": 32,
+    "rates": (3e-3,),
+}
 TRIALS = {
     "mqar": Trial("mqar", {"symbols": 64, "length": 32, "pairs": 4}, (1, 4, 16, 64), training={"batch_size": 128, "max_steps": 300}),
     "mad_recall": Trial("mad_recall", **_RECALL),
@@ -113,8 +119,8 @@ TRIALS = {
     "parity": Trial("parity", {}, (1, 4, 16, 64), training={"max_steps": 500}),
     "s5": Trial("group_words", {"group": "S5"}, (1, 4, 16, 64)),
     "facts": Trial("facts", {"length": 32}, (1, 4, 16, 64, 128), training={"max_steps": 500}, variant="lmm", vocabulary=4000),
-    "needle": Trial("niah_single_1", {"length": 768, "reserve": 16}, (1, 2, 8, 64), training=_NEEDLE, test=50),
-    "needle_essay": Trial("niah_single_2", {"length": 768, "reserve": 16, "anywhere": True}, (1, 2, 8, 64), training=_NEEDLE, test=50),
+    "needle": Trial("niah_single_1", {"length": 192, "reserve": 16}, vocabulary=512, **_NEEDLE),
+    "needle_essay": Trial("niah_single_2", {"length": 192, "reserve": 16, "anywhere": True}, vocabulary=1024, **_NEEDLE),
     **{
         f"babilong_{task}": Trial(
             f"babilong_{task}",
