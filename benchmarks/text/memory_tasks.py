@@ -101,7 +101,8 @@ _MAD: dict[str, Any] = {"examples": 12_800}
 _RECALL: dict[str, Any] = {**_MAD, "training": {"max_steps": 400}}
 _NEEDLE: dict[str, Any] = {
     "times": (1, 4, 16, 64),
-    "training": {"max_steps": 900},
+    "training": {"max_steps": 600},
+    "longer": ((4, 150), (16, 50)),
     "test": (200, 100, 40, 10),
     "sliding_window": 32,
     "rates": (3e-3,),

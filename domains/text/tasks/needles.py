@@ -10,7 +10,6 @@ from typing import Literal
 import numpy as np
 
 from domains.text.tasks.books import sentences
-from domains.text.tasks.task import Example
 from domains.text.tasks.texts import Question, TextTask
 from domains.text.tasks.words import ADJECTIVES, NOUNS
 from titans_seq.config import Config
@@ -44,8 +43,6 @@ class NeedleConfig(Config):
         value_kind: what values are.
         reserve: tokens that are kept free for the answer.
         anywhere: an essay begins anywhere in the books; RULER's always begins with the first word.
-        completion_only_loss: in training the answers alone are asked. Else every next token is: a small model learns to copy from the keys,
-            which the question repeats, before it finds a value.
     """
 
     length: int = 4096
@@ -57,7 +54,6 @@ class NeedleConfig(Config):
     value_kind: Kind = "numbers"
     reserve: int = 128
     anywhere: bool = False
-    completion_only_loss: bool = False
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -105,13 +101,6 @@ class Needles(TextTask):
             if excess <= 0 or units <= self._fewest:
                 return made
             units = max(self._fewest, units - max(1, excess // self._unit_tokens))
-
-    def example(self, draw: np.random.Generator, training: bool = False) -> Example:
-        """As of `TextTask`; in training every next token is asked, unless `completion_only_loss` is set."""
-        made = super().example(draw, training)
-        if not training or self.config.completion_only_loss:
-            return made
-        return Example(made.inputs, np.append(made.inputs[1:], self.end))
 
     def score(self, question: Question, output: str) -> float:
         """Share of the answers that are in the output, whatever the case (RULER's string_match_all)."""

@@ -138,16 +138,6 @@ def test_answers_are_asked_and_what_is_between_is_not() -> None:
     assert parts == "_".join(f" {one}" for one in question.answers) + "__"  # commas, the point and the end
 
 
-def test_training_asks_every_next_token_or_the_answers_alone() -> None:
-    tasks = (made("niah_single_1", length=800, completion_only_loss=only) for only in (False, True))
-    whole, answers = (task.example(generator(0, "training", 0), training=True) for task in tasks)
-    assert np.array_equal(whole.inputs, answers.inputs)
-    assert np.array_equal(whole.targets[:-1], whole.inputs[1:])
-    asked = answers.targets != IGNORED
-    assert np.array_equal(whole.targets[asked], answers.targets[asked])
-    assert asked.sum() == 1 + 7 + 1 + 1  # a space, seven digits, the point, the end
-
-
 def test_what_does_not_fit_is_refused() -> None:
     with pytest.raises(UserError, match=r"niah_single_1: length=400 is \d+ tokens too short"):
         examples(made("niah_single_1", length=400), 0, 1)
