@@ -74,7 +74,7 @@ class Trial:
         variant, sliding_window: of Titans.
         rates: of which the best on the validation is taken; where it is one, nothing is searched.
         vocabulary: of a tokeniser that learns from texts of the training, for tasks of text; None for bytes.
-        longer: what it is trained on after that: so many times the length, as many tokens a step, and how many steps.
+        longer: what it is trained on after that, at a third of the rate: so many times the length, as many tokens a step, and steps.
     """
 
     name: str
@@ -132,7 +132,7 @@ TRIALS = {
             sliding_window=32,
             rates=(3e-3,),
             vocabulary=1024,
-            longer=((4, 250), (16, 100)),
+            longer=((4, 300),),
         )
         for task, length, steps in (("qa1", 128, 800), ("qa2", 256, 800), ("qa3", 512, 800))
     },
@@ -237,8 +237,9 @@ def trained(trial: Trial, key: str, seed: int, of: Report, data: Path) -> tuple[
     begin, folder = process_time(), None
     with tempfile.TemporaryDirectory() as temporary:
         for number, (times, steps) in enumerate(stages):
-            of_stage = replace(training, batch_size=max(1, training.batch_size // times), max_steps=steps)
-            of_stage = replace(of_stage, validate_every=steps, checkpoint_every=steps, log_every=steps)
+            rate = training.learning_rate / (1 if number == 0 else 3)
+            of_stage = replace(training, batch_size=max(1, training.batch_size // times), max_steps=steps, learning_rate=rate)
+            of_stage = replace(of_stage, validate_every=steps, checkpoint_every=steps, log_every=min(steps, 50))
             of_length = task if times == 1 else task.at_length(times * task.length)
             output = Path(temporary) / str(number)
             made = partial(make, before=folder)

@@ -136,8 +136,9 @@ def _read(items: Sequence[Example], model: Any, segment_length: int | None, on_r
             i, t = row[some], place[some]
             targets = batch["targets"][i, start + t]
             logits = model.logits_of(y[i.to(device), t.to(device)]).float().cpu()
-            right[i, start + t] = (logits.argmax(-1) == targets).numpy()
-            bits[i, start + t] = torch.nn.functional.cross_entropy(logits, targets, reduction="none").numpy() * BITS
+            at = i.numpy(), (start + t).numpy()  # a tensor of one number would be an index to numpy, not a list of one
+            right[at] = (logits.argmax(-1) == targets).numpy()
+            bits[at] = torch.nn.functional.cross_entropy(logits, targets, reduction="none").numpy() * BITS
         on_read(tokens.numel())
     for item, right_of, bits_of in zip(items, right, bits, strict=True):
         yield _result(item, right_of[: len(item.inputs)], bits_of[: len(item.inputs)])
