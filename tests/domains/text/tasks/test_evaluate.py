@@ -1,5 +1,7 @@
 """Scores against logits of the whole example, in any segments; and what each share counts."""
 
+from dataclasses import asdict
+
 import numpy as np
 import pytest
 import torch
@@ -98,6 +100,16 @@ def test_scores_show_the_chance() -> None:
     assert ">chance</th>" in scores._repr_html_()
     assert ">0.5</td>" in scores._repr_html_()
     assert scores.guess_bits == 1.0
+
+
+def test_rows_with_one_asked_token_are_scored_one_at_a_time_as_together() -> None:
+    """Long texts are read a row at a time, and BABILong asks for one token."""
+    task = load_task("induction")
+    assert {int((example.targets != IGNORED).sum()) for example in examples(task, 0, 5)} == {1}
+    model = model_for(task)
+    assert asdict(evaluate(model, task, count=5, batch_size=1)) == pytest.approx(
+        asdict(evaluate(model, task, count=5, batch_size=5)), rel=1e-5
+    )
 
 
 def test_a_long_example_takes_no_more_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
