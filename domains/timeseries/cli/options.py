@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 from cyclopts.validators import Number
 
+from domains.timeseries.cli.report import short
 from titans_seq.config import TitansConfig
 from titans_seq.errors import UserError
 from titans_seq.progress import make_bar
@@ -100,6 +101,9 @@ class TrainingOptions:
             validator=Number(gte=0),
         ),
     ] = 0
+    nonnegative: Annotated[
+        str | None, Parameter(help="Targets whose forecasts are clipped at 0, a,b,c: sales, counts, rain. Default: none.", group=_FORECAST)
+    ] = None
     seed: Annotated[int, Parameter(help="Seed of weights and sampling.", validator=Number(gte=0, lt=2**32))] = 0
     threads: Threads = 1
 
@@ -199,7 +203,11 @@ def lengths(
 def make_estimator(
     table: "Table", lengths: Lengths, backbone: TitansConfig, training: TrainingOptions, progress: bool, devices: int = 1, nodes: int = 1
 ) -> "TitansEstimator | CalibratingEstimator":
-    """An estimator for the channels and features of a table. Raises UserError for settings that do not go together."""
+    """An estimator for the channels and features of a table.
+
+    Raises:
+        UserError: settings that do not go together, or with the table.
+    """
     from domains.timeseries.conformal import CalibratingEstimator
     from domains.timeseries.estimator import TitansEstimator
 
@@ -227,6 +235,7 @@ def make_estimator(
         ema_decay=training.ema_decay,
         precision=training.precision,
         linear_memory=training.linear_memory,
+        nonnegative=_nonnegative(table, names("--nonnegative", training.nonnegative)),
         devices=devices,
         nodes=nodes,
         seed=training.seed,
@@ -241,3 +250,23 @@ def make_estimator(
     if not lengths.calibration:
         return estimator
     return CalibratingEstimator(estimator, lengths.calibration, lengths.season, progress)
+
+
+def _nonnegative(table: "Table", columns: tuple[str, ...]) -> list[int]:
+    """The numbers of these channels. Raises UserError for one that is no target, or has a negative value."""
+    from domains.timeseries.windows import first_negative
+
+    for column in columns:
+        if column not in table.targets:
+            raise UserError(f"--nonnegative {column}: is no target. The targets are: {', '.join(table.targets)}.")
+    channels = sorted({table.targets.index(column) for column in columns})
+    for entry in table.to_gluonts() if channels else ():
+        found = first_negative(entry["target"], channels)
+        if found is not None:
+            channel, step = found
+            (moment,) = table.stamps(entry["item_id"], entry["start"] + step, 1)
+            raise UserError(
+                f"--nonnegative {table.targets[channel]}: it is {entry['target'][channel, step]:g} at {short(moment)} in series "
+                f"'{entry['item_id']}'. Mend the value, or leave the column out of --nonnegative."
+            )
+    return channels

@@ -82,6 +82,7 @@ def train(
             predictor, scores = made.predictor, made.scores.by_channel
             if not quiet:
                 report.print_scores(scores)
+                report.hint_nonnegative(made.forecasts, entries, series.targets)
         else:
             predictor = estimator.train(entries, **kept)
         if first:

@@ -321,6 +321,34 @@ def test_intervals_are_calibrated_on_request(run: Run, tmp_path: Path) -> None:
     assert not (model / "calibration.safetensors").exists()
 
 
+def test_forecasts_of_what_is_never_negative_are_clipped_on_request(run: Run, tmp_path: Path) -> None:
+    write_table(tmp_path / "t.csv", load=[float(i % 7 == 0) for i in range(120)], price=[float(i % 5 - 2) for i in range(120)])
+
+    def least(folder: str, file: str, column: str = "load") -> float:
+        return pl.read_csv(tmp_path / folder / file).filter(pl.col("channel") == column)["q0.1"].min()
+
+    assert run("train", "t.csv", *QUICK, "-o", "free", "--quiet").returncode == 0
+    done = run("predict", "free", "t.csv")
+    assert least("forecast", "forecast.csv") < 0
+    assert "Forecasts of load go below 0, where no value of the table is: train or backtest with --nonnegative load to" in done.stdout
+
+    done = run("backtest", "t.csv", *QUICK, "--nonnegative", "load")
+    assert done.returncode == 0, done.stderr
+    assert "go below 0" not in done.stdout
+    assert least("backtest", "forecasts.csv") == 0
+    assert least("backtest", "forecasts.csv", "price") < 0
+    assert run("train", "t.csv", *QUICK, "--nonnegative", "load", "-o", "model").returncode == 0
+    assert run("predict", "model", "t.csv").returncode == 0
+    assert run("watch", "model", "t.csv", "--idle", 0.1).returncode == 0
+    assert least("forecast", "forecast.csv") == least("watch", "forecast.csv") == 0
+
+    done = run("train", "t.csv", *QUICK, "--nonnegative", "load,price", "-o", "refused")
+    assert done.returncode == 2
+    assert "--nonnegative price: it is -2 at 2023-01-01 in series 't'." in done.stderr
+    done = run("train", "t.csv", *QUICK, "--nonnegative", "date", "-o", "refused")
+    assert "--nonnegative date: is no target. The targets are: load, price." in done.stderr
+
+
 def test_a_calibrated_model_comes_from_the_hub_at_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Table and calibration of one commit; a model without a calibration needs none."""
     file = write_table(tmp_path / "mine.csv", rows=160)
