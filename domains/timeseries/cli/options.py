@@ -42,7 +42,7 @@ class TableOptions:
     """How a file is read."""
 
     target: Annotated[str | None, Parameter(help="Columns to forecast, a,b,c. Default: every numeric one.")] = None
-    timestamp: Annotated[str | None, Parameter(help="Column of the time steps. Default: the only one.")] = None
+    timestamp: Annotated[str | None, Parameter(help="Column of the time steps. Default: the only one that holds dates.")] = None
     item_id: Annotated[str | None, Parameter(help="Column that tells series apart. Default: one series.")] = None
     freq: Annotated[str | None, Parameter(help="Step, such as 15min, h, D, W, M. Default: inferred.")] = None
     past_features: Annotated[str | None, Parameter(help="Columns of numbers known up to now, a,b,c.")] = None
@@ -51,6 +51,7 @@ class TableOptions:
     ] = None
     static_features: Annotated[str | None, Parameter(help="Columns with one number or category a series.")] = None
     missing: Annotated[Missing, Parameter(help="Refuse missing values and steps, or mask them out. Nothing is imputed.")] = "error"
+    decimal: Annotated[Literal[".", ","], Parameter(help="Mark before the fraction of numbers in CSV and TSV.")] = "."
     cache: Cache = None
 
 
@@ -78,8 +79,8 @@ class TrainingOptions:
     max_steps: Annotated[int, Parameter(help="Steps of the whole run.", validator=AtLeastOne)] = 800
     validate_every: Annotated[int, Parameter(help="Steps between validations, the best of which is kept.", validator=AtLeastOne)] = 50
     batch_size: Annotated[int | None, Parameter(help="Windows in a batch. Default: 32.", validator=AtLeastOne)] = None
-    learning_rate: Annotated[float | None, Parameter(help="Largest step. Default: 0.005.", validator=Number(gt=0))] = None
-    accumulate: Annotated[int, Parameter(help="Batches a step.", validator=AtLeastOne)] = 1
+    learning_rate: Annotated[float | None, Parameter(help="Learning rate at its highest. Default: 0.005.", validator=Number(gt=0))] = None
+    accumulate: Annotated[int, Parameter(help="Batches in a step.", validator=AtLeastOne)] = 1
     gradient_clip: Annotated[float | None, Parameter(help="Largest norm of the gradient; none for no limit.", validator=Number(gt=0))] = 1.0
     ema_decay: Annotated[
         float | None,
@@ -87,11 +88,12 @@ class TrainingOptions:
             help="Of a moving average of the weights, which is then validated and kept. Default: none.", validator=Number(gt=0, lt=1)
         ),
     ] = None
-    precision: Annotated[Precision, Parameter(help="bf16 and 16 (CUDA only) run the backbone's products under autocast.")] = "32"
+    precision: Annotated[Precision, Parameter(help="Bits of the network's products: 32, or the faster bf16, or 16 (GPUs only).")] = "32"
     linear_memory: Annotated[
         int,
         Parameter(
-            help="Width of keys, 32 say, with which the linear part learns on as it reads streams; 0 for none.", validator=Number(gte=0)
+            help="Let the linear part of forecasts learn on as it reads, for streams that change: width of its keys, 32 say; 0 for not.",
+            validator=Number(gte=0),
         ),
     ] = 0
     calibration_windows: Annotated[
@@ -144,11 +146,12 @@ def read(file: Path | None, options: TableOptions, progress: bool = False) -> "T
     from domains.timeseries.data import load_example, map_table, read_table
 
     if file is None:
-        given = [f"--{name.replace('_', '-')}" for name, value in vars(options).items() if name != "missing" and value is not None]
+        changed = [name for name, value in vars(options).items() if name != "missing" and value != getattr(TABLE, name)]
+        given = [f"--{name.replace('_', '-')}" for name in changed]
         if given:
             raise UserError(f"{', '.join(given)}: such options describe a file; name the FILE as well.")
         return load_example()
-    chosen: dict[str, Any] = {
+    columns: dict[str, Any] = {
         "target": names("--target", options.target) or None,
         "timestamp": options.timestamp,
         "item_id": options.item_id,
@@ -159,10 +162,12 @@ def read(file: Path | None, options: TableOptions, progress: bool = False) -> "T
         "missing": options.missing,
     }
     if options.cache is None:
-        return read_table(file, **chosen)
+        return read_table(file, **columns, decimal=options.decimal)
+    if options.decimal != TABLE.decimal:
+        raise UserError("--decimal is for CSV and TSV; with --cache the file is a Parquet, whose numbers have no mark.")
     with make_bar(disable=not progress) as bar:
         task = bar.add_task(f"Copying {file.name}", total=None)
-        return map_table(file, options.cache, **chosen, progress=lambda done, total: bar.update(task, completed=done, total=total))
+        return map_table(file, options.cache, **columns, progress=lambda done, total: bar.update(task, completed=done, total=total))
 
 
 def lengths(
