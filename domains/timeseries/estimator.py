@@ -45,7 +45,13 @@ LONGEST_PATCH = 32
 LONGEST_SEASON = 400
 """Steps of a season that is taken without being asked for."""
 WARMUP_SHARE = 0.1
-OWN_ARGUMENTS = {"gradient_clip_val": "gradient_clip", "accumulate_grad_batches": "accumulate", "max_steps": "max_steps"}
+OWN_ARGUMENTS = {
+    "gradient_clip_val": "gradient_clip",
+    "accumulate_grad_batches": "accumulate",
+    "max_steps": "max_steps",
+    "min_epochs": "patience (None trains for all of max_steps)",
+    "min_steps": "patience (None trains for all of max_steps)",
+}
 """Of Lightning's Trainer, whose work the forecaster's training does itself."""
 
 
@@ -383,7 +389,7 @@ class TitansEstimator(PyTorchLightningEstimator):
         self, module: ForecasterModule, validates: bool, metrics: Path | None, folder: Path | None
     ) -> tuple[pl.Trainer, BestWeights, Patience | None]:
         config, given = self.training_config, dict(self.trainer_kwargs)
-        rows = WriteMetrics(config, config.log_every)
+        rows = WriteMetrics(config, self.num_batches_per_epoch)
         best = BestWeights(rows, validates)
         patience = Patience("val_loss", patience=self.patience) if validates and self.patience is not None else None
         callbacks = [*given.pop("callbacks", []), best, *([] if patience is None else [patience])]
