@@ -77,7 +77,7 @@ def read_table(
     path = Path(path)
     suffix = find_file(path, (*SUFFIXES, TSF))
     if suffix == TSF:
-        if target or timestamp or item_id or freq or past_features or future_features:
+        if target or timestamp or item_id or freq or past_features or future_features or decimal != ".":
             raise UserError(f"{path}: a {TSF} names its own series, times and frequency; only --static-features can be chosen.")
         return read_tsf(path, static_features, categories, missing)
     source = open_source(path, suffix, decimal)
