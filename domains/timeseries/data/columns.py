@@ -99,14 +99,12 @@ def date_order(values: pl.Series) -> Order | None:
 def checked_order(source: Source, column: str, known: Order | None = None) -> Order | None:
     """What comes first in dates of the column that end with the year; None where they do not.
 
-    known: from where more is known than these values tell; they may not contradict it.
+    known: from where more is known than these values tell.
     """
     values = _plain(source.frame[column])
-    found = date_order(values)
-    if known and found and found != known:
-        source.fail(f"the dates of column '{column}' have the {found} first, not the {known} as those before. Write them year first.")
-    if known or found or not _is_text(values):
-        return known or found
+    order = known or date_order(values)
+    if order or not _is_text(values):
+        return order
     dates = values.filter(values.str.contains(_YEAR_LAST).fill_null(False))
     if 2 * len(dates) > len(values):
         source.fail(
@@ -227,7 +225,8 @@ def _without_zone(utc: pl.Series, wall: pl.Series, daily: bool | None) -> pl.Ser
 def checked_times(source: Source, column: str, bare_years: bool, daily: bool | None = None, order: Order | None = None) -> pl.Series:
     """The times of a column, all of them within the years that pandas holds. order: as of `checked_order`."""
     times = as_time(source.frame[column], bare_years, daily, order)
-    advice = "Write times year first, such as 2012-01-31 or 2012-01-31 06:00"
+    read = f"Dates are read with the {order} first. " if order else ""
+    advice = f"{read}Write times year first, such as 2012-01-31 or 2012-01-31 06:00"
     if times is None:
         source.fail(f"column '{column}' holds {source.frame[column].dtype}, not times. {advice}.")
     source.refuse_first(column, times.is_null(), "no time", f"{advice}, or drop the {source.unit}")
