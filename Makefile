@@ -11,38 +11,44 @@ OUT    ?= runs/seattle
 
 .PHONY: demo test slow fuzz check notebooks docs bench clean
 
+PIP    := $(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable
+
 $(VENV)/.installed: pyproject.toml constraints.txt
 	$(PYTHON) -m venv $(VENV)
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev]'
+	$(PIP) .
+	touch $@
+
+$(VENV)/.installed-dev: $(VENV)/.installed
+	$(PIP) '.[dev]'
 	touch $@
 
 demo: $(VENV)/.installed
 	$(BIN)/titans-seq forecast backtest --output $(OUT)
 
-slow: $(VENV)/.installed
+slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto --dist loadfile -m slow
 
-test: $(VENV)/.installed
+test: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto --dist loadfile
 
-fuzz: $(VENV)/.installed
+fuzz: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest tests/fuzz --hypothesis-profile=fuzz --durations=0
 
-check: $(VENV)/.installed
+check: $(VENV)/.installed-dev
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
 	$(BIN)/mypy
 	$(BIN)/lint-imports
 
-notebooks: $(VENV)/.installed
+notebooks: $(VENV)/.installed-dev
 	$(BIN)/python notebooks/build.py
 
-docs: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,docs]'
+docs: $(VENV)/.installed-dev
+	$(PIP) '.[dev,docs]'
 	$(BIN)/python -m sphinx --fail-on-warning --keep-going --quiet --builder html docs docs/_build
 
-bench: $(VENV)/.installed
-	$(BIN)/python -m pip install --quiet --disable-pip-version-check --constraint constraints.txt --editable '.[dev,bench]'
+bench: $(VENV)/.installed-dev
+	$(PIP) '.[dev,bench]'
 	$(BIN)/python -m benchmarks.speed --profile
 
 clean:

@@ -15,7 +15,7 @@ from titans_seq.domain import Plugin, find_plugins, import_object
 from titans_seq.errors import UserError
 from titans_seq.installed import torch_problem
 from titans_seq.options import read_config_file, refuse_misfits
-from titans_seq.starting import starting
+from titans_seq.starting import end_if_quiet, starting
 
 _OF_A_GPU = ("--device", "--gpu", "--gpus", "--cuda", "--accelerator")
 DONE, FAILED, BAD_USAGE, INTERRUPTED = 0, 1, 2, 130
@@ -34,7 +34,7 @@ def build_app() -> cyclopts.App:
         help="Sequence models with a memory that keeps learning while they read.",
         help_epilogue="Exit status: 0 done, 1 the run failed, 2 bad usage or input. TITANS_SEQ_DEBUG=1 shows tracebacks.",
         version=_version,
-        config=(read_config_file, refuse_misfits),
+        config=(read_config_file, refuse_misfits, end_if_quiet),
         default_parameter=cyclopts.Parameter(negative_iterable=(), consume_multiple=True),
         error_formatter=_usage_error,
         suppress_keyboard_interrupt=False,

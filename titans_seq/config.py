@@ -116,9 +116,11 @@ class Config:
             if typing.get_origin(hint) is tuple:
                 self._check_tuple(f.name, value, typing.get_args(hint)[0])
                 continue
-            if typing.get_origin(hint) is Literal:
-                allowed = typing.get_args(hint)
-                self._require(f.name, isinstance(value, str) and value in allowed, f"one of {', '.join(map(repr, allowed))}")
+            allowed = [word for option in _options(hint) if typing.get_origin(option) is Literal for word in typing.get_args(option)]
+            if allowed:
+                allowed += [None] if type(None) in _options(hint) else []
+                fits = isinstance(value, str | None) and value in allowed
+                self._require(f.name, fits, f"one of {', '.join(map(repr, allowed))}")
                 continue
             accepted = tuple(option for option in _options(hint) if isinstance(option, type))
             if float in accepted and _is_int(value):
@@ -183,7 +185,7 @@ def _head_width(part: "MemoryConfig | AttentionConfig", dim: int, multiple: int)
 
 
 def _options(hint: Any) -> tuple[Any, ...]:
-    return typing.get_args(hint) if isinstance(hint, types.UnionType) else (hint,)
+    return typing.get_args(hint) if typing.get_origin(hint) in (types.UnionType, typing.Union) else (hint,)
 
 
 def config_part(hint: Any) -> type[Config] | None:
@@ -193,7 +195,7 @@ def config_part(hint: Any) -> type[Config] | None:
 
 @dataclass(frozen=True, kw_only=True)
 class LocalMemoryConfig(Config):
-    """The local memories beside a global one (TNT, arXiv 2511.07343); networks and gates as the MemoryConfig that this is part of.
+    """The local memories beside a global one (TNT, arXiv 2511.07343); networks and gates as of the global one.
 
     Attributes:
         chunk_sizes: tokens whose gradients are taken at one point, one entry for each local memory.
@@ -220,24 +222,24 @@ class MemoryConfig(Config):
         num_heads: memories side by side.
         head_dim: width of each memory; None for dim / num_heads.
         depth: layers of the memory network; 1 is the linear memory.
-        expansion: hidden width of the memory network over head_dim.
+        expansion: hidden width of the memory network, as a multiple of head_dim.
         chunk_size: tokens whose gradients are taken at one point; the same in training and evaluation.
         activation: of the memory network.
-        residual: M(x) = x + .., not .. alone.
+        residual: add what the memory network is given to what it makes.
         norm: a layer norm on the memory network's output, before the residual.
-        gradient: "chunk" (the paper) or "token" (freshest state; linear memory without norm only).
-        momentum: False sets eta to 0.
-        forgetting: alpha per "head", per input "channel" of each memory layer, or "none".
-        forgetting_towards: what forgetting draws the memory to: "zero" (the paper), or "first_state", W^0, which training then keeps
-            whatever a stream forgets. For streams that are carried on through training; not with gradient="token".
+        gradient: taken at the state before the "chunk" (the paper), or before the "token" (linear memory without norm only).
+        momentum: let steps have momentum, of which each keeps the share eta.
+        forgetting: at each token the share alpha of the memory: one per "head", per input "channel" of each memory layer, or "none".
+        forgetting_towards: what forgetting draws the memory to: "zero" (the paper), or "first_state", the learned one, which training then
+            keeps whatever a stream forgets. For streams that are carried on through training; not with gradient="token".
         gate_rank: rank of the projection to per-channel gates (forgetting="channel" only).
         convolution_width: of the causal depthwise convolution on q, k, v; 1 is none.
-        max_step: upper bound of theta, the step on the sum of squares over head_dim; theta starts at a tenth of it.
+        max_step: upper bound of theta, the size of a step on the sum of squares over head_dim; theta starts at a tenth of it.
         surprise_clip: largest norm of one token's gradient, per head and memory layer; None for none. The default is several times what
             is usual, and bounds the memory whatever it reads. gradient="token" has no clip: with unit keys and without momentum its
             steps contract by themselves.
-        initial_forgetting: alpha at the start of training.
-        initial_momentum: eta at the start of training.
+        initial_forgetting: the share alpha at the start of training.
+        initial_momentum: the share eta at the start of training.
         local: local memories with small chunks beside this one, which is then the global memory and takes a large chunk_size; None for
             none.
     """
@@ -344,7 +346,7 @@ class TitansConfig(Config):
         variant: "lmm" (memory alone), "mac" (memory as context), "mag" (memory as gate) or "mal" (memory as layer).
         hidden_dim: of the SwiGLU feed-forward layer; None for 8/3 dim rounded up to a multiple of 8, as in Llama.
         dropout: on every residual branch, in [0, 1).
-        norm_eps: of the RMS norms.
+        norm_eps: added within the RMS norms, so that none divides by 0.
         memory: the long-term memory of each block.
         attention: the short-term memory of each block.
     """
@@ -384,7 +386,7 @@ class SamplingConfig(Config):
     """How a token is drawn. Every filter looks at the chances after the temperature; a token stays that all of them keep.
 
     Attributes:
-        temperature: logits are divided by it; 0 takes the likeliest token, the first of equal ones.
+        temperature: above 1 unlikely tokens become likelier, below 1 less likely; 0 takes the likeliest token, the first of equal ones.
         top_k: keep so many of the likeliest tokens; None for all.
         top_p: keep the fewest of the likeliest tokens whose chances reach this sum (nucleus sampling, arXiv 1904.09751); None for all.
         min_p: keep tokens of at least this share of the likeliest one's chance (arXiv 2407.01082); None for all.

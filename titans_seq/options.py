@@ -3,8 +3,9 @@
 import dataclasses
 import functools
 import inspect
+import re
 import typing
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterable, Mapping
 from pathlib import Path
 from typing import Annotated, Any, Literal
 
@@ -134,9 +135,9 @@ def _flags_class(base: Config, path: str, name: str, optional: bool = False) -> 
     That of an optional part begins with a field which no help shows: cyclopts puts the word "none", given for the part, into the first.
     """
     config_class = type(base)
-    group = cyclopts.Group(path, help=_summary(config_class), sort_key=(path.count("."), path))
     help_texts = {entry.arg_name: entry.description for entry in parse(config_class.__doc__ or "").params}
     hints = typing.get_type_hints(config_class)
+    group = cyclopts.Group(path, help=_typed(_summary(config_class), hints), sort_key=(path.count("."), path))
     fields: list[tuple[str, Any, Any]] = []
     if optional:
         fields.append((IS_NONE, Annotated[Literal["none"] | None, cyclopts.Parameter(show=False)], dataclasses.field(default=None)))
@@ -149,7 +150,7 @@ def _flags_class(base: Config, path: str, name: str, optional: bool = False) -> 
             kind = nested | Literal["none"] | None if may_be_none else nested | None
         else:
             kind = _flag_type(hints[f.name]) | None
-        help_text, seen = _one_line(help_texts.get(f.name)), not f.metadata.get(HIDDEN)
+        help_text, seen = _typed(_one_line(help_texts.get(f.name)), hints), not f.metadata.get(HIDDEN)
         shown = cyclopts.Parameter(help=help_text, show_default=_text(value), group=group, show=seen)
         fields.append((f.name, Annotated[kind, shown], dataclasses.field(default=None)))
     return dataclasses.make_dataclass(name.capitalize(), fields, kw_only=True, frozen=True, namespace={"__module__": __name__})
@@ -201,6 +202,11 @@ def _summary(config_class: type) -> str:
 
 def _one_line(text: str | None) -> str:
     return " ".join((text or "").split())
+
+
+def _typed(text: str, fields: Iterable[str]) -> str:
+    """A help with None and the names of these fields as one types them."""
+    return re.sub(rf"\b({'|'.join(fields)})\b", lambda name: _flag(name[0]), text).replace("None", "none")
 
 
 def _text(value: Any) -> str | Literal[False]:

@@ -7,6 +7,7 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from typing import Any, TextIO
 
+from cyclopts import App, ArgumentCollection
 from rich.console import Console
 from rich.live import Live
 from rich.spinner import Spinner
@@ -33,6 +34,13 @@ def starting(quiet: bool = False, delay: float = DELAY) -> Iterator[None]:
         yield
     finally:
         sign.end()
+
+
+def end_if_quiet(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:
+    """End the spinner where a command is to be quiet, as a file of options may say: a cyclopts config, after those that read files."""
+    quiet = any("--quiet" in argument.names and argument.tokens and argument.convert() is True for argument in arguments)
+    if quiet and isinstance(sys.stderr, _Watched):
+        sys.stderr.end()
 
 
 class _Sign:
@@ -67,17 +75,17 @@ class _Sign:
 
 
 class _Watched:
-    """A stream that calls `on_write` before it is written to, also by way of its buffer."""
+    """A stream that calls `end` before it is written to, also by way of its buffer."""
 
-    def __init__(self, stream: TextIO, on_write: Callable[[], None]) -> None:
-        self._stream, self._on_write = stream, on_write
+    def __init__(self, stream: TextIO, end: Callable[[], None]) -> None:
+        self._stream, self.end = stream, end
 
     def write(self, text: str) -> int:
         """As of the stream."""
-        self._on_write()
+        self.end()
         return self._stream.write(text)
 
     def __getattr__(self, name: str) -> Any:
         if name in ("buffer", "writelines"):
-            self._on_write()
+            self.end()
         return getattr(self._stream, name)

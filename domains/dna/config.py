@@ -9,13 +9,13 @@ from titans_seq.config import Config, TitansConfig, Variant
 
 @dataclass(frozen=True, kw_only=True)
 class DNAConfig(Config):
-    """The nucleotide model: a backbone between an embedding of bases and the logits of the next one.
+    """The nucleotide model: a backbone between an embedding of bases and the chances of the next one.
 
     Attributes:
         titans: the backbone.
         soft_mask_weight: of a soft-masked (lower-case) base in the loss: 1 keeps it as any other, 0 leaves it out, between them it counts
             less. It is read in any case. N is read, and never counts.
-        contexts: of the memory of what followed the same bases before (`context_memory`); None for none.
+        contexts: a memory of what followed the same bases before; None for none.
     """
 
     titans: TitansConfig = field(default_factory=lambda: presets.tiny("mag"))

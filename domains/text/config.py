@@ -22,7 +22,7 @@ _DECIDED: dict[str, Any] = {HIDDEN: True}
 
 @dataclass(frozen=True, kw_only=True)
 class TextConfig(Config):
-    """The language model: a backbone between an embedding of tokens and the logits of the next one.
+    """The language model: a backbone between an embedding of tokens and the chances of the next one.
 
     Attributes:
         titans: the backbone.
@@ -64,7 +64,7 @@ class GenerationConfig(SamplingConfig):
     """How texts are gone on with.
 
     Attributes:
-        temperature: logits are divided by it; 0 takes the likeliest token, the first of equal ones.
+        temperature: above 1 unlikely tokens become likelier, below 1 less likely; 0 takes the likeliest token, the first of equal ones.
         top_k: keep so many of the likeliest tokens; None for all.
         top_p: keep the fewest of the likeliest tokens whose chances reach this sum (nucleus sampling, arXiv 1904.09751); None for all.
         min_p: keep tokens of at least this share of the likeliest one's chance (arXiv 2407.01082); None for all.

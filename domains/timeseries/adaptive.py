@@ -21,7 +21,7 @@ from torch import Tensor
 from domains.timeseries.config import QUANTILES
 from domains.timeseries.coverage import coverage_table
 from domains.timeseries.online import OnlineForecaster, StreamState
-from domains.timeseries.outputs import smallest_value
+from domains.timeseries.outputs import smallest_values
 from domains.timeseries.quantiles import Levels, forecast_of, quantiles_of, spread_of
 from titans_seq.errors import UserError
 from titans_seq.state import State
@@ -163,7 +163,7 @@ class AdaptiveForecaster(OnlineForecaster):
         forecast = super().predict(feat_dynamic_real)
         levels = self.tracker.levels
         issued = self.tracker.issue(self.steps, quantiles_of(forecast, levels.values))
-        return forecast_of(forecast, levels, issued, smallest_value(self.model.config.output))
+        return forecast_of(forecast, levels, issued, smallest_values(self.model.config))
 
     def coverage(self, channel_names: Sequence[str] | None = None) -> pl.DataFrame:
         """How often what came true lay inside the intervals that `predict` gave, as the table of `coverage.coverage`."""

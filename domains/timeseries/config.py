@@ -58,6 +58,7 @@ class ForecasterConfig(Config):
             so that a channel which stood still may move again. Above 0, a forecast depends on units.
         season_length: steps of a season whose profile, one a channel, is taken out of the series and added to forecasts; None for none.
         channel_maps: whether the linear part has a map for each channel; else one serves all.
+        nonnegative: numbers of the channels whose quantiles are never below 0.
         linear_memory: width of the keys of the memory by which the linear part goes on learning as it reads (`forecast_memory`), at least
             patch_length; 0 for a linear part that stays as it was trained.
         output: what is predicted of each step.
@@ -83,6 +84,7 @@ class ForecasterConfig(Config):
     season_length: int | None = None
     channel_maps: bool = False
     linear_memory: int = 0
+    nonnegative: tuple[int, ...] = ()
     output: OutputConfig = field(default_factory=OutputConfig)
 
     def __post_init__(self) -> None:
@@ -101,6 +103,10 @@ class ForecasterConfig(Config):
         self._require("linear_memory", fits, f"0, or at least 2 and patch_length={self.patch_length}")
         countable = self.linear_memory == 0 or self.output.kind != "negative_binomial"
         self._require("linear_memory", countable, "0 for counts, whose linear part is no forecast")
+        rising = all(a < b for a, b in pairwise((-1, *self.nonnegative, self.num_channels)))
+        self._require("nonnegative", rising, f"numbers of channels below {self.num_channels} in rising order")
+        fits = not self.nonnegative or self.output.kind == "quantile"
+        self._require("nonnegative", fits, "() for another output than quantiles; that of counts needs none")
         self._require("cardinality", all(n >= 1 for n in self.cardinality), "numbers of categories, each at least 1")
 
     @property

@@ -27,7 +27,7 @@ from domains.timeseries.coverage import actual_of
 from domains.timeseries.data import split
 from domains.timeseries.estimator import TitansEstimator
 from domains.timeseries.model import TitansForecaster
-from domains.timeseries.outputs import smallest_value
+from domains.timeseries.outputs import smallest_values
 from domains.timeseries.paths import with_paths
 from domains.timeseries.predictor import TitansPredictor, load_predictor
 from domains.timeseries.quantiles import Levels, forecast_of, quantiles_of, spread_of
@@ -57,7 +57,7 @@ class Calibration:
     counts: np.ndarray
     model: str | None = None
 
-    def apply(self, forecast: Forecast, smallest: float = -math.inf) -> QuantileForecast:
+    def apply(self, forecast: Forecast, smallest: np.ndarray | float = -math.inf) -> QuantileForecast:
         """The forecast with its quantiles corrected and put in order, none below `smallest`.
 
         Raises:
@@ -122,7 +122,7 @@ class CalibratedPredictor(Predictor):
     def predict(self, dataset: Dataset, num_samples: int | None = None) -> Iterator[Forecast]:
         """Forecasts of each entry at the calibrated levels; with `num_samples` that many paths of them instead, as of `TitansPredictor`."""
         if num_samples is None:
-            smallest = smallest_value(self.model.config.output) if isinstance(self.predictor, TitansPredictor) else -math.inf
+            smallest = smallest_values(self.model.config) if isinstance(self.predictor, TitansPredictor) else -math.inf
             for forecast in self.predictor.predict(dataset):
                 yield self.calibration.apply(forecast, smallest)
         else:

@@ -30,7 +30,7 @@ from domains.timeseries.metrics import default_season_length
 from domains.timeseries.outputs import LOCATION, describe_output
 from domains.timeseries.predictor import TitansPredictor, make_predictor
 from domains.timeseries.presets import default_backbone
-from domains.timeseries.start import check_lengths, fit_units, hold_out, start_linear
+from domains.timeseries.start import check_lengths, check_nonnegative, fit_units, hold_out, start_linear
 from domains.timeseries.training import ForecasterModule
 from domains.timeseries.windows import DYNAMIC, ForecastInstance, RandomWindows, Series, calendar, last_windows
 from titans_seq import TitansConfig
@@ -45,7 +45,13 @@ LONGEST_PATCH = 32
 LONGEST_SEASON = 400
 """Steps of a season that is taken without being asked for."""
 WARMUP_SHARE = 0.1
-OWN_ARGUMENTS = {"gradient_clip_val": "gradient_clip", "accumulate_grad_batches": "accumulate", "max_steps": "max_steps"}
+OWN_ARGUMENTS = {
+    "gradient_clip_val": "gradient_clip",
+    "accumulate_grad_batches": "accumulate",
+    "max_steps": "max_steps",
+    "min_epochs": "patience (None trains for all of max_steps)",
+    "min_steps": "patience (None trains for all of max_steps)",
+}
 """Of Lightning's Trainer, whose work the forecaster's training does itself."""
 
 
@@ -89,6 +95,8 @@ class TitansEstimator(PyTorchLightningEstimator):
         ridge_start: begin from the closed-form linear forecaster (`start_from_ridge`); counts have none.
         linear_memory: width of the keys with which the linear part goes on learning as it reads, 32 for example, for streams that change
             (`forecast_memory`); 0 for none. It needs ridge_start.
+        nonnegative: of series that are never negative, such as sales: quantiles and samples are clipped at 0. True for all channels, or
+            the numbers of those. Training on a negative value is refused; the loss is of the quantiles as they are.
         validation_windows: windows of prediction_length at the end of each training series that choose the best epoch; None for about a
             tenth of the series. Only where `train` is given no validation data; 0 for none.
         patience: epochs without a better validation loss before training stops; None to go on.
@@ -136,6 +144,7 @@ class TitansEstimator(PyTorchLightningEstimator):
         unfinished_patches: bool = False,
         ridge_start: bool = True,
         linear_memory: int = 0,
+        nonnegative: bool | list[int] = False,
         validation_windows: int | None = None,
         patience: int | None = 4,
         seed: int = 0,
@@ -167,6 +176,7 @@ class TitansEstimator(PyTorchLightningEstimator):
             channel_maps=channel_maps,
             spread_prior=spread_prior,
             linear_memory=linear_memory,
+            nonnegative=tuple(range(num_channels or 1) if nonnegative is True else sorted(nonnegative or ())),
             output=output,
         )
         if linear_memory and not ridge_start:
@@ -320,6 +330,7 @@ class TitansEstimator(PyTorchLightningEstimator):
     ) -> TrainOutput:
         given = [Series(entry, self.config, self.univariate) for entry in training_data]
         check_lengths(given, self.config, self.min_past)
+        check_nonnegative(given, self.config.nonnegative)
         if validation_data is None:
             training, validation = hold_out(given, self.config, self.validation_windows)
             described = describe_data(given) if folder else ""
@@ -378,7 +389,7 @@ class TitansEstimator(PyTorchLightningEstimator):
         self, module: ForecasterModule, validates: bool, metrics: Path | None, folder: Path | None
     ) -> tuple[pl.Trainer, BestWeights, Patience | None]:
         config, given = self.training_config, dict(self.trainer_kwargs)
-        rows = WriteMetrics(config, config.log_every)
+        rows = WriteMetrics(config, self.num_batches_per_epoch)
         best = BestWeights(rows, validates)
         patience = Patience("val_loss", patience=self.patience) if validates and self.patience is not None else None
         callbacks = [*given.pop("callbacks", []), best, *([] if patience is None else [patience])]

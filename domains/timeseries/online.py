@@ -18,6 +18,8 @@ from torch import Tensor
 
 from domains.timeseries.data import quiet_pandas
 from domains.timeseries.model import TitansForecaster
+from domains.timeseries.outputs import smallest_values
+from domains.timeseries.quantiles import bounded
 from domains.timeseries.reading import ForecasterState
 from domains.timeseries.windows import period_freq, time_columns
 from titans_seq.display import html_table, size
@@ -274,7 +276,7 @@ class OnlineForecaster:
 
         with torch.inference_mode():
             (forecast,) = self.predictor.forecast_generator([batch], net, [], None, None)
-        return forecast
+        return bounded(forecast, smallest_values(c))
 
     # ---- on disk
 

@@ -1,6 +1,5 @@
 """What the forecaster predicts of a step: GluonTS outputs, and how the forecaster uses them."""
 
-import math
 from statistics import NormalDist
 from typing import Any
 
@@ -9,10 +8,11 @@ from titans_seq.quiet import quiet_import
 with quiet_import():
     from gluonts.torch.distributions import LaplaceOutput, NegativeBinomialOutput, NormalOutput, Output, QuantileOutput, StudentTOutput
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from domains.timeseries.config import OutputConfig
+from domains.timeseries.config import ForecasterConfig, OutputConfig
 
 OUTPUTS: dict[str, type[Output]] = {
     "quantile": QuantileOutput,
@@ -25,9 +25,10 @@ LOCATION = {"quantile": 0, "normal": 0, "student_t": 1, "laplace": 0}
 """Which argument of an output is a location, that a shift of the series shifts; counts have none."""
 
 
-def smallest_value(config: OutputConfig) -> float:
-    """The least value of what is predicted: 0 of counts, -inf else."""
-    return -math.inf if config.kind in LOCATION else 0.0
+def smallest_values(config: ForecasterConfig) -> np.ndarray:
+    """The least value that is predicted of each channel, (C,) float64: 0 of counts and where it is to be nonnegative, -inf else."""
+    counts = config.output.kind not in LOCATION
+    return np.array([0.0 if counts or channel in config.nonnegative else -np.inf for channel in range(config.num_channels)])
 
 
 def make_output(config: OutputConfig) -> Output:

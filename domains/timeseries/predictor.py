@@ -19,7 +19,9 @@ from gluonts.model.forecast import Forecast
 
 from domains.timeseries.model import TitansForecaster
 from domains.timeseries.online import OnlineForecaster
+from domains.timeseries.outputs import smallest_values
 from domains.timeseries.paths import with_paths
+from domains.timeseries.quantiles import bounded
 from domains.timeseries.training import ForecasterModule
 from domains.timeseries.windows import ForecastInstance, calendar
 from titans_seq.errors import UserError
@@ -66,13 +68,13 @@ class TitansPredictor(PyTorchPredictor):
 
     def _forecasts(self, dataset: Dataset) -> Iterator[Forecast]:
         """As GluonTS makes them, which would leave gradients off from the first forecast to the last, in whatever runs between them."""
-        forecasts = super().predict(dataset)
+        forecasts, smallest = super().predict(dataset), smallest_values(self.model.config)
         while True:
             with torch.no_grad():
                 forecast = next(forecasts, None)
             if forecast is None:
                 return
-            yield forecast
+            yield bounded(forecast, smallest)
 
     @property
     def model(self) -> TitansForecaster:

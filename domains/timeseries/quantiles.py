@@ -7,6 +7,7 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from itertools import pairwise
+from typing import Any
 
 import numpy as np
 from gluonts.model.forecast import Forecast, QuantileForecast
@@ -78,10 +79,30 @@ def quantiles_of(forecast: Forecast, levels: Sequence[float]) -> np.ndarray:
     return np.stack([np.reshape(forecast.quantile(level), (steps, -1)) for level in levels]).astype(np.float64)
 
 
-def forecast_of(like: Forecast, levels: Levels, quantiles: np.ndarray, smallest: float) -> QuantileForecast:
+class BoundedForecast(QuantileForecast):
+    """Quantiles of which none is below `smallest`, (C,) or a number: those between and beyond the stored levels too."""
+
+    def __init__(self, forecast_arrays: np.ndarray, *args: Any, smallest: np.ndarray | float, **kwargs: Any) -> None:
+        self.smallest = np.asarray(smallest, dtype=forecast_arrays.dtype)
+        super().__init__(np.maximum(forecast_arrays, self.smallest), *args, **kwargs)
+
+    def quantile(self, inference_quantile: float | str) -> np.ndarray:
+        """As of GluonTS, which goes on beyond the outermost levels."""
+        return np.maximum(super().quantile(inference_quantile), self.smallest)
+
+
+def bounded(forecast: Forecast, smallest: np.ndarray | float) -> Forecast:
+    """The forecast with quantiles none of which is below `smallest`; one that stores no quantiles has its own bounds, and stays."""
+    if not isinstance(forecast, QuantileForecast) or np.all(np.isneginf(smallest)):
+        return forecast
+    named = {name: getattr(forecast, name) for name in ("start_date", "forecast_keys", "item_id", "info")}
+    return BoundedForecast(forecast.forecast_array, **named, smallest=smallest)
+
+
+def forecast_of(like: Forecast, levels: Levels, quantiles: np.ndarray, smallest: np.ndarray | float) -> QuantileForecast:
     """A forecast of quantiles (Q, H, C), none below `smallest`; its item, start, shape and mean, if stored, are those of `like`."""
     keys = list(map(str, levels.values))
-    arrays = np.maximum(quantiles, smallest).reshape(len(keys), *np.shape(like.quantile(levels.values[0])))
+    arrays = quantiles.reshape(len(keys), *np.shape(like.quantile(levels.values[0])))
     if not isinstance(like, QuantileForecast) or "mean" in like.forecast_keys:
         keys, arrays = ["mean", *keys], np.concatenate([np.reshape(like.mean, (1, *arrays.shape[1:])), arrays])
-    return QuantileForecast(arrays, start_date=like.start_date, forecast_keys=keys, item_id=like.item_id, info=like.info)
+    return BoundedForecast(arrays, like.start_date, keys, like.item_id, like.info, smallest=smallest)

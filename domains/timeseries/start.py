@@ -9,7 +9,7 @@ from domains.timeseries.config import ForecasterConfig
 from domains.timeseries.forecast_memory import start_forecast_memory
 from domains.timeseries.model import TitansForecaster
 from domains.timeseries.ridge import Batches, start_from_ridge
-from domains.timeseries.windows import DYNAMIC, RandomWindows, Series, Units, last_windows
+from domains.timeseries.windows import DYNAMIC, RandomWindows, Series, Units, first_negative, last_windows
 
 RIDGE_EPOCHS = 4
 """Epochs' worth of windows that the closed-form start looks at."""
@@ -28,6 +28,18 @@ def check_lengths(series: Sequence[Series], config: ForecasterConfig, min_past: 
             f"the longest training series has {longest} steps; prediction_length={config.prediction_length} "
             f"with context_length={config.context_length} needs at least {needed}"
         )
+
+
+def check_nonnegative(series: Sequence[Series], channels: Sequence[int]) -> None:
+    """Raise ValueError where one of these channels has a negative value."""
+    for one in series:
+        found = first_negative(one.target, channels)
+        if found is not None:
+            channel, step = found
+            raise ValueError(
+                f"item {one.item!r}: channel {channel} is {one.target[channel, step]:g} at {one.start + step}, but nonnegative says that "
+                "it has no negative value"
+            )
 
 
 def hold_out(series: Sequence[Series], config: ForecasterConfig, windows: int | None) -> tuple[list[Series], list[Series]]:

@@ -152,6 +152,15 @@ class Series:
         return Units.of(self.target)
 
 
+def first_negative(target: np.ndarray, channels: Sequence[int]) -> tuple[int, int] | None:
+    """Channel and step of the first negative value in these channels of a target (C, T), None where there is none."""
+    for start in range(0, target.shape[1], BLOCK):
+        steps, rows = np.nonzero(np.asarray(target[:, start : start + BLOCK])[list(channels)].T < 0)
+        if len(steps):
+            return channels[int(rows[0])], start + int(steps[0])
+    return None
+
+
 @dataclass(frozen=True)
 class Units:
     """Observed values of each row of an array: their number, mean, and sum of squared distances from it, (F,) float64 each."""

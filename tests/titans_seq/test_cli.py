@@ -3,6 +3,7 @@
 import io
 import json
 import os
+import re
 import signal
 import subprocess
 import sys
@@ -113,6 +114,7 @@ def test_help_of_every_level_fits_80_columns_and_says_what_everything_is() -> No
         lines = screen.getvalue().splitlines()
         assert lines[0].startswith(" ".join(("Usage: titans-seq", *path)))
         assert max(map(len, lines)) <= 80
+        assert not re.search(r"\bNone\b|[a-z]Config\b|\b(num_heads|num_layers|head_dim|max_steps)\b", screen.getvalue()), path
         assert app.help, path
         if app.default_command:
             for argument in app.assemble_argument_collection():
@@ -283,7 +285,7 @@ def test_info_of_a_third_partys_model(site: Path, tmp_path: Path) -> None:
     (tmp_path / "model").mkdir()
     (tmp_path / "model" / "config.json").write_text(json.dumps(values))
     (tmp_path / "model" / "model.safetensors").write_bytes((GOLDEN / "lmm" / "model.safetensors").read_bytes())
-    assert "SensorModel" in run("info", str(tmp_path / "model"), site=site).stdout
+    assert "SensorModel" in run("info", str(tmp_path / "model"), "--json", site=site).stdout
     done = run("info", str(tmp_path / "model"))
     assert done.returncode == 2
     assert "no installed package has the model_type 'sensor_model'" in done.stderr

@@ -2,7 +2,7 @@
 
 import dataclasses
 import pickle
-from typing import Any
+from typing import Any, Literal
 
 import docstring_parser
 import pytest
@@ -172,6 +172,20 @@ def test_a_missing_key_is_refused_by_name() -> None:
 def test_wrong_types_are_refused(config_class: type[Config], values: dict, message: str) -> None:
     with pytest.raises(ValueError, match=message):
         config_class.from_dict(values)
+
+
+@dataclasses.dataclass(frozen=True, kw_only=True)
+class Dated(Config):
+    """Attributes: order: of a date."""
+
+    order: Literal["day", "month"] | None = None
+
+
+def test_one_of_some_words_or_none() -> None:
+    assert [Dated(order=order).order for order in ("day", None)] == ["day", None]
+    for order in ("year", "None", 1):
+        with pytest.raises(ValueError, match=r"Dated.order must be one of 'day', 'month', None, got"):
+            Dated.from_dict({"order": order})
 
 
 def test_an_integer_is_a_float_too() -> None:

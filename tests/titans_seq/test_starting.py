@@ -10,8 +10,11 @@ import time
 from pathlib import Path
 
 import pytest
+from cyclopts import App
 
 from tests.limits import HANG
+from titans_seq.cli import build_app
+from titans_seq.options import ConfigFile
 from titans_seq.starting import starting
 
 SPINS = "⠋ starting"
@@ -103,6 +106,19 @@ def test_nothing_is_shown(case: str, monkeypatch: pytest.MonkeyPatch) -> None:
     with starting(quiet=case == "quiet", delay=HANG if case == "fast" else 0):
         time.sleep(0.05)
     assert screen.getvalue() == ""
+
+
+@pytest.mark.parametrize(("line", "spins"), [("quiet = true", False), ("quiet = false", True), ("", True)])
+def test_a_file_of_options_can_be_quiet(line: str, spins: bool, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "run.toml").write_text(line)
+    screen, app = on_a_terminal(monkeypatch), App(config=build_app().config, result_action="return_value")
+
+    @app.default
+    def command(*, quiet: bool = False, config: ConfigFile = None) -> bool:
+        return sys.stderr is not screen
+
+    with starting(delay=HANG):
+        assert app(["--config", str(tmp_path / "run.toml")]) == spins
 
 
 def test_a_command_that_imports_torch_shows_it(tmp_path: Path) -> None:

@@ -28,7 +28,7 @@ def info(
     found = {
         "folder": str(Path(folder).resolve()),
         "model_type": header.model_type,
-        "class": f"{type(outline).__module__}.{type(outline).__qualname__}",
+        **({"class": f"{type(outline).__module__}.{type(outline).__qualname__}"} if as_json else {}),
         "titans_seq_version": header.version,
         "parameters": sum(x.numel() for x in outline.parameters()),
         "parameters_by_part": parts(outline),

@@ -113,7 +113,7 @@ def choose_implementation(
     if problem is not None:
         return Implementation("chunkwise", f"The fused form {problem}.")
     where = "a CPU" if _on_cpu(q) else "an NVIDIA GPU"
-    return Implementation("fused", f"q is on {where}, and the fused kernels do all that is asked.")
+    return Implementation("fused", f"The tensors are on {where}, and the fused kernels do all that is asked.")
 
 
 def _on_cpu(q: Tensor) -> bool:

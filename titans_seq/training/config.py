@@ -17,7 +17,7 @@ class TrainingConfig(Config):
 
     Attributes:
         learning_rate: at its highest, after the warm-up.
-        weight_decay: of linear maps (`parameter_groups`).
+        weight_decay: of linear maps and convolutions.
         beta1: of AdamW.
         beta2: of AdamW.
         max_steps: steps of the whole run.
@@ -31,7 +31,7 @@ class TrainingConfig(Config):
         batch_size: rows of a batch, over all devices.
         accumulate: batches a step; each unit counts alike, however the batches are filled.
         segment_length: tokens of a row in one batch; gradients reach no further (truncated back-propagation through time).
-        carry_state: hand the state on from a segment to the next of the same document, detached; else every segment starts anew.
+        carry_state: hand the state on from a segment to the next of the same document; else every segment starts anew.
         length_warmup: steps of each of n stages with shorter sequences, before those of segment_length: the first has segment_length / 2^n
             tokens a row, and each has twice those of the one before (HyenaDNA, arXiv 2306.15794). Rows grow as they shrink, so tokens a
             step stay. Such a sequence goes on from none. Empty for none.

@@ -77,11 +77,12 @@ class WriteMetrics(Callback):
 
     Columns: train_METRIC and validation_METRIC in the domain's unit, tokens (or the domain's units, read so far), learning_rate and
     gradient_norm (of the step, before clipping), tokens_per_second (since the row before, validations left out), seconds (of the whole run
-    so far, what was done again after a stop left out), and where the run has epochs of `epoch_steps` steps the epoch, 1 ...
+    so far, what was done again after a stop left out), and where the run has epochs of `epoch_batches` batches the epoch, 1 ...
     """
 
-    def __init__(self, config: TrainingConfig, epoch_steps: int | None = None) -> None:
-        self._config, self._epoch_steps = config, epoch_steps
+    def __init__(self, config: TrainingConfig, epoch_batches: int | None = None) -> None:
+        self._config, self._epoch_batches = config, epoch_batches
+        self._epoch_steps = None if epoch_batches is None else -(-epoch_batches // config.accumulate)
         self._step, self._row_step, self._row_time, self._validation_start = 0, 0, 0.0, 0.0
         self._begin = 0.0  # of the run, had it never been stopped
         self.last: dict[str, float] = {}
@@ -89,7 +90,7 @@ class WriteMetrics(Callback):
 
     def columns(self, metric: Metric) -> list[str]:
         """Those of metrics.csv but for the step."""
-        epoch = [] if self._epoch_steps is None else ["epoch"]
+        epoch = [] if self._epoch_batches is None else ["epoch"]
         of_step = [metric.units, f"train_{metric.column}", "learning_rate", "gradient_norm", f"{metric.units}_per_second"]
         return [*epoch, *of_step, f"validation_{metric.column}", "seconds"]
 
@@ -111,19 +112,27 @@ class WriteMetrics(Callback):
         if not is_due(step, self._config.log_every, self._config.max_steps):
             return
         now = time.perf_counter()
-        metric, tokens = pl_module.model.metric, self._config.tokens_per_step
+        metric, read = pl_module.model.metric, self._units(step)
         self._write(
             trainer,
             {
-                metric.units: step * tokens,
+                metric.units: read,
                 f"train_{metric.column}": pl_module.mean(pl_module.window) * metric.factor,
                 "learning_rate": pl_module.learning_rate,
                 "gradient_norm": float(pl_module.gradient_norm),
-                f"{metric.units}_per_second": (step - self._row_step) * tokens / (now - self._row_time),
+                f"{metric.units}_per_second": (read - self._units(self._row_step)) / (now - self._row_time),
             },
         )
         pl_module.window.clear()
         self._row_step, self._row_time = step, now
+
+    def _units(self, step: int) -> int:
+        """Tokens, or the domain's units, that were read up to a step. An epoch's last step has fewer batches where they are not enough."""
+        of_step = self._config.tokens_per_step
+        if self._epoch_batches is None or self._epoch_steps is None:
+            return step * of_step
+        epochs, steps = divmod(step, self._epoch_steps)
+        return epochs * self._epoch_batches * of_step // self._config.accumulate + steps * of_step
 
     def on_validation_start(self, trainer: pl.Trainer, pl_module: pl.LightningModule) -> None:
         """Its time is not that of training."""

@@ -61,8 +61,9 @@ def backtest(
     if not quiet:
         report.print_table(series)
         report.print_split(series, chosen)
+    entries = series.to_gluonts()
     made = run(
-        series.to_gluonts(),
+        entries,
         make_estimator(series, chosen, backbone, training, progress=not quiet),
         windows=windows,
         season_length=chosen.season,
@@ -79,6 +80,7 @@ def backtest(
         if windows > 1:
             report.print_along(scores.by_window, "window", "By window, mean over channels", output / by_window, starts)
         report.print_along(scores.by_horizon, "horizon", "By steps ahead, mean over channels", output / by_horizon)
+        report.hint_nonnegative(made.forecasts, entries, series.targets)
     history, last, naive, actuals = map(made.last_window, (made.test.input, made.forecasts, made.naive, made.test.label))
     writers = {
         f"forecasts{kind}": table_writer(forecast_table(made.forecasts, series.targets, table=series, actuals=made.test.label)),

@@ -4,7 +4,6 @@ import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, fields
-from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
@@ -18,6 +17,7 @@ if TYPE_CHECKING:
     from domains.timeseries.cli.options import Lengths
     from domains.timeseries.conformal import CalibratedPredictor
     from domains.timeseries.data import Roles, Table
+    from domains.timeseries.data.stream import RowReader
     from domains.timeseries.predictor import TitansPredictor
     from titans_seq.card import Card
 
@@ -35,6 +35,7 @@ class TrainedTable(Config):
         timestamp, item_id, target, past_features, future_features, static_features: the columns, as of `Roles`.
         freq: step of the timestamps.
         missing: whether missing values are refused or masked.
+        decimal, date_order: as of `read_table`.
         season_length: steps in a season.
         example: the series that ships; None for a file.
     """
@@ -48,6 +49,8 @@ class TrainedTable(Config):
     future_features: tuple[str, ...] = ()
     static_features: tuple[str, ...] = ()
     missing: Missing = "error"
+    decimal: Literal[".", ","] = "."
+    date_order: Literal["day", "month"] | None = None
     example: str | None = None
 
 
@@ -86,6 +89,13 @@ class Trained:
             said = f"Columns, step and context are those that the model was trained with ({self.folder / TABLE_NAME}, config.json)."
             raise UserError(f"{error.problem} {said}") from error
 
+    def reader(self, path: Path, header: str) -> "RowReader":
+        """Of rows of such a table as they arrive below their header; `path` is named in errors."""
+        from domains.timeseries.data.stream import RowReader
+
+        t = self.table
+        return RowReader(path, header, self.roles, t.freq, self.categories, t.decimal, t.date_order)
+
     def read(self, file: Path | None, missing: Missing | None = None, cache: Path | None = None) -> "Table":
         """A file of the same columns, or the series that ships if the model was trained on it; `missing` as in training where None.
 
@@ -106,18 +116,12 @@ class Trained:
             if file.name.lower().endswith(".tsf") and cache is None:
                 table = read_table(file, static_features=t.static_features, categories=self.categories, missing=missing)
             else:
-                table = (read_table if cache is None else partial(map_table, cache=cache))(
-                    file,
-                    target=t.target,
-                    timestamp=t.timestamp,
-                    item_id=t.item_id,
-                    freq=t.freq,
-                    past_features=t.past_features,
-                    future_features=t.future_features,
-                    static_features=t.static_features,
-                    categories=self.categories,
-                    missing=missing,
-                )
+                columns = vars(self.roles)
+                chosen: dict[str, Any] = columns | {"freq": t.freq, "categories": self.categories, "missing": missing}
+                if cache is None:
+                    table = read_table(file, **chosen, decimal=t.decimal, date_order=t.date_order)
+                else:
+                    table = map_table(file, cache, **chosen)
         if table.targets != t.target or table.step != t.freq:
             raise UserError(
                 f"{file}: {', '.join(table.targets)} every {table.step}, but {self.folder} was trained on {', '.join(t.target)} "
@@ -135,6 +139,7 @@ def save(
     lengths: "Lengths",
     scores: "pl.DataFrame | None",
     missing: str,
+    decimal: str,
 ) -> None:
     """Write the model with its calibration if it has one, its card, and last table.json, without which `load` refuses the folder.
 
@@ -149,7 +154,9 @@ def save(
     roles = {name: list(value) if isinstance(value, tuple) else value for name, value in vars(table.roles).items()}
     example = "seattle_weather" if file is None else None
     written = {
-        "table": roles | {"freq": table.step, "season_length": lengths.season, "missing": missing, "example": example},
+        "table": roles
+        | {"freq": table.step, "season_length": lengths.season, "missing": missing, "example": example}
+        | {"decimal": decimal, "date_order": table.date_order},
         "categories": {name: list(known) for name, known in table.static.categories.items()} if table.static else {},
         "units": table.units,
         "calibrated": calibrated,

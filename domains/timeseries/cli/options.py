@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal
 from cyclopts import Group, Parameter
 from cyclopts.validators import Number
 
+from domains.timeseries.cli.report import short
 from titans_seq.config import TitansConfig
 from titans_seq.errors import UserError
 from titans_seq.progress import make_bar
@@ -41,7 +42,7 @@ class TableOptions:
     """How a file is read."""
 
     target: Annotated[str | None, Parameter(help="Columns to forecast, a,b,c. Default: every numeric one.")] = None
-    timestamp: Annotated[str | None, Parameter(help="Column of the time steps. Default: the only one.")] = None
+    timestamp: Annotated[str | None, Parameter(help="Column of the time steps. Default: the only one that holds dates.")] = None
     item_id: Annotated[str | None, Parameter(help="Column that tells series apart. Default: one series.")] = None
     freq: Annotated[str | None, Parameter(help="Step, such as 15min, h, D, W, M. Default: inferred.")] = None
     past_features: Annotated[str | None, Parameter(help="Columns of numbers known up to now, a,b,c.")] = None
@@ -50,6 +51,7 @@ class TableOptions:
     ] = None
     static_features: Annotated[str | None, Parameter(help="Columns with one number or category a series.")] = None
     missing: Annotated[Missing, Parameter(help="Refuse missing values and steps, or mask them out. Nothing is imputed.")] = "error"
+    decimal: Annotated[Literal[".", ","], Parameter(help="Mark before the fraction of numbers in CSV and TSV.")] = "."
     cache: Cache = None
 
 
@@ -77,8 +79,8 @@ class TrainingOptions:
     max_steps: Annotated[int, Parameter(help="Steps of the whole run.", validator=AtLeastOne)] = 800
     validate_every: Annotated[int, Parameter(help="Steps between validations, the best of which is kept.", validator=AtLeastOne)] = 50
     batch_size: Annotated[int | None, Parameter(help="Windows in a batch. Default: 32.", validator=AtLeastOne)] = None
-    learning_rate: Annotated[float | None, Parameter(help="Largest step. Default: 0.005.", validator=Number(gt=0))] = None
-    accumulate: Annotated[int, Parameter(help="Batches a step.", validator=AtLeastOne)] = 1
+    learning_rate: Annotated[float | None, Parameter(help="Learning rate at its highest. Default: 0.005.", validator=Number(gt=0))] = None
+    accumulate: Annotated[int, Parameter(help="Batches in a step.", validator=AtLeastOne)] = 1
     gradient_clip: Annotated[float | None, Parameter(help="Largest norm of the gradient; none for no limit.", validator=Number(gt=0))] = 1.0
     ema_decay: Annotated[
         float | None,
@@ -86,11 +88,12 @@ class TrainingOptions:
             help="Of a moving average of the weights, which is then validated and kept. Default: none.", validator=Number(gt=0, lt=1)
         ),
     ] = None
-    precision: Annotated[Precision, Parameter(help="bf16 and 16 (CUDA only) run the backbone's products under autocast.")] = "32"
+    precision: Annotated[Precision, Parameter(help="Bits of the network's products: 32, or the faster bf16, or 16 (GPUs only).")] = "32"
     linear_memory: Annotated[
         int,
         Parameter(
-            help="Width of keys, 32 say, with which the linear part learns on as it reads streams; 0 for none.", validator=Number(gte=0)
+            help="Let the linear part of forecasts learn on as it reads, for streams that change: width of its keys, 32 say; 0 for not.",
+            validator=Number(gte=0),
         ),
     ] = 0
     calibration_windows: Annotated[
@@ -100,6 +103,9 @@ class TrainingOptions:
             validator=Number(gte=0),
         ),
     ] = 0
+    nonnegative: Annotated[
+        str | None, Parameter(help="Targets whose forecasts are clipped at 0, a,b,c: sales, counts, rain. Default: none.", group=_FORECAST)
+    ] = None
     seed: Annotated[int, Parameter(help="Seed of weights and sampling.", validator=Number(gte=0, lt=2**32))] = 0
     threads: Threads = 1
 
@@ -140,11 +146,12 @@ def read(file: Path | None, options: TableOptions, progress: bool = False) -> "T
     from domains.timeseries.data import load_example, map_table, read_table
 
     if file is None:
-        given = [f"--{name.replace('_', '-')}" for name, value in vars(options).items() if name != "missing" and value is not None]
+        changed = [name for name, value in vars(options).items() if name != "missing" and value != getattr(TABLE, name)]
+        given = [f"--{name.replace('_', '-')}" for name in changed]
         if given:
             raise UserError(f"{', '.join(given)}: such options describe a file; name the FILE as well.")
         return load_example()
-    chosen: dict[str, Any] = {
+    columns: dict[str, Any] = {
         "target": names("--target", options.target) or None,
         "timestamp": options.timestamp,
         "item_id": options.item_id,
@@ -155,10 +162,12 @@ def read(file: Path | None, options: TableOptions, progress: bool = False) -> "T
         "missing": options.missing,
     }
     if options.cache is None:
-        return read_table(file, **chosen)
+        return read_table(file, **columns, decimal=options.decimal)
+    if options.decimal != TABLE.decimal:
+        raise UserError("--decimal is for CSV and TSV; with --cache the file is a Parquet, whose numbers have no mark.")
     with make_bar(disable=not progress) as bar:
         task = bar.add_task(f"Copying {file.name}", total=None)
-        return map_table(file, options.cache, **chosen, progress=lambda done, total: bar.update(task, completed=done, total=total))
+        return map_table(file, options.cache, **columns, progress=lambda done, total: bar.update(task, completed=done, total=total))
 
 
 def lengths(
@@ -199,7 +208,11 @@ def lengths(
 def make_estimator(
     table: "Table", lengths: Lengths, backbone: TitansConfig, training: TrainingOptions, progress: bool, devices: int = 1, nodes: int = 1
 ) -> "TitansEstimator | CalibratingEstimator":
-    """An estimator for the channels and features of a table. Raises UserError for settings that do not go together."""
+    """An estimator for the channels and features of a table.
+
+    Raises:
+        UserError: settings that do not go together, or with the table.
+    """
     from domains.timeseries.conformal import CalibratingEstimator
     from domains.timeseries.estimator import TitansEstimator
 
@@ -227,6 +240,7 @@ def make_estimator(
         ema_decay=training.ema_decay,
         precision=training.precision,
         linear_memory=training.linear_memory,
+        nonnegative=_nonnegative(table, names("--nonnegative", training.nonnegative)),
         devices=devices,
         nodes=nodes,
         seed=training.seed,
@@ -241,3 +255,23 @@ def make_estimator(
     if not lengths.calibration:
         return estimator
     return CalibratingEstimator(estimator, lengths.calibration, lengths.season, progress)
+
+
+def _nonnegative(table: "Table", columns: tuple[str, ...]) -> list[int]:
+    """The numbers of these channels. Raises UserError for one that is no target, or has a negative value."""
+    from domains.timeseries.windows import first_negative
+
+    for column in columns:
+        if column not in table.targets:
+            raise UserError(f"--nonnegative {column}: is no target. The targets are: {', '.join(table.targets)}.")
+    channels = sorted({table.targets.index(column) for column in columns})
+    for entry in table.to_gluonts() if channels else ():
+        found = first_negative(entry["target"], channels)
+        if found is not None:
+            channel, step = found
+            (moment,) = table.stamps(entry["item_id"], entry["start"] + step, 1)
+            raise UserError(
+                f"--nonnegative {table.targets[channel]}: it is {entry['target'][channel, step]:g} at {short(moment)} in series "
+                f"'{entry['item_id']}'. Mend the value, or leave the column out of --nonnegative."
+            )
+    return channels

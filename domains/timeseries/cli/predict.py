@@ -48,6 +48,7 @@ def predict(
     if not quiet:
         report.print_table(table)
         report.print_forecast(rows)
+        report.hint_nonnegative(forecasts, entries, table.targets)
     writers: dict[str, Callable[[Path], object]] = {
         f"forecast.{file_format}": table_writer(rows),
         "forecast.png": partial(plot_forecast, entries, forecasts, table.targets, units=trained.units),

@@ -1,7 +1,7 @@
 """What the commands print: the split, scores, forecasts."""
 
 import sys
-from collections.abc import Mapping, Sequence
+from collections.abc import Iterable, Mapping, Sequence
 from datetime import datetime
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -71,6 +71,22 @@ def print_split(table: "Table", lengths: "Lengths") -> None:
     if scored:
         several = "s" if lengths.windows > 1 else ""
         print(f"Scored on the last {scored} steps: {lengths.windows} window{several} of {lengths.prediction}, season {lengths.season}.")
+
+
+def hint_nonnegative(forecasts: "Iterable[Forecast]", entries: Sequence[Mapping[str, Any]], channels: Sequence[str]) -> None:
+    """Say which channels' forecasts go below 0, as no value in the GluonTS `entries` does, and what clips them."""
+    import numpy as np
+
+    from domains.timeseries.quantiles import quantiles_of
+    from domains.timeseries.windows import first_negative
+
+    below = np.any([(quantiles_of(forecast, (0.1,)) < 0).any((0, 1)) for forecast in forecasts], axis=0)
+    found = [c for c in np.flatnonzero(below).tolist() if all(first_negative(entry["target"], [c]) is None for entry in entries)]
+    if found:
+        print(
+            f"Forecasts of {', '.join(channels[c] for c in found)} go below 0, where no value of the table is: train or backtest with "
+            f"--nonnegative {','.join(channels[c] for c in found)} to clip them at 0."
+        )
 
 
 def short(moment: datetime) -> str:

@@ -41,7 +41,7 @@ def train(
     ] = 4,
     training: TrainingOptions = TRAINING,
     devices: Annotated[
-        int, Parameter(help="To train on, of each node: GPUs where there are any, else processes.", validator=AtLeastOne)
+        int, Parameter(help="Devices of each machine to train on: GPUs where there are any, else processes.", validator=AtLeastOne)
     ] = 1,
     nodes: Annotated[int, Parameter(help="Machines to train on.", validator=AtLeastOne)] = 1,
     output: Annotated[Output, Parameter(help="Folder for the model, its card, and what predict needs.")] = Path("forecaster"),
@@ -54,8 +54,8 @@ def train(
 ) -> None:
     """Train a forecaster on a table, score it beside the seasonal naive, and save it.
 
-    A run that was stopped goes on with the same command and --resume; a checkpoint is written after every epoch, and after the step that
-    runs on Ctrl-C and SIGTERM.
+    A run that was stopped goes on with the same command and --resume; a checkpoint is written after every validation, and after the step
+    that runs on Ctrl-C and SIGTERM.
     """
     prepare(training.threads, output=output)
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
@@ -82,8 +82,10 @@ def train(
             predictor, scores = made.predictor, made.scores.by_channel
             if not quiet:
                 report.print_scores(scores)
+                report.hint_nonnegative(made.forecasts, entries, series.targets)
         else:
             predictor = estimator.train(entries, **kept)
         if first:
-            folder.save(output, predictor, series, file=file, lengths=chosen, scores=scores, missing=table.missing)
+            read_as = {"missing": table.missing, "decimal": table.decimal}
+            folder.save(output, predictor, series, file=file, lengths=chosen, scores=scores, **read_as)
             print(output)

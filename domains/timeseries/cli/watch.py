@@ -45,7 +45,7 @@ def watch(
     prepare(threads, output=output, **({} if state is None else {"state": state}))
     from domains.timeseries.cli import folder
     from domains.timeseries.cli.report import explain_notes, print_update
-    from domains.timeseries.data.stream import RowReader, follow
+    from domains.timeseries.data.stream import follow
     from domains.timeseries.metrics import forecast_table
     from domains.timeseries.plots import plot_forecast
     from domains.timeseries.streams import BadRow, Streams
@@ -61,8 +61,7 @@ def watch(
     bad: BadRow | None = None
     for lines in follow(file, interval=interval, idle=idle):
         if streams is None:
-            name = file or Path("standard input")
-            reader = RowReader(name, lines[0][1], trained.roles, trained.table.freq, trained.categories)
+            reader = trained.reader(file or Path("standard input"), lines[0][1])
             streams = Streams(predictor, reader, state)
         try:
             items = streams.observe(lines)

@@ -8,7 +8,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
-from domains.timeseries.data.files import ROW, Source
+from domains.timeseries.data.files import ROW, Decimal, Source
 from domains.timeseries.data.grid import quiet_pandas
 from domains.timeseries.data.table import Roles, Static
 
@@ -20,7 +20,11 @@ YEARS = (1678, 2199)
 _YEAR_LAST = r"^([0-9]{1,2})[./-]([0-9]{1,2})[./-]([0-9]{4})([ T]|$)"
 Order = Literal["day", "month"]
 """What comes first in dates that end with the year."""
-_POINT = "Numbers have a decimal point and no other mark, such as 1234.5"
+_MARKS = {
+    ".": ("Numbers have a decimal point and no other mark, such as 1234.5", "Or say --decimal , where a comma stands for the point."),
+    ",": ("Numbers have a decimal comma and no other mark, such as 1234,5", "Or leave out --decimal."),
+}
+"""How numbers are written with a decimal mark, and what else to say of the mark."""
 _MARKED = r"^[-+]?[\d.,'\s]*\d[\d.,'\s]*$"  # digits with such marks as 1,5 or 1.234.567 or 1'234 has
 _OWN_NAMES = ("item_id", "timestamp")
 
@@ -34,8 +38,9 @@ def find_roles(
     past_features: Sequence[str] = (),
     future_features: Sequence[str] = (),
     static_features: Sequence[str] = (),
+    date_order: Order | None = None,
 ) -> Roles:
-    """The roles asked for, checked, with defaults for timestamp and target found in the data."""
+    """The roles asked for, checked, with defaults for timestamp and target found in the data. date_order: as of `read_table`."""
     given = [
         *(("--timestamp", column) for column in [timestamp] if column is not None),
         *(("--item-id", column) for column in [item_id] if column is not None),
@@ -52,7 +57,7 @@ def find_roles(
         options[column] = option
     if static_features and item_id is None:
         source.fail("--static-features tell series apart: name the column of the series with --item-id.")
-    time_column = timestamp or _timestamp_column(source, set(options))
+    time_column = timestamp or _timestamp_column(source, set(options), date_order)
     targets = tuple(dict.fromkeys(target)) if target else _target_columns(source, {time_column, *options})
     for column in (*targets, *past_features, *future_features, *static_features):
         if column == time_column or column in _OWN_NAMES:
@@ -68,13 +73,13 @@ def find_roles(
     )
 
 
-def _timestamp_column(source: Source, taken: set[str]) -> str:
+def _timestamp_column(source: Source, taken: set[str], order: Order | None) -> str:
     free = [column for column in source.columns if column not in taken]
-    found = [c for c in free if _mostly(as_time(source.frame[c]), source.frame[c])]
+    found = [c for c in free if _mostly(as_time(source.frame[c], order=order or date_order(source.frame[c])), source.frame[c])]
     if len(found) == 1:
         return found[0]
     for column in (c for c in free if not found):
-        _refuse_unordered(source, column)
+        checked_order(source, column)
     problem = f"columns {', '.join(found)} all hold dates" if found else "no column holds dates such as 2012-01-31"
     source.fail(
         f"{problem}. Name the column of the time steps with --timestamp; dates are written year first (2012-01-31, "
@@ -91,26 +96,32 @@ def date_order(values: pl.Series) -> Order | None:
     return None if first == second else "day" if first else "month"
 
 
-def _refuse_unordered(source: Source, column: str, order: Order | None = None) -> None:
-    """Refuse a column of dates that end with the year, if their order cannot be known."""
+def checked_order(source: Source, column: str, known: Order | None = None) -> Order | None:
+    """What comes first in dates of the column that end with the year; None where they do not.
+
+    known: from where more is known than these values tell.
+    """
     values = _plain(source.frame[column])
-    if order or not _is_text(values) or date_order(values):
-        return
+    order = known or date_order(values)
+    if order or not _is_text(values):
+        return order
     dates = values.filter(values.str.contains(_YEAR_LAST).fill_null(False))
     if 2 * len(dates) > len(values):
         source.fail(
             f"the dates of column '{column}' end with the year ({dates[0]}), and whether day or month comes first cannot be known: "
             "only days above 12 tell it, all in the same place. Write them year first, as in 2012-01-31."
         )
+    return None
 
 
 def _target_columns(source: Source, taken: set[str]) -> tuple[str, ...]:
     free = [column for column in source.columns if column not in taken and column.strip()]
-    found = tuple(c for c in free if _mostly(as_number(source.frame[c]), source.frame[c]))
+    found = tuple(c for c in free if _mostly(as_number(source.frame[c], source.decimal), source.frame[c]))
     if not found:
         first = {column: source.frame[column].drop_nulls().head(1).to_list() for column in free}
         held = "".join(f" Column '{column}' holds '{value[0]!s:.20}'." for column, value in first.items() if value)
-        source.fail(f"no column of numbers to forecast. {_POINT}.{held} The columns are: {', '.join(source.columns)}.")
+        written, choices = _MARKS[source.decimal]
+        source.fail(f"no column of numbers to forecast. {written}.{held} The columns are: {', '.join(source.columns)}.", choices)
     return found
 
 
@@ -142,18 +153,23 @@ def _plain(values: pl.Series) -> pl.Series:
     return values.set(values.is_in(_MISSING), None)
 
 
-def as_number(values: pl.Series) -> pl.Series | None:
-    """Float64 with null for missing and for what is no number; None for a column that is no table of numbers."""
+def as_number(values: pl.Series, decimal: Decimal = ".") -> pl.Series | None:
+    """Float64 with null for missing and for what is no number; None for a column that is no table of numbers.
+
+    decimal: the mark before fractions in text. With a comma, points are no part of a number: 1.234 may be more than a thousand.
+    """
     values = _plain(values)
     if not (_is_text(values) or values.dtype.is_numeric()):
         return None
+    if _is_text(values) and decimal == ",":
+        values = values.set(values.str.contains(".", literal=True), None).str.replace(",", ".", literal=True)
     return values.cast(pl.Float64, strict=False).fill_nan(None)
 
 
 def as_time(values: pl.Series, bare_years: bool = False, daily: bool | None = None, order: Order | None = None) -> pl.Series | None:
     """Datetime in microseconds without a zone (see `_without_zone`), null for what is no time, None for a column of no times.
 
-    order: of dates that end with the year, where more is known of it than `date_order` of these values.
+    order: of dates that end with the year, which are no times without one.
     """
     values = _plain(values)
     if bare_years and values.dtype.is_integer():
@@ -166,7 +182,7 @@ def as_time(values: pl.Series, bare_years: bool = False, daily: bool | None = No
         return values.cast(pl.Datetime("us"))
     if not _is_text(values):
         return None
-    if order := order or date_order(values):
+    if order:
         values = values.str.replace(_YEAR_LAST, "${3}-${2}-${1}${4}" if order == "day" else "${3}-${1}-${2}${4}")
     text = values.str.replace(r"^(\d{4})[/.](\d{1,2})[/.](\d{1,2})", "${1}-${2}-${3}").str.replace("T", " ")
     text = text.str.replace(r"\s*Z$", "+00:00").str.replace(r"(:\d{2}(?:\.\d+)?[+-]\d{2})$", "${1}:00")
@@ -207,10 +223,10 @@ def _without_zone(utc: pl.Series, wall: pl.Series, daily: bool | None) -> pl.Ser
 
 
 def checked_times(source: Source, column: str, bare_years: bool, daily: bool | None = None, order: Order | None = None) -> pl.Series:
-    """The times of a column, all of them within the years that pandas holds. order: as of `as_time`."""
-    _refuse_unordered(source, column, order)
+    """The times of a column, all of them within the years that pandas holds. order: as of `checked_order`."""
     times = as_time(source.frame[column], bare_years, daily, order)
-    advice = "Write times year first, such as 2012-01-31 or 2012-01-31 06:00"
+    read = f"Dates are read with the {order} first. " if order else ""
+    advice = f"{read}Write times year first, such as 2012-01-31 or 2012-01-31 06:00"
     if times is None:
         source.fail(f"column '{column}' holds {source.frame[column].dtype}, not times. {advice}.")
     source.refuse_first(column, times.is_null(), "no time", f"{advice}, or drop the {source.unit}")
@@ -229,14 +245,15 @@ def checked_items(source: Source, column: str | None) -> pl.Series:
 
 def checked_numbers(source: Source, column: str) -> pl.Series:
     """The numbers of a column as Float64, null where one is missing."""
-    numbers = as_number(source.frame[column])
+    numbers = as_number(source.frame[column], source.decimal)
     if numbers is None:
         source.fail(f"column '{column}' holds {source.frame[column].dtype}, not numbers. Choose other columns of numbers.")
     values = _plain(source.frame[column])
     present = values.is_not_null() if _is_text(values) else numbers.is_not_null()
     text = present & numbers.is_null() & (values.str.to_lowercase() != "nan" if _is_text(values) else present)
     marked = _is_text(values) and values.filter(text).str.contains(_MARKED).any()
-    source.refuse_first(column, text, "no number", _POINT if marked else "Mend the value, or leave it empty")
+    mend, choices = _MARKS[source.decimal] if marked else ("Mend the value, or leave it empty", "")
+    source.refuse_first(column, text, "no number", mend, choices)
     wide = (numbers.abs() > np.finfo(np.float32).max).fill_null(False)
     source.refuse_first(column, wide, "not finite in float32", "Mend the value, or leave it empty")
     return numbers.alias(column)
@@ -280,7 +297,7 @@ def _static_column(source: Source, column: str, as_category: bool | None) -> pl.
     values = _plain(source.frame[column])
     missing = values.is_null() | values.is_nan() if values.dtype.is_float() else values.is_null()
     source.refuse_first(column, missing, "missing", "A static feature needs a value in every row; write one such as 'unknown'")
-    numbers = None if values.dtype == pl.Boolean else as_number(values)
+    numbers = None if values.dtype == pl.Boolean else as_number(values, source.decimal)
     if as_category is None:
         as_category = numbers is None or numbers.null_count() > 0
     if as_category:

@@ -6,7 +6,7 @@ import gzip
 import re
 from dataclasses import dataclass
 from pathlib import Path
-from typing import NoReturn
+from typing import Literal, NoReturn
 
 import polars as pl
 
@@ -14,6 +14,8 @@ from titans_seq.errors import UserError
 from titans_seq.isolated import end_of
 
 ROW = "__row__"
+Decimal = Literal[".", ","]
+"""The mark before the fraction of numbers in a text file."""
 _PROBE = "import sys, polars; polars.read_parquet(sys.argv[1])"
 SUFFIXES = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t", ".parquet": None}
 """Kinds of tables with their separators. A Monash .tsf is no table (tsf.py)."""
@@ -32,11 +34,15 @@ class TableError(UserError):
 
 @dataclass(frozen=True)
 class Source:
-    """A file, or a part of one, as read: its own columns and `ROW`, the number of each row in terms of `unit` ("line" or "row")."""
+    """A file, or a part of one, as read: its own columns and `ROW`, the number of each row in terms of `unit` ("line" or "row").
+
+    decimal: the mark before fractions in text.
+    """
 
     path: Path
     frame: pl.DataFrame
     unit: str
+    decimal: Decimal = "."
 
     @property
     def columns(self) -> list[str]:
@@ -58,8 +64,11 @@ class Source:
         asked = f"It was asked for by {option}." if option else ""
         self.fail(f"there is no column '{column}'{needed}.{guess} The columns are: {', '.join(self.columns)}.", asked)
 
-    def refuse_first(self, column: str, bad: pl.Series, what: str, mend: str) -> None:
-        """Refuse the first row where `bad` holds, if there is one, with its value, and the other values that are bad."""
+    def refuse_first(self, column: str, bad: pl.Series, what: str, mend: str, choices: str = "") -> None:
+        """Refuse the first row where `bad` holds, if there is one, with its value, and the other values that are bad.
+
+        choices: as of `fail`.
+        """
         if not bad.any():
             return
         found = self.frame.filter(bad).select(ROW, column)
@@ -68,7 +77,7 @@ class Source:
         except (ValueError, OverflowError, pl.exceptions.PanicException):  # polars has years that Python has not
             row, value = found.select(ROW, pl.col(column).to_physical()).row(0)
         more = f" ({bad.sum()} such values in all{_kinds(found[column])})" if bad.sum() > 1 else ""
-        self.fail(f"column '{column}', {self.unit} {row}: {_shown(value)} is {what}{more}. {mend}.")
+        self.fail(f"column '{column}', {self.unit} {row}: {_shown(value)} is {what}{more}. {mend}.", choices)
 
 
 def _kinds(values: pl.Series) -> str:
@@ -101,8 +110,8 @@ def find_file(path: Path, suffixes: tuple[str, ...]) -> str:
     return suffix
 
 
-def open_source(path: Path, suffix: str) -> Source:
-    """The rows of a table; blank lines are left out."""
+def open_source(path: Path, suffix: str, decimal: Decimal = ".") -> Source:
+    """The rows of a table; blank lines are left out. decimal: as of `Source`."""
     separator = SUFFIXES[suffix]
     unit = "row" if separator is None else "line"
     try:
@@ -125,7 +134,7 @@ def open_source(path: Path, suffix: str) -> Source:
     rows = source.frame.filter(~pl.all_horizontal(pl.all().exclude(ROW).is_null()))
     if rows.is_empty():
         source.fail("holds no rows below its header. It needs one row a time step.")
-    return Source(path, rows, unit)
+    return Source(path, rows, unit, decimal)
 
 
 def _is_data(header: list[str]) -> bool:

@@ -71,6 +71,7 @@ class MappedTable:
     ignored: tuple[str, ...] = ()
     units: ClassVar[dict[str, str]] = {}
     utc: ClassVar[bool] = False
+    date_order: ClassVar[None] = None
 
     @property
     def targets(self) -> tuple[str, ...]:

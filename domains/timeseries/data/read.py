@@ -8,8 +8,18 @@ from typing import Literal
 
 import polars as pl
 
-from domains.timeseries.data.columns import checked_items, checked_numbers, checked_static, checked_times, find_roles, is_daily, is_zoned
-from domains.timeseries.data.files import ROW, SUFFIXES, Source, find_file, open_source
+from domains.timeseries.data.columns import (
+    Order,
+    checked_items,
+    checked_numbers,
+    checked_order,
+    checked_static,
+    checked_times,
+    find_roles,
+    is_daily,
+    is_zoned,
+)
+from domains.timeseries.data.files import ROW, SUFFIXES, Decimal, Source, find_file, open_source
 from domains.timeseries.data.grid import on_grid, period_alias
 from domains.timeseries.data.missing import find_holes, refuse_missing
 from domains.timeseries.data.table import Roles, SeriesTable
@@ -34,11 +44,13 @@ def read_table(
     static_features: Sequence[str] = (),
     categories: Mapping[str, Sequence[str]] | None = None,
     missing: Missing = "error",
+    decimal: Decimal = ".",
+    date_order: Order | None = None,
 ) -> SeriesTable:
     """Read .csv, .csv.gz, .tsv, .tsv.gz, .parquet or Monash .tsf into checked series.
 
     Args:
-        path: the file. A CSV is UTF-8 with a header line, columns separated by "," or ";", decimal points.
+        path: the file. A CSV is UTF-8 with a header line, columns separated by "," or ";".
         target: columns to forecast; default: every numeric column without another role.
         timestamp: column of the time steps; default: the only one that holds dates, year first ("2012-01-31",
             "2012/1/31 6:00", ISO 8601), or year last ("31.1.2012") where days above 12 tell days from months. Times with a
@@ -53,6 +65,9 @@ def read_table(
         categories: the known values of the columns of categories, of the table that a model was trained on; default: the file's.
         missing: "error" refuses missing values and time steps; "mask" keeps them as nulls. Nothing is ever imputed, and a
             static feature is never missing.
+        decimal: the mark before fractions of numbers in CSV and TSV, "." or ",".
+        date_order: what comes first in dates that end with the year, "day" or "month"; default: what days above 12 tell
+            (`SeriesTable.date_order`).
 
     Raises:
         UserError: on anything in the file or the arguments that cannot be used.
@@ -62,10 +77,10 @@ def read_table(
     path = Path(path)
     suffix = find_file(path, (*SUFFIXES, TSF))
     if suffix == TSF:
-        if target or timestamp or item_id or freq or past_features or future_features:
+        if target or timestamp or item_id or freq or past_features or future_features or decimal != ".":
             raise UserError(f"{path}: a {TSF} names its own series, times and frequency; only --static-features can be chosen.")
         return read_tsf(path, static_features, categories, missing)
-    source = open_source(path, suffix)
+    source = open_source(path, suffix, decimal)
     roles = find_roles(
         source,
         target=target,
@@ -74,8 +89,10 @@ def read_table(
         past_features=past_features,
         future_features=future_features,
         static_features=static_features,
+        date_order=date_order,
     )
-    frame = _checked_rows(source, roles, bare_years=timestamp is not None, freq=freq)
+    order = checked_order(source, roles.timestamp, date_order)
+    frame = _checked_rows(source, roles, bare_years=timestamp is not None, freq=freq, order=order)
     static = checked_static(source, checked_items(source, item_id), roles, categories)
     frame, step = on_grid(source, frame, freq)
     frame, ahead = _split_ahead(source, frame, roles)
@@ -90,6 +107,7 @@ def read_table(
         step=step,
         ahead=ahead.drop(ROW),
         static=static,
+        date_order=order,
         utc=is_zoned(source.frame[roles.timestamp]) and not is_daily(step),
         filled=frame[ROW].null_count() + ahead[ROW].null_count(),
         ignored=tuple(
@@ -107,9 +125,9 @@ def load_example(name: str = "seattle_weather") -> SeriesTable:
     return replace(table, units=EXAMPLES[name])
 
 
-def _checked_rows(source: Source, roles: Roles, bare_years: bool, freq: str | None) -> pl.DataFrame:
+def _checked_rows(source: Source, roles: Roles, bare_years: bool, freq: str | None, order: Order | None) -> pl.DataFrame:
     """Columns `ROW`, item_id, timestamp and the values, sorted; every value is of its type, no time comes twice."""
-    times = checked_times(source, roles.timestamp, bare_years, is_daily(freq))
+    times = checked_times(source, roles.timestamp, bare_years, is_daily(freq), order)
     items = checked_items(source, roles.item_id)
     numbers = [checked_numbers(source, column) for column in roles.values]
     for column in numbers:

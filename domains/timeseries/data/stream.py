@@ -10,8 +10,8 @@ from pathlib import Path
 import pandas as pd
 import polars as pl
 
-from domains.timeseries.data.columns import Order, checked_items, checked_numbers, checked_static, checked_times, date_order, is_daily
-from domains.timeseries.data.files import ROW, Source, explain
+from domains.timeseries.data.columns import Order, checked_items, checked_numbers, checked_order, checked_static, checked_times, is_daily
+from domains.timeseries.data.files import ROW, Decimal, Source, explain
 from domains.timeseries.data.grid import refuse_off_grid
 from domains.timeseries.data.table import Roles, Static
 from titans_seq.errors import UserError
@@ -102,17 +102,27 @@ class RowReader:
         roles: what the columns are.
         step: pandas offset alias of the timestamps.
         categories: known values of static categories.
+        decimal, date_order: as of `read_table`.
 
     Attributes:
         first: the first timestamp of each item.
     """
 
-    def __init__(self, path: Path, header: str, roles: Roles, step: str, categories: Mapping[str, Sequence[str]]) -> None:
-        self.path, self.header, self.roles, self.categories = path, header, roles, categories
+    def __init__(
+        self,
+        path: Path,
+        header: str,
+        roles: Roles,
+        step: str,
+        categories: Mapping[str, Sequence[str]],
+        decimal: Decimal = ".",
+        date_order: Order | None = None,
+    ) -> None:
+        self.path, self.header, self.roles, self.categories, self.decimal = path, header, roles, categories, decimal
         self.step, self._offset = step, pd.tseries.frequencies.to_offset(step)
         self._separator = "\t" if "\t" in header else ";" if ";" in header and "," not in header else ","
         self.first: dict[str, pd.Timestamp] = {}
-        self._order: Order | None = None  # of dates that end with the year, once a day above 12 has told it
+        self._order = date_order  # of dates that end with the year, once a day above 12 has told it
         source = self._source([(1, header)])
         own = [c for c in (roles.timestamp, roles.item_id, *roles.values, *roles.static_features) if c is not None]
         for column in own:
@@ -125,7 +135,7 @@ class RowReader:
             UserError: with the line, for what cannot be used. Then nothing is read.
         """
         source, roles, first = self._source(lines), self.roles, dict(self.first)
-        order = self._order or date_order(source.frame[roles.timestamp])
+        order = checked_order(source, roles.timestamp, self._order)
         times = checked_times(source, roles.timestamp, bare_years=True, daily=is_daily(self.step), order=order)
         items = checked_items(source, roles.item_id)
         numbers = [checked_numbers(source, column) for column in roles.values]
@@ -146,7 +156,7 @@ class RowReader:
             raise UserError(f"{self.path}: lines {lines[0][0]} to {lines[-1][0]}: {explain(error)}") from None
         if frame.height != len(kept):
             raise UserError(f"{self.path}: lines {lines[0][0]} to {lines[-1][0]}: a quote is not closed. Close it; a row is one line here.")
-        return Source(self.path, frame.with_columns(pl.Series(ROW, [number for number, _ in kept], dtype=pl.UInt32)), "line")
+        return Source(self.path, frame.with_columns(pl.Series(ROW, [number for number, _ in kept], dtype=pl.UInt32)), "line", self.decimal)
 
     def _on_grid(self, first: pd.Timestamp, moment: pd.Timestamp) -> bool:
         if isinstance(self._offset, pd.tseries.offsets.Tick):

@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from datetime import datetime
 from functools import cached_property
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import pandas as pd
@@ -90,6 +90,7 @@ class SeriesTable:
         ignored: columns of the file without a role.
         units: unit of each target where known.
         utc: whether the file's times had a zone and were turned into UTC.
+        date_order: "day" or "month", what comes first in the file's dates if they end with the year; None where they do not.
     """
 
     frame: pl.DataFrame
@@ -103,6 +104,7 @@ class SeriesTable:
     ignored: tuple[str, ...] = ()
     units: dict[str, str] = field(default_factory=dict)
     utc: bool = False
+    date_order: Literal["day", "month"] | None = None
 
     def _repr_html_(self) -> str:
         """In a notebook: what the series are, and the first rows."""

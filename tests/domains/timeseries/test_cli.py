@@ -247,6 +247,27 @@ def test_watch_forecasts_the_steps_that_predict_does_and_goes_on(run: Run, tmp_p
     assert (done.returncode, "nowhere.csv: no such file" in done.stderr) == (2, True)
 
 
+def test_marks_of_numbers_and_the_order_of_dates_are_those_of_training(run: Run, tmp_path: Path) -> None:
+    """A file of twelve days from the first on tells no order by itself, and its commas would be no numbers."""
+    days = [datetime(2023, 1, 1) + timedelta(days=i) for i in range(90)]
+    lines = [f"{day:%d/%m/%Y};{i % 7},5\n" for i, day in enumerate(days)]
+    (tmp_path / "t.csv").write_text("date;load\n" + "".join(lines))
+    (tmp_path / "short.csv").write_text("date;load\n" + "".join(lines[31:43]))  # 1 to 12 February
+    done = run("train", "t.csv", *QUICK, "-o", "model")
+    assert "Or say --decimal , where a comma stands for the point." in done.stderr
+    done = run("train", "t.csv", *QUICK, "--decimal", ",", "-o", "model")
+    assert done.returncode == 0, done.stderr
+    assert run("predict", "model", "short.csv").returncode == 0
+    assert run("watch", "model", "short.csv", "--idle", 0.1).returncode == 0
+    for folder_ in ("forecast", "watch"):
+        rows = pl.read_csv(tmp_path / folder_ / "forecast.csv", try_parse_dates=True)
+        assert [str(day) for day in rows["timestamp"]] == [f"2023-02-{day}" for day in range(13, 20)]
+    (tmp_path / "points.csv").write_text("date;load\n" + "".join(lines[:20]).replace(",5", ".5"))
+    done = run("predict", "model", "points.csv")
+    assert "Numbers have a decimal comma" in done.stderr
+    assert "--decimal" not in done.stderr
+
+
 def test_a_dash_is_standard_input_and_what_is_missing_is_explained(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     file = write_table(tmp_path / "mine.csv")
     assert run("train", file, *QUICK, "-o", "model", "--quiet").returncode == 0
@@ -319,6 +340,34 @@ def test_intervals_are_calibrated_on_request(run: Run, tmp_path: Path) -> None:
     shutil.rmtree(model / "checkpoints")
     assert run("train", file, *QUICK, "-o", "train", "--resume").returncode == 0
     assert not (model / "calibration.safetensors").exists()
+
+
+def test_forecasts_of_what_is_never_negative_are_clipped_on_request(run: Run, tmp_path: Path) -> None:
+    write_table(tmp_path / "t.csv", load=[float(i % 7 == 0) for i in range(120)], price=[float(i % 5 - 2) for i in range(120)])
+
+    def least(folder: str, file: str, column: str = "load") -> float:
+        return pl.read_csv(tmp_path / folder / file).filter(pl.col("channel") == column)["q0.1"].min()
+
+    assert run("train", "t.csv", *QUICK, "-o", "free", "--quiet").returncode == 0
+    done = run("predict", "free", "t.csv")
+    assert least("forecast", "forecast.csv") < 0
+    assert "Forecasts of load go below 0, where no value of the table is: train or backtest with --nonnegative load to" in done.stdout
+
+    done = run("backtest", "t.csv", *QUICK, "--nonnegative", "load")
+    assert done.returncode == 0, done.stderr
+    assert "go below 0" not in done.stdout
+    assert least("backtest", "forecasts.csv") == 0
+    assert least("backtest", "forecasts.csv", "price") < 0
+    assert run("train", "t.csv", *QUICK, "--nonnegative", "load", "-o", "model").returncode == 0
+    assert run("predict", "model", "t.csv").returncode == 0
+    assert run("watch", "model", "t.csv", "--idle", 0.1).returncode == 0
+    assert least("forecast", "forecast.csv") == least("watch", "forecast.csv") == 0
+
+    done = run("train", "t.csv", *QUICK, "--nonnegative", "load,price", "-o", "refused")
+    assert done.returncode == 2
+    assert "--nonnegative price: it is -2 at 2023-01-01 in series 't'." in done.stderr
+    done = run("train", "t.csv", *QUICK, "--nonnegative", "date", "-o", "refused")
+    assert "--nonnegative date: is no target. The targets are: load, price." in done.stderr
 
 
 def test_a_calibrated_model_comes_from_the_hub_at_once(run: Run, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

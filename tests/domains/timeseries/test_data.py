@@ -161,6 +161,28 @@ def test_semicolons_with_decimal_commas_show_the_value(write, fails):
     fails(write("day;sales\n2024-01-01;0,5\n2024-01-02;1,5\n2024-01-03;2,5\n"), "Column 'sales' holds '0,5'", "decimal point")
 
 
+def test_decimal_commas(write, fails):
+    path = write("day;sales;code\n2024-01-01;0,5;x\n2024-01-02;-1,5;y\n2024-01-03; 2 ;z\n")
+    table = read_table(path, decimal=",")
+    assert table.targets == ("sales",)
+    assert table.frame["sales"].to_list() == [0.5, -1.5, 2.0]
+    quoted = write('day,sales\n2024-01-01,"0,5"\n2024-01-02,"1e3"\n2024-01-03,"2,25"\n')
+    assert read_table(quoted, decimal=",").frame["sales"].to_list() == [0.5, 1000.0, 2.25]
+    fails(path, "Or say --decimal , where a comma stands for the point.")
+    mixed = write("day;sales\n2024-01-01;1,5\n2024-01-02;1.234\n2024-01-03;2,5\n")  # in such a file more than a thousand
+    fails(mixed, "line 3: '1.234' is no number. Numbers have a decimal comma", decimal=",")
+
+
+def test_the_order_of_dates_is_known_from_elsewhere(write, fails):
+    short = write(csv(["03/04/2025", "04/04/2025", "05/04/2025"], range(3)))
+    assert read_table(short, date_order="day").frame["timestamp"].to_list() == [datetime(2025, 4, day) for day in (3, 4, 5)]
+    long = write(csv(["12/04/2025", "13/04/2025", "14/04/2025"], range(3)))
+    assert read_table(long).date_order == "day"
+    assert read_table(write(csv(daily(3), range(3)), "days.csv"), date_order="day").frame["timestamp"].to_list() == daily(3)
+    parts = "line 3: '13/04/2025' is no time (2 such values", "Dates are read with the month first. Write times year first"
+    fails(long, *parts, date_order="month", timestamp="date")
+
+
 def test_all_kinds_of_bad_values_are_told_at_once(write, fails):
     bad = ["closed", "n/a", "closed", "1", "?", "shut", "n/a", "closed"]
     said = "line 2: 'closed' is no number (6 such values in all: 3 of 'closed', 2 of 'n/a', 1 of 'shut'). Mend the value"

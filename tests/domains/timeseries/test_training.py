@@ -162,6 +162,7 @@ def test_batches_that_are_accumulated_are_one_step(tmp_path: Path) -> None:
     estimator(**changes, max_epochs=2).train(entries(), checkpoints=tmp_path, metrics=tmp_path / "metrics.csv")
     assert steps(tmp_path) == [3, 6]
     assert [int(row["step"]) for row in read_metrics(tmp_path / "metrics.csv")] == [3, 3, 6, 6]
+    assert [row["windows"] for row in read_metrics(tmp_path / "metrics.csv")] == ["40", "", "80", ""]
     moments = read_checkpoint(checkpoints_of(tmp_path)[0])["optimizer_states"][0]["state"].values()
     norm = float(torch.stack([moment["exp_avg"].norm() for moment in moments]).norm())
     assert 0 < norm < 1e-3
@@ -197,8 +198,8 @@ def test_what_diverges_ends_with_the_best_weights_before(caplog: pytest.LogCaptu
 
 
 def test_settings_that_cannot_be() -> None:
-    for name, own in (("gradient_clip_val", "gradient_clip"), ("accumulate_grad_batches", "accumulate")):
-        with pytest.raises(ValueError, match=f"trainer_kwargs has '{name}': give the estimator {own} instead"):
+    for name, own in (("gradient_clip_val", "gradient_clip"), ("accumulate_grad_batches", "accumulate"), ("min_epochs", "patience")):
+        with pytest.raises(ValueError, match=f"trainer_kwargs has '{name}': give the estimator {own}.* instead"):
             estimator(trainer_kwargs={name: 2})
     with pytest.raises(ValueError, match=r"TrainingConfig\.batch_size must be a multiple of devices times nodes, 3, got 8"):
         estimator(devices=3)
