@@ -9,7 +9,7 @@ from matplotlib.ticker import EngFormatter
 
 from domains.text.score import FIRST
 
-_COLOURS = ("#0969da", "#cf222e", "#8c959f", "#bf8700", "#1a7f37", "#8250df", "#1f2328")
+_COLOURS = ("#0969da", "#cf222e", "#8c959f", "#bf8700", "#1a7f37", "#8250df", "#1f2328", "#e377c2")
 
 
 def plot_books(ranges: Mapping[str, Sequence[float]], parts: Mapping[str, Sequence[float]], against: str, path: Path) -> Figure:
