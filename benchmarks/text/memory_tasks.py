@@ -74,7 +74,7 @@ class Trial:
         variant, sliding_window: of Titans.
         rates: of which the best on the validation is taken; where it is one, nothing is searched.
         vocabulary: of a tokeniser that learns from texts of the training, for tasks of text; None for bytes.
-        longer: what it is trained on after that, at a third of the rate: so many times the length, as many tokens a step, and steps.
+        longer: what it is trained on after that: so many times the length, as many tokens a step, the steps, and the rate.
     """
 
     name: str
@@ -88,7 +88,7 @@ class Trial:
     sliding_window: int = 16
     rates: tuple[float, ...] = RATES
     vocabulary: int | None = None
-    longer: tuple[tuple[int, int], ...] = ()
+    longer: tuple[tuple[int, int, float], ...] = ()
 
     @property
     def tests(self) -> dict[int, int]:
@@ -102,7 +102,7 @@ _RECALL: dict[str, Any] = {**_MAD, "training": {"max_steps": 400}}
 _NEEDLE: dict[str, Any] = {
     "times": (1, 4, 16, 64),
     "training": {"max_steps": 600},
-    "longer": ((4, 150), (16, 50)),
+    "longer": ((4, 150, 3e-3), (16, 50, 3e-3)),
     "test": (200, 100, 40, 10),
     "sliding_window": 32,
     "rates": (3e-3,),
@@ -132,7 +132,7 @@ TRIALS = {
             sliding_window=32,
             rates=(3e-3,),
             vocabulary=1024,
-            longer=((4, 300),),
+            longer=((4, 300, 1e-3),),
         )
         for task, length, steps in (("qa1", 128, 800), ("qa2", 256, 800), ("qa3", 512, 800))
     },
@@ -191,7 +191,7 @@ def settings(trial: Trial, key: str, rate: float, steps: int | None, parameters:
     if trial.vocabulary is not None:
         plain["vocabulary"] = trial.vocabulary
     if trial.longer:
-        plain["longer"] = [(times, number if steps is None else steps) for times, number in trial.longer]
+        plain["longer"] = [(times, number if steps is None else steps, rate) for times, number, rate in trial.longer]
     plain["training"] = {name: getattr(training, name) for name in ("learning_rate", "batch_size", "max_steps", "weight_decay")}
     return {**plain, "subject": key, "backbone": backbone(trial).to_dict(), "parameters": parameters}
 
@@ -224,10 +224,10 @@ def trained(trial: Trial, key: str, seed: int, of: Report, data: Path) -> tuple[
     """A model, and what there is to report of its training."""
     task = load(trial, data, "training")
     training = replace(TRAINING, **of["training"], seed=seed)
-    stages = [(1, training.max_steps), *of.get("longer", ())]
+    stages = [(1, training.max_steps, training.learning_rate), *of.get("longer", ())]
     base = config_for(task, TextConfig(titans=backbone(trial)))
     size = of["parameters"] or count(configure("titans", base))
-    config = configure(key, base, size, context=task.length * max(times for times, _ in stages))
+    config = configure(key, base, size, context=task.length * max(times for times, *_ in stages))
     kind = BaselineAutoencoder if task.at_once else BaselineForCausalLM
 
     def make(given: TextConfig, before: Path | None = None) -> BaselineForCausalLM:
@@ -236,8 +236,7 @@ def trained(trial: Trial, key: str, seed: int, of: Report, data: Path) -> tuple[
 
     begin, folder = process_time(), None
     with tempfile.TemporaryDirectory() as temporary:
-        for number, (times, steps) in enumerate(stages):
-            rate = training.learning_rate / (1 if number == 0 else 3)
+        for number, (times, steps, rate) in enumerate(stages):
             of_stage = replace(training, batch_size=max(1, training.batch_size // times), max_steps=steps, learning_rate=rate)
             of_stage = replace(of_stage, validate_every=steps, checkpoint_every=steps, log_every=min(steps, 50))
             of_length = task if times == 1 else task.at_length(times * task.length)
@@ -308,10 +307,11 @@ def markdown(found: Report, searched: Report) -> str:
     made = rows(found)
     keys = [key for key in SUBJECTS if any(key in row for row in made.values())]
     seeds = ", ".join(sorted({cell.split(" | ")[2] for cell in found}))
+    tokens = {(cell.split(" | ")[0], times): scores["tokens"] for cell, one in found.items() for times, scores in one["scores"].items()}
     lines = [
         f"Accuracy of the asked tokens; bold is the highest of a row. Seeds {seeds}. {measured_by(found, MODULE)}",
         "",
-        f"| task | length | {' | '.join(SUBJECTS[key].label for key in keys)} | *Titans, published* |",
+        f"| task | length, tokens | {' | '.join(SUBJECTS[key].label for key in keys)} | *Titans, published* |",
         f"|{' --- |' * (3 + len(keys))}",
     ]
     for (name, times), row in made.items():
@@ -319,7 +319,8 @@ def markdown(found: Report, searched: Report) -> str:
         texts = [entry(row[key]) if key in row else "-" for key in keys]
         texts = [f"**{text}**" if key in row and fmean(row[key]) == best else text for key, text in zip(keys, texts, strict=True)]
         goal = TRIALS[name].goal
-        lines.append(f"| {name} | {times}x | {' | '.join(texts)} | {'-' if goal is None or times != '1' else f'*{goal:.3f}*'} |")
+        published = "-" if goal is None or times != "1" else f"*{goal:.3f}*"
+        lines.append(f"| {name} | {times}x, {tokens[name, times]:,.0f} | {' | '.join(texts)} | {published} |")
     return "\n".join([*lines, "", *rates(found, searched, keys)])
 
 

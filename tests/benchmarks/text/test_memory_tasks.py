@@ -25,7 +25,7 @@ def test_what_is_measured_once_is_not_measured_again(tmp_path: Path, capsys: pyt
     assert abs(sizes[0] / sizes[1] - 1) < 0.02
     searched = json.loads(output.with_name("found_search.json").read_text())["cells"]
     text = memory_tasks.markdown(second, searched)
-    assert "| task | length | Titans | transformer | *Titans, published* |" in text
+    assert "| task | length, tokens | Titans | transformer | *Titans, published* |" in text
     assert text.count("\n| ") == 7 + 4  # two of the head, four lengths, one; then two of the head, two tasks
     assert "*0.496*" in text
     assert text in capsys.readouterr().out
@@ -45,7 +45,7 @@ def test_a_cell_has_the_rate_that_was_best_on_other_examples(tmp_path: Path) -> 
 
 def test_a_trial_goes_on_at_longer_lengths_from_what_it_learned(tmp_path: Path) -> None:
     short = memory_tasks.Trial("mqar", {"symbols": 64, "length": 32, "pairs": 4}, training={"batch_size": 4, "max_steps": 3}, rates=(1e-3,))
-    longer = replace(short, longer=((2, 1),))
+    longer = replace(short, longer=((2, 1, 1e-3),))
     alone, both = (
         memory_tasks.trained(trial, "transformer", 0, memory_tasks.settings(trial, "transformer", 1e-3, None, None), tmp_path)[0]
         for trial in (short, longer)
