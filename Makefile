@@ -23,7 +23,7 @@ $(VENV)/.installed-dev: $(VENV)/.installed
 	touch $@
 
 demo: $(VENV)/.installed
-	$(BIN)/titans-seq forecast backtest --output $(OUT)
+	$(BIN)/titans-seq forecast backtest --nonnegative precipitation,wind --output $(OUT)
 
 slow: $(VENV)/.installed-dev
 	$(BIN)/python -m pytest -n auto --dist loadfile -m slow

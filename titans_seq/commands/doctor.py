@@ -41,7 +41,7 @@ def doctor(
     found["extras"] = {name: installed_version(name) or f"not installed: {use}" for name, use in EXTRAS.items()}
     found |= _torch_report()
     cache, cache_problem = _cache()
-    found["cache"] = cache
+    found["hub_cache"] = cache
     plugins, plugin_problems = _domains()
     found["domains"] = plugins
     missing = [f"{name} is not installed: pip install --upgrade titans-seq" for name in REQUIRED[1:] if find_spec(name) is None]

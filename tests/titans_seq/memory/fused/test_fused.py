@@ -108,7 +108,7 @@ def test_auto_says_what_it_runs_on_a_gpu(make_case: Any, monkeypatch: pytest.Mon
     q = case.q.as_subclass(OnGpu)
     assert choose_implementation(q[:, :, :1], case.gates, case.weights).impl == "recurrent"
     chosen = choose_implementation(q, case.gates, case.weights)
-    assert chosen == ("fused", "The tensors are on an NVIDIA GPU, and the fused kernels do all that is asked.")
+    assert chosen == ("fused", "The tensors are on an NVIDIA GPU, and the Triton kernels do all that is asked.")
     to_first = dataclasses.replace(case.weights, forgetting_towards="first_state")
     assert choose_implementation(q, case.gates, to_first) == chosen
     refused = choose_implementation(q, case.gates, case.weights, chunk_size=100)
