@@ -112,8 +112,8 @@ def choose_implementation(
     problem = kernels.unsupported(q, gates, weights, chunk_size, gradient) or kernels.unavailable(q)
     if problem is not None:
         return Implementation("chunkwise", f"The fused form {problem}.")
-    where, kernels = ("a CPU", "compiled C++") if _on_cpu(q) else ("an NVIDIA GPU", "Triton")
-    return Implementation("fused", f"The tensors are on {where}, and the {kernels} kernels do all that is asked.")
+    where, kind = ("a CPU", "compiled C++") if _on_cpu(q) else ("an NVIDIA GPU", "Triton")
+    return Implementation("fused", f"The tensors are on {where}, and the {kind} kernels do all that is asked.")
 
 
 def _on_cpu(q: Tensor) -> bool:
