@@ -127,7 +127,7 @@ def test_it_installs_into_an_empty_environment_and_works_there(extras: str, whee
     assert "titans" in run(commands / "titans-seq", "doctor", cwd=tmp_path)
     train = ("--max-steps", "2", "-o", "model")
     run(commands / "titans-seq", "forecast", "train", *train, cwd=tmp_path)
-    assert "TitansForecaster" in run(commands / "titans-seq", "info", "model", cwd=tmp_path)
+    assert "titans_forecaster" in run(commands / "titans-seq", "info", "model", cwd=tmp_path)
     (tmp_path / "book.txt").write_text("It was the best of times, it was the worst of times. " * 40)
     text = ("text", "train", "book.txt", "-o", "run", "--preset", "debug", "--max-steps", "2", "--quiet")
     run(commands / "titans-seq", *text, cwd=tmp_path)
