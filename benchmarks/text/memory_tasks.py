@@ -20,8 +20,6 @@ from statistics import fmean, stdev
 from time import process_time
 from typing import Any
 
-import numpy as np
-
 from benchmarks.reporting import RESULTS, Report, Section, integers, names
 from benchmarks.text.baselines import SUBJECTS, BaselineConfig, BaselineForCausalLM, configure, count
 from benchmarks.text.cells import Cell, add_shared, check_names, measured_by, read_cells, run_cells, show
@@ -30,9 +28,7 @@ from domains.text.tasks import Task, load_task
 from domains.text.tasks.autoencoder import LastTokenDecoder
 from domains.text.tasks.books import Books
 from domains.text.tasks.evaluate import Scores, evaluate, results
-from domains.text.tasks.facts import Facts
 from domains.text.tasks.task import Examples, generator
-from domains.text.tasks.texts import TextTask
 from domains.text.tasks.train import config_for, train
 from domains.text.tokenizers import Tokenizer, train_tokenizer
 from titans_seq import MemoryConfig, TitansConfig
@@ -150,17 +146,8 @@ def books(data: Path, part: str) -> Books:
 def tokenizer(name: str, vocabulary: int, data: Path) -> Tokenizer:
     """Of the pieces that texts of a task's training are made of."""
     task = load_task(name, books=books(data, "training") if in_books(name) else None, length=1024)
-    return train_tokenizer((told(task, generator(0, "training", i)) for i in range(300)), vocabulary)
-
-
-def told(task: Task, draw: np.random.Generator) -> str:
-    """A text of the training."""
-    if isinstance(task, Facts):
-        return task.text(draw)
-    assert isinstance(task, TextTask)
-    question = task.question(draw, training=True)
-    answers = [f" {', '.join(question.answers)}.", *(f"{said} {answer}." for said, answer in question.more)]
-    return "".join([question.prompt, *answers])
+    examples = (task.example(generator(0, "training", i), training=True) for i in range(300))
+    return train_tokenizer((bytes(example.inputs[1:].tolist()).decode() for example in examples), vocabulary)
 
 
 def in_books(name: str) -> bool:
