@@ -54,7 +54,8 @@ def train(
     from titans_seq.training.module import TrainingData
     from titans_seq.training.run import train as run
 
-    training = replace(training or TrainingConfig(), carry_state=False, segment_length=task.length)
+    training = training or TrainingConfig()
+    training = replace(training, carry_state=False, segment_length=task.length or _longest(task, training.seed, held_out))
     settings = config_for(task, model or TextConfig())
     make = make_model or _titans(task)
 
@@ -69,6 +70,13 @@ def train(
     text = json.dumps({"task": task.name, "settings": task.settings(), "seed": training.seed}, indent=2)
     (folder / TASK_NAME).write_text(text + "\n", encoding="utf-8")
     return folder
+
+
+def _longest(task: "Task", seed: int, count: int) -> int:
+    """Tokens of an example of the validation, where the task has no length of its own."""
+    from domains.text.tasks.task import examples
+
+    return max(len(example.inputs) for example in examples(task, seed, count, "validation"))
 
 
 def config_for(task: "Task", model: TextConfig) -> TextConfig:

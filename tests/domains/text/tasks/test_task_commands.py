@@ -44,6 +44,14 @@ def test_examples_are_written_for_other_tools(tmp_path: Path) -> None:
     assert [len(row["inputs"]) for row in bits] == [5, 5]
 
 
+def test_facts_alone_are_trained_on_and_tested_in_longer_texts(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    command("train", "babilong_qa1", "-o", tmp_path / "run", "-s", "length=0", "--max-steps", "2", "--checkpoint-every", "2", *SIZES)
+    assert json.loads((tmp_path / "run" / "config.json").read_text())["training"]["segment_length"] > 50  # bytes
+    capsys.readouterr()
+    command("evaluate", tmp_path / "run" / "model", "--lengths", "0", "--count", "4", "--quiet")
+    assert capsys.readouterr().out.splitlines()[2].split()[0] == "0"
+
+
 def test_a_model_is_trained_and_tested_at_longer_lengths(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     steps = ("--max-steps", "2", "--checkpoint-every", "1")
     command("train", "mqar", "-o", tmp_path / "run", "-s", "symbols=16", "-s", "length=16", "-s", "pairs=2", *steps, *SIZES)
