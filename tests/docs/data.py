@@ -50,6 +50,7 @@ def tables(folder: Path, draw: random.Random) -> None:
 def texts(folder: Path) -> None:
     """Novels, another text, tasks of lm-evaluation-harness and of one's own, a file of bAbI."""
     held = {
+        "README.md": BOOK * 20,
         "novels/one.txt": BOOK * 20,
         "novels/two.txt": BOOK[::-1] * 20,
         "other.txt": BOOK * 20,
