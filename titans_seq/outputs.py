@@ -1,7 +1,7 @@
-"""What commands write: all files or none, each whole."""
+"""What commands write: all files or none, each whole, and nothing over a run."""
 
 import tempfile
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 
 from titans_seq.errors import UserError
@@ -33,6 +33,13 @@ def check_folder(flag: str, folder: Path) -> None:
             pass  # permissions alone say nothing of file systems that take no files
     except OSError as error:
         raise UserError(f"{flag} {folder}: cannot write into {existing} ({error.strerror}). Name another folder.") from None
+
+
+def check_no_run(folder: Path, parts: Sequence[str]) -> None:
+    """Raise UserError if the folder holds a run that would be written over."""
+    found = [name for name in parts if any(folder.glob(name))]
+    if found:
+        raise UserError(f"{folder}: already holds a run ({', '.join(found)}). Add --resume to go on with it, or name another folder.")
 
 
 def _existing_parent(path: Path) -> Path:

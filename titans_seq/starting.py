@@ -26,7 +26,7 @@ def starting(quiet: bool = False, delay: float = DELAY) -> Iterator[None]:
     """
     console = Console(file=sys.stderr)
     watched = console.is_interactive and console.file.isatty()  # rich takes a pipe for a terminal where FORCE_COLOR is set
-    if quiet or not watched or "LOCAL_RANK" in os.environ:  # which a launcher gives each of its processes
+    if quiet or not watched or is_launched():
         yield
         return
     sign = _Sign(console, delay)
@@ -34,6 +34,11 @@ def starting(quiet: bool = False, delay: float = DELAY) -> Iterator[None]:
         yield
     finally:
         sign.end()
+
+
+def is_launched() -> bool:
+    """Whether this is one of the processes that a launcher, such as torchrun, started together."""
+    return "LOCAL_RANK" in os.environ
 
 
 def end_if_quiet(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:

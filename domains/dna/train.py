@@ -50,9 +50,6 @@ def pretrain(
     from domains.dna.documents import split_ends, split_records
     from domains.dna.model import TitansForDNA
     from titans_seq.card import Card, plain
-    from titans_seq.training.loaders import document_loaders
-    from titans_seq.training.module import TrainingData
-    from titans_seq.training.run import train as run
 
     model, training = model or DNAConfig(), training or TrainingConfig()
     opened = [open_genome(path, cache, progress) for path in genomes]
@@ -75,6 +72,10 @@ def pretrain(
         data=about(),
         tags=("genomics",),
     )
+
+    from titans_seq.training.loaders import document_loaders  # Lightning takes seconds, after the errors of files
+    from titans_seq.training.module import TrainingData
+    from titans_seq.training.run import train as run
 
     def make_data() -> TrainingData:
         return TrainingData(*document_loaders(documents, held_out, training), card, plain(about(named=_NAMED)))

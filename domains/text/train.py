@@ -53,9 +53,6 @@ def train(
     from domains.text.data import read_texts
     from domains.text.model import TitansForCausalLM
     from domains.text.tokenizers import ByteTokenizer
-    from titans_seq.training.loaders import document_loaders
-    from titans_seq.training.module import TrainingData
-    from titans_seq.training.run import train as run
 
     tokenizer, training = tokenizer or ByteTokenizer(), training or TrainingConfig()
     settings = (model or TextConfig()).with_tokenizer(tokenizer)
@@ -77,6 +74,10 @@ def train(
         return f"Trained on {documents.describe(**named)}{validated}"
 
     card = _card(documents.unit, about())
+
+    from titans_seq.training.loaders import document_loaders  # Lightning takes seconds, after the errors of files
+    from titans_seq.training.module import TrainingData
+    from titans_seq.training.run import train as run
 
     def make_data() -> TrainingData:
         return TrainingData(*document_loaders(documents, held_out if len(held_out) else None, training), card, plain(about(named=_NAMED)))

@@ -7,6 +7,8 @@ from typing import Literal
 
 from titans_seq.config import Config, TitansConfig
 
+CALIBRATION_NAME = "calibration.safetensors"
+"""Beside the model, where it is calibrated."""
 QUANTILES = (0.1, 0.2, 0.3, 0.4, 0.5, 0.6, 0.7, 0.8, 0.9)
 
 

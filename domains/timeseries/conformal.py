@@ -22,7 +22,7 @@ from gluonts.model.forecast import Forecast, QuantileForecast
 from gluonts.model.predictor import Predictor
 
 from domains.timeseries.adaptive import AdaptiveForecaster
-from domains.timeseries.config import QUANTILES
+from domains.timeseries.config import CALIBRATION_NAME, QUANTILES
 from domains.timeseries.coverage import actual_of
 from domains.timeseries.data import split
 from domains.timeseries.estimator import TitansEstimator
@@ -37,8 +37,6 @@ from titans_seq.errors import UserError
 from titans_seq.files import read_safetensors, write_safetensors
 from titans_seq.hub import HubOptions, locate
 from titans_seq.progress import make_bar
-
-CALIBRATION_NAME = "calibration.safetensors"
 
 
 @dataclass(frozen=True)

@@ -18,6 +18,7 @@ from filelock import FileLock, Timeout
 
 from titans_seq.card import command_line, versions
 from titans_seq.errors import UserError
+from titans_seq.outputs import check_no_run
 from titans_seq.training.checkpoints import read_checkpoint
 from titans_seq.training.config import TrainingConfig
 from titans_seq.training.module import CHECKPOINT_KEY
@@ -51,13 +52,6 @@ def own_folder(folder: Path, resume: bool, parts: Sequence[str] = ("metrics.csv"
         yield
     finally:
         lock.release()
-
-
-def check_no_run(folder: Path, parts: Sequence[str]) -> None:
-    """Raise UserError if the folder holds a run that would be written over."""
-    found = [name for name in parts if any(folder.glob(name))]
-    if found:
-        raise UserError(f"{folder}: already holds a run ({', '.join(found)}). Add --resume to go on with it, or name another folder.")
 
 
 def check_same_run(path: Path, model: Any, config: TrainingConfig) -> None:

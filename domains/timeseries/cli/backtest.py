@@ -5,7 +5,7 @@ from typing import Annotated, Literal
 
 from cyclopts import Parameter
 
-from domains.timeseries.cli.files import prepare, table_writer
+from domains.timeseries.cli.files import prepare, set_threads, table_writer
 from domains.timeseries.cli.options import (
     LENGTHS,
     TABLE,
@@ -50,13 +50,14 @@ def backtest(
     config: ConfigFile = None,
 ) -> None:
     """Train on the past, forecast windows that are held out, and score them beside the seasonal naive."""
-    prepare(training.threads, output=output)
+    prepare(output=output)
+    series = read(file, table, progress=not quiet)
+    set_threads(training.threads)
     from domains.timeseries.backtest import backtest as run
     from domains.timeseries.cli import report
     from domains.timeseries.metrics import forecast_table
     from domains.timeseries.plots import plot_coverage, plot_errors_by_horizon, plot_forecast
 
-    series = read(file, table, progress=not quiet)
     chosen = lengths(series, length, training, windows, stride, refits=refit != "no")
     if not quiet:
         report.print_table(series)

@@ -13,11 +13,8 @@ if TYPE_CHECKING:
     import polars as pl
 
 
-def prepare(threads: int, **folders: Path) -> None:
-    """Before anything slow: see that the folders can be written, silence notices meant for developers, set torch's threads.
-
-    Operations of a small model are so short that threads mostly wait for one another, on busy cores for minutes.
-    """
+def prepare(**folders: Path) -> None:
+    """Before anything slow: see that the folders can be written, and silence notices meant for developers."""
     for flag, folder in folders.items():
         check_folder(f"--{flag}", folder)
     logging.disable(logging.INFO)
@@ -26,9 +23,13 @@ def prepare(threads: int, **folders: Path) -> None:
     warnings.filterwarnings("ignore", message=".*LeafSpec.*")
     warnings.filterwarnings("ignore", message=".*does not have many workers.*")
     warnings.filterwarnings("ignore", message=".*`IterableDataset` has `__len__` defined.*")
-    import torch
 
-    torch.set_num_threads(threads)
+
+def set_threads(number: int) -> None:
+    """Of torch: operations of a small model are so short that threads mostly wait for one another, on busy cores for minutes."""
+    import torch  # which takes seconds: a table is read before
+
+    torch.set_num_threads(number)
 
 
 def table_writer(rows: "pl.DataFrame") -> Callable[[Path], None]:

@@ -7,6 +7,7 @@ from dataclasses import dataclass, fields
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Literal
 
+from domains.timeseries.config import CALIBRATION_NAME
 from titans_seq import strict_json
 from titans_seq.config import Config
 from titans_seq.errors import UserError
@@ -145,7 +146,7 @@ def save(
 
     scores: as of `Scores.by_channel`; None where nothing was held out.
     """
-    from domains.timeseries.conformal import CALIBRATION_NAME, CalibratedPredictor
+    from domains.timeseries.conformal import CalibratedPredictor
 
     calibrated = isinstance(predictor, CalibratedPredictor)
     for name in (TABLE_NAME, CALIBRATION_NAME):  # of a model that stood here before
@@ -166,7 +167,6 @@ def save(
 
 def find(model: str) -> Trained:
     """`load` of a folder, or of a model on the hub."""
-    from domains.timeseries.conformal import CALIBRATION_NAME
     from titans_seq.checkpoint import FILES
     from titans_seq.hub import locate
 

@@ -7,7 +7,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from domains.timeseries.cli.files import prepare, table_writer
+from domains.timeseries.cli.files import prepare, set_threads, table_writer
 from domains.timeseries.cli.options import Cache, FileFormat, Missing, Output, Quiet, Threads
 from titans_seq.options import ConfigFile
 from titans_seq.outputs import write_all
@@ -29,16 +29,18 @@ def predict(
     config: ConfigFile = None,
 ) -> None:
     """Forecast what comes after the end of every series in a table."""
-    prepare(threads, output=output)
+    prepare(output=output)
     from domains.timeseries.cli import folder, report
+
+    trained = folder.find(model)
+    table = trained.read(file, missing, cache)
+    set_threads(threads)
     from domains.timeseries.data import check_contexts
     from domains.timeseries.metrics import forecast_table
     from domains.timeseries.plots import plot_forecast
 
-    trained = folder.find(model)
     predictor = trained.predictor()
     steps, context = predictor.prediction_length, predictor.model.config.context_length
-    table = trained.read(file, missing, cache)
     with trained.choosing():
         check_contexts(table, steps, context, windows=0)
     report.warn_of_short(table, context)

@@ -7,7 +7,8 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from domains.timeseries.cli.files import prepare
+from domains.timeseries.cli.files import prepare, set_threads
+from domains.timeseries.cli.folder import RUN
 from domains.timeseries.cli.options import (
     LENGTHS,
     OUTPUT,
@@ -27,6 +28,8 @@ from domains.timeseries.cli.options import (
 from domains.timeseries.presets import default_backbone
 from titans_seq.config import TitansConfig
 from titans_seq.options import ConfigFile, configured
+from titans_seq.outputs import check_no_run
+from titans_seq.starting import is_launched
 
 
 @configured(backbone=default_backbone)
@@ -57,18 +60,19 @@ def train(
     A run that was stopped goes on with the same command and --resume; a checkpoint is written after every validation, and after the step
     that runs on Ctrl-C and SIGTERM.
     """
-    prepare(training.threads, output=output)
+    prepare(output=output)
+    if not resume and not is_launched():  # `own_folder` below sees to the others
+        check_no_run(output, RUN)
+    series = read(file, table, progress=not quiet and not is_launched())
+    set_threads(training.threads)
     from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
     from domains.timeseries.backtest import backtest
     from domains.timeseries.cli import folder, report
-    from titans_seq.training.folder import check_no_run, own_folder
+    from titans_seq.training.folder import own_folder
 
     first = rank_zero_only.rank == 0  # of several processes that train together, the one that speaks and writes
     quiet = quiet or not first
-    if first and not resume:
-        check_no_run(output, folder.RUN)
-    series = read(file, table, progress=not quiet)
     chosen = lengths(series, length, training, windows)
     if not quiet:
         report.print_table(series)
@@ -76,7 +80,7 @@ def train(
     estimator = make_estimator(series, chosen, backbone, training, progress=not quiet, devices=devices, nodes=nodes)
     entries, scores = series.to_gluonts(), None
     kept: dict[str, Any] = {"checkpoints": output / "checkpoints", "metrics": output / "metrics.csv"}
-    with own_folder(output, resume, folder.RUN) if first else nullcontext():
+    with own_folder(output, resume, RUN) if first else nullcontext():
         if windows:
             made = backtest(entries, estimator, windows=windows, season_length=chosen.season, channel_names=series.targets, **kept)
             predictor, scores = made.predictor, made.scores.by_channel

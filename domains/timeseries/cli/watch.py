@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from domains.timeseries.cli.files import prepare, table_writer
+from domains.timeseries.cli.files import prepare, set_threads, table_writer
 from domains.timeseries.cli.options import FileFormat, Output, Quiet, Threads
 from titans_seq.errors import UserError
 from titans_seq.options import ConfigFile
@@ -42,15 +42,17 @@ def watch(
     at or before the last step that was read, which are left out, as late. A row that cannot be used stops the watch; what came before it is
     read, kept and forecast from. Intervals of a calibrated model adapt to how often they held.
     """
-    prepare(threads, output=output, **({} if state is None else {"state": state}))
+    prepare(output=output, **({} if state is None else {"state": state}))
     from domains.timeseries.cli import folder
+
+    trained = folder.find(model)
+    set_threads(threads)
     from domains.timeseries.cli.report import explain_notes, print_update
     from domains.timeseries.data.stream import follow
     from domains.timeseries.metrics import forecast_table
     from domains.timeseries.plots import plot_forecast
     from domains.timeseries.streams import BadRow, Streams
 
-    trained = folder.find(model)
     predictor = trained.predictor()
     file = None if file == Path("-") else file
     if not quiet:
