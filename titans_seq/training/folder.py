@@ -55,11 +55,16 @@ def own_folder(folder: Path, resume: bool, parts: Sequence[str] = ("metrics.csv"
 
 
 def check_same_run(path: Path, model: Any, config: TrainingConfig) -> None:
-    """Raise UserError unless the checkpoint is of this model and these settings, but for those that may change (`FREE`)."""
+    """Raise UserError unless the checkpoint is of this model and settings, but for those that may change (`FREE`), with steps to go."""
     if path.is_dir() != (config.strategy == "fsdp"):
         wrote, needed = ("with", "'fsdp'") if path.is_dir() else ("without", "'auto' or 'ddp'")
         raise UserError(f"{path}: written {wrote} strategy 'fsdp', not to be resumed with {config.strategy!r}. Resume with {needed}.")
     check_same_settings(path, model, config.to_dict())
+    step = int(read_checkpoint(path)["global_step"])
+    if step > config.max_steps:
+        raise UserError(
+            f"{path}: is at step {step:,}, beyond max_steps={config.max_steps:,}. Resume with at least {step:,}, or name another folder."
+        )
 
 
 def check_same_settings(path: Path, model: Any, training: dict[str, Any], free: Sequence[str] = FREE) -> None:

@@ -349,4 +349,7 @@ def _check_same_data(given: Any, expected: dict[str, int]) -> None:
     if not isinstance(given, dict) or not all(type(size) is int for size in given.values()):
         raise UserError(f"the position in the data is damaged: it does not say what the data were ({given!r:.80}).")
     if given != expected:
-        raise UserError(f"the run was started on other data or other batches: {given} then, {expected} now. Resume it with those it had.")
+        changed = ", ".join(
+            f"{given.get(name, 0):,} {name} then and {size:,} now" for name, size in expected.items() if given.get(name) != size
+        )
+        raise UserError(f"the run was started on other data or other batches: {changed}. Resume it with those it had.")

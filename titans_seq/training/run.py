@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import Any
 
 import lightning.pytorch as pl
-from lightning.pytorch.callbacks import Callback
+from lightning.pytorch.callbacks import Callback, LambdaCallback
 from lightning.pytorch.utilities.rank_zero import rank_zero_only
 
 from titans_seq.card import Card, command_line, versions
@@ -75,7 +75,6 @@ def train(
         if config.choose == "best" and not data.has_validation:
             raise UserError("choose='best' needs data to validate on, and there are none. Use 'last'.")
         if first:
-            write_settings(folder, model, config)
             _warn(config)
             if progress and data.about:
                 parameters, steps = sum(x.numel() for x in model.parameters()), config.max_steps
@@ -83,6 +82,8 @@ def train(
         module = TrainingModule(model, config)
         with quiet():
             trainer = make_trainer(config, folder, model.metric, data.has_validation, progress)
+        if first:  # once the checkpoint and the data fit: a run that is refused keeps what it had
+            trainer.callbacks.append(LambdaCallback(on_train_start=lambda *_: write_settings(folder, model, config)))  # type: ignore[attr-defined]
         fit(trainer, module, data, checkpoint, folder / "checkpoints")
         return _export(trainer, make_model, folder, data.card, config.choose)
 

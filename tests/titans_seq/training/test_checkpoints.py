@@ -256,10 +256,17 @@ def test_resuming_with_other_settings_is_refused(model: TextConfig, config: Any,
         train([texts], folder, model, config, resume=True, progress=False)
 
 
-def test_resuming_with_other_texts_is_refused(folder: Path, tmp_path: Path) -> None:
+def test_resuming_with_other_texts_is_refused_and_changes_nothing(folder: Path, tmp_path: Path) -> None:
+    before = (folder / "config.json").read_bytes()
     (tmp_path / "other.txt").write_text("another text " * 40)
-    with pytest.raises(UserError, match="started on other data"):
+    with pytest.raises(UserError, match=r"started on other data or other batches: [\d,]+ predictions then and [\d,]+ now"):
         train([tmp_path / "other.txt"], folder, MODEL, replace(CONFIG, max_steps=8), resume=True, progress=False)
+    assert (folder / "config.json").read_bytes() == before
+
+
+def test_resuming_for_fewer_steps_than_were_made_is_refused(folder: Path, texts: Path) -> None:
+    with pytest.raises(UserError, match=rf"is at step {CONFIG.max_steps}, beyond max_steps=2"):
+        train([texts], folder, MODEL, replace(CONFIG, max_steps=2), resume=True, progress=False)
 
 
 def test_resuming_nothing_starts(texts: Path, tmp_path: Path, finished: Path, caplog: pytest.LogCaptureFixture) -> None:
