@@ -12,6 +12,8 @@ from Bio.SeqFeature import SeqFeature, SimpleLocation
 from Bio.SeqIO import write as write_sequences
 from Bio.SeqRecord import SeqRecord
 
+from tests.docs.pages import ROOT
+
 BOOK = "It was the best of times, it was the worst of times. It was the age of wisdom, it was the age of foolishness. "
 BASES = 12_000
 MY_TASK = """
@@ -51,6 +53,7 @@ def texts(folder: Path) -> None:
     """Novels, another text, tasks of lm-evaluation-harness and of one's own, a file of bAbI."""
     held = {
         "README.md": BOOK * 20,
+        "examples/recall.toml": (ROOT / "examples" / "recall.toml").read_text(),
         "novels/one.txt": BOOK * 20,
         "novels/two.txt": BOOK[::-1] * 20,
         "other.txt": BOOK * 20,

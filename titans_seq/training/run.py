@@ -83,7 +83,7 @@ def train(
         with quiet():
             trainer = make_trainer(config, folder, model.metric, data.has_validation, progress)
         if first:  # once the checkpoint and the data fit: a run that is refused keeps what it had
-            trainer.callbacks.append(LambdaCallback(on_train_start=lambda *_: write_settings(folder, model, config)))  # type: ignore[attr-defined]
+            trainer.callbacks.append(LambdaCallback(on_train_start=lambda *_: write_settings(folder, model, config)))
         fit(trainer, module, data, checkpoint, folder / "checkpoints")
         return _export(trainer, make_model, folder, data.card, config.choose)
 
