@@ -56,7 +56,10 @@ def stream(
 
     Raises:
         ValueError: context is of other rows.
+        TypeError: `prompts` is one text.
     """
+    if isinstance(prompts, str):
+        raise TypeError(f"prompts is a list of texts, got the text {prompts[:40]!r}; write [prompt].")
     config = config or GenerationConfig()
     if not prompts:
         return

@@ -4,7 +4,6 @@ from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
-from matplotlib.ticker import EngFormatter
 
 from domains.text.score import RangeScore
 from titans_seq.figure import Figure
@@ -29,7 +28,7 @@ def plot_positions(ranges: Sequence[RangeScore], unit: str = "byte", path: str |
     ax.stairs([one.bits_per_token for one in ranges], edges, baseline=None, color=_BLUE, lw=1.4)
     ax.set_xscale("log", base=2)
     ax.set_xlim(edges[0], edges[-1])
-    ax.xaxis.set_major_formatter(EngFormatter())
+    ax.xaxis.set_major_formatter(lambda position, _: _tokens(round(position)))
     ax.set_xlabel(f"position in the document, {unit}s")
     ax.set_ylabel(f"bits per {unit}")
     ax.spines[["top", "right"]].set_visible(False)

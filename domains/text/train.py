@@ -70,8 +70,8 @@ def train(
         held_out, origin = read(validation), "Validated on"
 
     def about(**named: int) -> str:
-        validated = f"\n\n{origin} {held_out.describe(**named)}" if len(held_out) else ""
-        return f"Trained on {documents.describe(**named)}{validated}"
+        validated = f"{origin} {held_out.describe(**named)}" if len(held_out) else "Validated on nothing: there is too little to hold out."
+        return f"Trained on {documents.describe(**named)}\n\n{validated}"
 
     card = _card(documents.unit, about())
 

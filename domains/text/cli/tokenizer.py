@@ -1,5 +1,6 @@
 """`titans-seq text tokenizer`: byte-level BPE from files."""
 
+import sys
 from pathlib import Path
 from typing import Annotated
 
@@ -28,7 +29,8 @@ def tokenizer(
     if output.is_dir():
         raise UserError(f"--output {output}: is a folder. Name a file, such as {output / 'tokenizer.json'}.")
     found = [file for path in files for file in find_files(path)]
-    learned = train_tokenizer((block.text for file in found for block in read_blocks(file, field)), vocab_size, progress=not quiet)
+    texts = (block.text for file in found for block in read_blocks(file, field))
+    learned = train_tokenizer(texts, vocab_size, progress=not quiet and sys.stdout.isatty())  # its bar is of blank lines elsewhere
     write_all(output.parent, {output.name: lambda path: path.write_text(learned.text, encoding="utf-8")})
     if not quiet:
         print(f"{output}: {learned.vocabulary:,} tokens.")

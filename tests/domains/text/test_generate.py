@@ -54,6 +54,11 @@ def test_a_batch_of_unequal_prompts_is_each_by_a_plain_loop(of_variant: TitansFo
         assert one.reason == ("length" if len(expected) == 10 else "end")
 
 
+def test_one_text_is_no_list_of_prompts(model: TitansForCausalLM) -> None:
+    with pytest.raises(TypeError, match=r"write \[prompt\]"):
+        generate(model, "abc")
+
+
 def test_seeds_say_what_is_drawn(model: TitansForCausalLM) -> None:
     texts = [generate(model, ["a", "a"], GenerationConfig(max_tokens=16, seed=seed)) for seed in (0, 0, 1)]
     assert [one.tokens for one in texts[0]] == [one.tokens for one in texts[1]]

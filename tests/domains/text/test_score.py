@@ -83,4 +83,5 @@ def test_the_plot_shows_every_range(tmp_path: Path) -> None:
     (stairs,) = ax.patches
     assert stairs.get_data().values.tolist() == [3.0, 2.5, 2.25]  # type: ignore[attr-defined]
     assert stairs.get_data().edges.tolist() == [1, 64, 128, 256]  # type: ignore[attr-defined]
+    assert ax.xaxis.get_major_formatter()(2048, 0) == "2K"
     assert (tmp_path / "p.png").read_bytes().startswith(b"\x89PNG")

@@ -57,3 +57,9 @@ def test_it_learns_what_pairs_of_bytes_do_not_tell(tmp_path: Path) -> None:
         logits, _ = model(text[:, :-1])
     nats = torch.nn.functional.cross_entropy(logits[0], text[0, 1:], reduction="sum").item()
     assert nats / math.log(2) / held_out.stat().st_size == pytest.approx(reached, rel=1e-4)  # the model on disk is what was validated
+
+
+def test_that_nothing_is_validated_is_said(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    (tmp_path / "short.txt").write_text("ten bytes.")
+    train([tmp_path / "short.txt"], tmp_path / "run", TextConfig(titans=BACKBONE), TrainingConfig(max_steps=1, batch_size=1))
+    assert "Validated on nothing: there is too little to hold out." in capsys.readouterr().out
