@@ -48,7 +48,7 @@ def pretrain(
     """
     from domains.dna.data.genome import open_genome
     from domains.dna.documents import split_ends, split_records
-    from domains.dna.model import TitansForDNA
+    from domains.dna.model import BEGIN, TitansForDNA
     from titans_seq.card import Card, plain
 
     model, training = model or DNAConfig(), training or TrainingConfig()
@@ -78,6 +78,6 @@ def pretrain(
     from titans_seq.training.run import train as run
 
     def make_data() -> TrainingData:
-        return TrainingData(*document_loaders(documents, held_out, training), card, plain(about(named=_NAMED)))
+        return TrainingData(*document_loaders(documents, held_out, training, begin=BEGIN), card, plain(about(named=_NAMED)))
 
     return run(lambda: TitansForDNA(model), make_data, training, output, resume, progress)

@@ -80,7 +80,8 @@ def train(
     from titans_seq.training.run import train as run
 
     def make_data() -> TrainingData:
-        return TrainingData(*document_loaders(documents, held_out if len(held_out) else None, training), card, plain(about(named=_NAMED)))
+        loaders = document_loaders(documents, held_out if len(held_out) else None, training, begin=tokenizer.end)
+        return TrainingData(*loaders, card, plain(about(named=_NAMED)))
 
     return run(lambda: TitansForCausalLM(settings, tokenizer), make_data, training, output, resume, progress)
 

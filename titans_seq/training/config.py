@@ -35,7 +35,7 @@ class TrainingConfig(Config):
         length_warmup: steps of each of n stages with shorter sequences, before those of segment_length: the first has segment_length / 2^n
             tokens a row, and each has twice those of the one before (HyenaDNA, arXiv 2306.15794). Rows grow as they shrink, so tokens a
             step stay. Such a sequence goes on from none. Empty for none.
-        document_length: longer documents are cut into pieces of this many tokens; None for pieces so long that each row has four of them.
+        document_length: longer documents are cut to this many tokens; None for 64 segments, or fewer where rows had less than four pieces.
         ema_decay: of an exponential moving average of the weights, which is then what is validated and saved as the model; None for none.
         compile: `torch.compile` each block.
         choose: the weights that become the model: of the "last" step, or of the validation with the lowest loss ("best"). With "best" what

@@ -32,6 +32,10 @@ class Source(Protocol):
         ...
 
 
+MOST_SEGMENTS = 64
+"""Of a document before it is cut, where no length is given: one segment of 64 begins a document."""
+
+
 class DocumentStream:
     """`batch_size` rows side by side, each reading document after document in segments of T tokens.
 
@@ -43,9 +47,10 @@ class DocumentStream:
         batch_size: rows over all devices.
         segment_length: T.
         document_length: predictions after which a document is cut and the rest counts as another; None for a quarter of a row's share,
-            so that all rows have work.
+            so that all rows have work, and at most `MOST_SEGMENTS` segments, so that begins are learned.
         seed: of the order; None for the documents as they come, once.
         rank, world_size: of this device, and how many there are.
+        begin: the token that documents begin with; it then stands also before the rest of one that was cut, in place of the token before.
 
     Raises:
         ValueError: batch_size is no multiple of world_size.
@@ -61,14 +66,15 @@ class DocumentStream:
         seed: int | None = None,
         rank: int = 0,
         world_size: int = 1,
+        begin: int | None = None,
     ) -> None:
         share = rows_of(batch_size, rank, world_size)
         predictions = int(np.maximum(documents.lengths - 1, 0).sum())
         if predictions == 0:
             raise UserError(f"the data hold nothing to train on: none of {len(documents.lengths)} documents has two tokens.")
-        length = document_length or max(segment_length, -(-predictions // (4 * batch_size)))
+        length = document_length or min(max(segment_length, -(-predictions // (4 * batch_size))), MOST_SEGMENTS * segment_length)
         self._documents, self._pieces = documents, Pieces.cut(documents.lengths, length)
-        self._length, self._seed, self._own = segment_length, seed, share
+        self._length, self._seed, self._own, self._begin = segment_length, seed, share, begin
         sample = documents.read(0, 0, 0)  # of no token: shape and dtype alone
         self._token_shape, self._dtype = sample.shape[1:], np.float32 if sample.dtype.kind == "f" else np.int64
         self._made_of = {
@@ -101,6 +107,8 @@ class DocumentStream:
                     begin = self._pieces.start[piece] + start
                     read = self._documents.read(int(self._pieces.document[piece]), int(begin), int(begin) + size + 1)
                     tokens[i, part], targets[i, part] = read[:-1], read[1:]
+                    if start == 0 and self._begin is not None:
+                        tokens[i, at] = self._begin
                     mask[i, part] = True
                     reset[i, at] = start == 0
         if not anything:
@@ -297,11 +305,12 @@ class EvaluationLoader:
 
 
 def document_loaders(
-    training: Documents, validation: Documents | None, config: TrainingConfig
+    training: Documents, validation: Documents | None, config: TrainingConfig, begin: int | None = None
 ) -> tuple[Callable[[int, int], TrainingLoader], Callable[[int, int], EvaluationLoader] | None]:
     """How loaders of documents are made on a device, from its rank and the number of devices: for training, and for validation.
 
-    Documents of the validation are read whole unless `document_length` is set, in no more rows than there are documents.
+    Documents of the validation are read whole unless `document_length` is set, in no more rows than there are documents. begin: as of
+    `DocumentStream`.
     """
 
     stages = len(config.length_warmup)
@@ -313,7 +322,7 @@ def document_loaders(
                 shorter = 2 ** (stages - stage)
                 rows, length = rows * shorter, length // shorter
                 longest = min(length, longest or length)
-            return DocumentStream(training, rows, length, longest, config.seed, rank, world_size)
+            return DocumentStream(training, rows, length, longest, config.seed, rank, world_size, begin)
 
         batches = [steps * config.accumulate for steps in config.length_warmup]
         source = LengthWarmup(batches, make_stream) if stages else make_stream(stages)
@@ -323,7 +332,7 @@ def document_loaders(
         assert validation is not None
         length = config.document_length or int(validation.lengths.max())
         rows = -(-min(config.batch_size, len(validation.lengths)) // world_size) * world_size
-        return EvaluationLoader(lambda: DocumentStream(validation, rows, config.segment_length, length, None, rank, world_size))
+        return EvaluationLoader(lambda: DocumentStream(validation, rows, config.segment_length, length, None, rank, world_size, begin))
 
     return make_training, None if validation is None else make_validation
 

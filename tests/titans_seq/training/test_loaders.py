@@ -111,6 +111,17 @@ def test_one_long_document_gives_all_rows_work() -> None:
     assert len(batch["tokens"].unique()) == 40
 
 
+def test_the_rest_of_a_document_that_is_cut_begins_as_a_document_does() -> None:
+    pieces = readings(list(EvaluationLoader(lambda: DocumentStream(numbered([9, 3]), 2, 2, 4, begin=77))))
+    assert sorted(pieces) == [[(77, 1), (1, 2), (2, 3), (3, 4)], [(77, 5), (5, 6), (6, 7), (7, 8)], [(77, 10), (10, 11)]]
+
+
+def test_a_row_begins_anew_after_64_segments() -> None:
+    stream = DocumentStream(numbered([10_000]), 1, 10, seed=0)
+    begins = [batch["reset"] is not None for _ in range(130) if (batch := stream.take()) is not None]
+    assert [n for n, begun in enumerate(begins) if begun] == [0, 64, 128]
+
+
 def test_documents_are_read_from_a_mapped_file(tmp_path: Path) -> None:
     """Of a file larger than what is asked for only that is touched: the mapping stays a mapping."""
     np.save(tmp_path / "tokens.npy", np.arange(10_000, dtype=np.uint16))
