@@ -12,6 +12,7 @@ from collections.abc import Callable
 from typing import Literal
 
 from titans_seq.config import AttentionConfig, MemoryConfig, TitansConfig, Variant
+from titans_seq.errors import UserError
 
 
 def debug(variant: Variant = "mac") -> TitansConfig:
@@ -53,14 +54,23 @@ def titans_1_3b(variant: Variant = "mac") -> TitansConfig:
 Preset = Literal["debug", "tiny", "170m", "340m", "760m", "1.3b"]
 """Names of these functions on the command line."""
 
-PRESETS: dict[Preset, Callable[[Variant], TitansConfig]] = {
-    "debug": debug,
-    "tiny": tiny,
-    "170m": titans_170m,
-    "340m": titans_340m,
-    "760m": titans_760m,
-    "1.3b": titans_1_3b,
-}
+
+class _Presets(dict[Preset, Callable[[Variant], TitansConfig]]):
+    def __missing__(self, name: object) -> Callable[[Variant], TitansConfig]:
+        raise UserError(f"no preset is called {name!r}. Those that there are: {', '.join(self)}.")
+
+
+PRESETS = _Presets(
+    {
+        "debug": debug,
+        "tiny": tiny,
+        "170m": titans_170m,
+        "340m": titans_340m,
+        "760m": titans_760m,
+        "1.3b": titans_1_3b,
+    }
+)
+"""The functions by these names; any other is a UserError."""
 
 
 def _of_the_paper(variant: Variant, num_layers: int, dim: int, num_heads: int) -> TitansConfig:

@@ -140,14 +140,19 @@ def _batches(lengths: np.ndarray) -> list[np.ndarray]:
 def print_evaluation(found: Evaluation, console: Console | None = None) -> None:
     """The model beside the baselines; what was seen before."""
     console = console or Console()
+    console.print(scores_table(found))
+    for line in _notes(found):
+        console.print(line, highlight=False, soft_wrap=True)
+
+
+def scores_table(found: Evaluation) -> Table:
+    """The model beside the baselines, as a table."""
     table = Table(title=f"{found.task}, {found.part} part: {len(found.labels):,} sequences", title_justify="left")
     for i, column in enumerate(("", *SCORES)):
         table.add_column(column, justify="right" if i else "left")
     for name, scores in found.scores.items():
         table.add_row(name, *("-" if scores[score] is None else f"{scores[score]:.3f}" for score in SCORES))
-    console.print(table)
-    for line in _notes(found):
-        console.print(line, highlight=False, soft_wrap=True)
+    return table
 
 
 def _notes(found: Evaluation) -> list[str]:

@@ -3,12 +3,13 @@
 from collections.abc import Callable, Sequence
 from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import numpy as np
 
-from domains.dna.data.genome import Genome
+from domains.dna.data.genome import Genome, tell_ambiguous
 from domains.dna.data.labelled import LabelledSequences, Task, hold_out
+from domains.dna.data.regions import Intervals
 from domains.dna.data.splits import Split, by_fraction, by_record
 from domains.dna.data.windows import both_strands, consecutive_windows, overlapping_windows, whole, whole_units
 from domains.dna.head_config import (
@@ -54,14 +55,15 @@ def finetune_classifier(
     """Train a classifier on a task (`read_task`) in the folder `output`, after an audit of the task, which is stored as audit.json in it.
 
     Args:
-        task: what is learned. Its test part is in the audit alone.
+        task: what is learned. Nothing is learned or chosen from its test part.
         output: the run's folder.
         encoder, training: settings, None for the defaults; `segment_length` becomes the length of the longest sequence.
         pooling: of `ClassifierConfig`.
         start: folder or name of a `TitansForDNA` whose embedding and backbone are taken over; None to begin from scratch.
         validation_share: of the training part, held out by `hold_out` if the task has no validation part.
         augment: an encoder that reads one strand is trained on the reverse complements as well. One that reads both needs it not.
-        resume, progress: as `titans_seq.training.run.train`; with progress the audit is printed.
+        resume, progress: as `titans_seq.training.run.train`; with progress the audit is printed, and at the end the model's scores beside
+            those of the audit's baselines, on the same sequences.
 
     Returns:
         The folder of the trained model, for `DNAClassifier.from_pretrained`; it knows the sequences again (`domains.dna.seen`).
@@ -88,13 +90,15 @@ def finetune_classifier(
     card = Card(
         title="Titans classifier of DNA",
         description=f"Tells {_listed(task.classes)} apart. `titans-seq dna evaluate MODEL DATA` scores it on labelled sequences.",
-        data=f"Task `{task.name}`. {_describe(task, mirrored)}{_origin(start)} What leaks between the parts is in {AUDIT_NAME} of the run.",
+        data=f"{_describe(task, mirrored, start)} What leaks between the parts is in {AUDIT_NAME} of the run.",
         tags=("genomics",),
     )
 
+    audit: dict[str, Any] = {}
+
     def keep_audit() -> None:
         if rank_zero_only.rank == 0:
-            audit = audit_task(task)
+            audit.update(audit_task(task))
             write_audit(audit, Path(output) / AUDIT_NAME)
             if progress:
                 print_audit(audit)
@@ -102,7 +106,23 @@ def finetune_classifier(
     folder = _train(lambda: DNAClassifier(config), start, items, card, training, output, resume, progress, before=keep_audit)
     if rank_zero_only.rank == 0:
         remember(task.train, folder)
+        if progress:
+            _print_scores(folder, task, audit)
     return folder
+
+
+def _print_scores(folder: Path, task: Task, audit: dict[str, Any]) -> None:
+    """The model's scores beside those of the baselines of an audit."""
+    import torch
+    from rich.console import Console
+
+    from domains.dna.evaluate import Evaluation, predict, scores_table
+    from domains.dna.heads import DNAClassifier
+
+    model = DNAClassifier.from_pretrained(folder, device="cuda" if torch.cuda.is_available() else "cpu")
+    part = audit["baselines"]["evaluated_on"]
+    held_out = task.parts[part]
+    Console().print(scores_table(Evaluation(task.name, part, task.classes, held_out.labels, predict(model, held_out), audit)))
 
 
 def finetune_labeller(
@@ -161,9 +181,8 @@ def finetune_labeller(
         title="Titans labeller of DNA",
         description=f"Tells for each base and strand what lies there: {_listed(classes)} or none. `titans-seq dna annotate MODEL FASTA` "
         "writes intervals.",
-        data=f"Trained on `{genome.source.name}` with `{Path(source).name}`, {int(split.train.lengths.sum()):,} bases in windows of "
-        f"{training.segment_length:,}; validated on {origin}, {int(split.validation.lengths.sum()):,} bases. Of the bases and strands "
-        f"of the genome there is {shares}.{_origin(start)}",
+        data=_describe_genome(genome, source, training.segment_length, (split.train, split.validation), origin, start)
+        + f"\n\nOf the bases and strands of the genome there is {shares}.",
         tags=("genomics",),
     )
     return _train(lambda: DNALabeller(config), start, items, card, training, output, resume, progress)
@@ -224,8 +243,7 @@ def finetune_profile(
     card = Card(
         title="Titans profile of DNA",
         description=f"Tells a value for each {bin_width:,} bases. `titans-seq dna annotate MODEL FASTA` writes a bedGraph.",
-        data=f"Trained on `{genome.source.name}` with `{Path(source).name}`, {int(parts[0].lengths.sum()):,} bases in windows of "
-        f"{length:,}; validated on {origin}, {int(parts[1].lengths.sum()):,} bases.{_origin(start)}",
+        data=_describe_genome(genome, source, length, (parts[0], parts[1]), origin, start),
         tags=("genomics",),
     )
     return _train(lambda: DNAProfile(config), start, items, card, training, output, resume, progress)
@@ -252,12 +270,13 @@ def _train(
 ) -> Path:
     """Train a model on items and validate it on others. before: done once the run's folder is there."""
     from domains.dna.labelled_batches import item_loaders
+    from titans_seq.card import plain
     from titans_seq.training.module import TrainingData
     from titans_seq.training.run import train as run
 
     def make_data() -> TrainingData:
         before()
-        return TrainingData(*item_loaders(*items, training), card)
+        return TrainingData(*item_loaders(*items, training), card, plain(card.data))
 
     return run(_maker(make, start), make_data, training, output, resume, progress)
 
@@ -285,13 +304,22 @@ def _shares(labels: "Sequence[np.ndarray]", classes: int) -> list[float]:
     return (counts[1:] / counts.sum()).tolist()
 
 
-def _describe(task: Task, mirrored: bool) -> str:
+def _describe(task: Task, mirrored: bool, start: str | Path | None) -> str:
     def count(part: LabelledSequences) -> str:
         return f"{len(part):,} sequences, {int(part.lengths.sum()):,} bases"
 
     assert task.validation is not None
     strands = ", and their reverse complements" if mirrored else ""
-    return f"Trained on {count(task.train)}{strands}; validated on {count(task.validation)}."
+    trained = f"Trained on {count(task.train)} of `{task.name}`{strands}.{_origin(start)}"
+    return f"{trained}\n\nValidated on {count(task.validation)}."
+
+
+def _describe_genome(
+    genome: Genome, source: str | Path, length: int, parts: tuple[Intervals, Intervals], origin: str, start: str | Path | None
+) -> str:
+    trained, validated = (f"{int(part.lengths.sum()):,} bases" for part in parts)
+    read = f"Trained on {trained} of `{genome.source.name}` with `{Path(source).name}`, in windows of {length:,}.{_origin(start)}"
+    return "\n\n".join(filter(None, (read, f"Validated on {origin}: {validated}.", tell_ambiguous([genome]))))
 
 
 def _origin(start: str | Path | None) -> str:

@@ -24,6 +24,8 @@ _COLOURS = {"A": "#1a7f37", "C": "#0969da", "G": "#bf8700", "T": "#cf222e"}
 _GREY, _NONE = "#8c959f", "#eaeef2"
 _WIDTH = 100
 """Bases side by side."""
+_LOWEST_TOP = 0.01
+"""Bits that an axis of letters reaches at least: below them is noise."""
 
 
 def information(scores: np.ndarray) -> np.ndarray:
@@ -68,7 +70,7 @@ def plot_mutagenesis(
     axes = figure.subplots(2 * len(starts), 1, height_ratios=[1.2, 1] * len(starts), squeeze=False)[:, 0]
     heights = information(scores)
     drawn = [matrix[:shown] for matrix in (scores, *compared)]
-    top = max(0.1, *(float(information(matrix).sum(axis=1).max()) for matrix in drawn))
+    top = max(_LOWEST_TOP, *(float(information(matrix).sum(axis=1).max()) for matrix in drawn))
     largest = max(1e-3, *(float(np.nanmax(np.abs(matrix), initial=0)) for matrix in drawn))
     for logo, heat, start in zip(axes[::2], axes[1::2], starts, strict=True):
         part = slice(start, min(start + _WIDTH, shown))
@@ -76,6 +78,7 @@ def plot_mutagenesis(
         image = _draw_heat(heat, letters[part], scores[part], largest, first + start)
         for ax in (logo, heat):
             ax.set_xlim(-0.5, across - 0.5)
+    axes[-1].set_xlabel("position; a dot is the base that is there", fontsize=7)
     bar = figure.colorbar(image, ax=list(axes[1::2]), fraction=0.05, pad=0.01, aspect=10 * len(starts))
     bar.set_label("log p(alt)/p(ref)", fontsize=7)
     bar.ax.tick_params(labelsize=7, color=_GREY)
@@ -94,7 +97,7 @@ def _draw_logo(ax: Axes, heights: np.ndarray, top: float) -> None:
         if patches:
             ax.add_collection(PatchCollection(patches, facecolor=colour, edgecolor="none"))
     ax.set_ylim(0, top)
-    ax.set_ylabel("bits", fontsize=8)
+    ax.set_ylabel("bits, of 2", fontsize=8)
     ax.yaxis.set_major_locator(MaxNLocator(3))
     ax.tick_params(labelsize=7, color=_GREY)
     ax.set_xticks([])

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 
-from domains.dna.data.labelled import LabelledSequences
+from domains.dna.data.labelled import LabelledSequences, Task
 from titans_seq.errors import UserError
 from titans_seq.outputs import write_all
 
@@ -45,3 +45,18 @@ def read_seen(folder: Path) -> np.ndarray | None:
 def count_seen(sequences: LabelledSequences, known: np.ndarray | None) -> int | None:
     """How many of the sequences are known (`read_seen`); None where that is."""
     return None if known is None else int(np.isin(hashes(sequences), known).sum())
+
+
+def split_again(task: Task, known: np.ndarray) -> Task:
+    """A task without a validation part as `finetune_classifier` split it: of its training part, what is not known is to validate on.
+
+    Raises:
+        UserError: all of the training part is known, or nothing of it.
+    """
+    trained = np.isin(hashes(task.train), known)
+    if trained.all() or not trained.any():
+        raise UserError(
+            f"{task.name}: the model was trained on {'all' if trained.all() else 'none'} of its {len(trained):,} sequences, so no part "
+            "of them was held out. Name the data that it was trained with."
+        )
+    return Task(task.name, task.classes, task.train.take(trained), task.train.take(~trained), task.test)

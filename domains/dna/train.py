@@ -46,7 +46,7 @@ def pretrain(
     Raises:
         UserError: files that cannot be used, or as `titans_seq.training.run.train`.
     """
-    from domains.dna.data.genome import open_genome
+    from domains.dna.data.genome import open_genome, tell_ambiguous
     from domains.dna.documents import split_ends, split_records
     from domains.dna.model import BEGIN, TitansForDNA
     from titans_seq.card import Card, plain
@@ -64,7 +64,8 @@ def pretrain(
             raise UserError(f"{', '.join(map(str, genomes))}: every base to {does} is N. Take records with bases, for validation by name.")
 
     def about(**named: int) -> str:
-        return f"Trained on {documents.describe(**named)}\n\n{origin} {held_out.describe(**named)}"
+        parts = f"Trained on {documents.describe(**named)}", f"{origin} {held_out.describe(**named)}", tell_ambiguous(opened)
+        return "\n\n".join(filter(None, parts))
 
     card = Card(
         title="Titans nucleotide model",

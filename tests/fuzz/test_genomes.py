@@ -133,7 +133,7 @@ def test_damaged_fasta_is_read_as_biopython_reads_it(text: str, tmp_path: Path) 
 @given(values=VALUES, data=st.data())
 def test_any_index(values: Any, data: st.DataObject, tmp_path: Path) -> None:
     """Of a cache: another JSON, or a valid one with a value replaced, is the same index or none."""
-    good = Index(tmp_path / "g", 10, 20, "ab", ("a", "b"), (3, 4)).to_json()
+    good = Index(tmp_path / "g", 10, 20, "ab", 1, ("a", "b"), (3, 4)).to_json()
     made: Any = json.loads(good)
     at = data.draw(st.sampled_from([None, "source", "records", "format", "size", "length", "name"]))
     if at is None:

@@ -13,7 +13,10 @@ from typing import get_args
 import pytest
 import torch
 
-from titans_seq import Titans, presets
+from domains.dna.config import of_preset as dna_of_preset
+from domains.dna.head_config import encoder_of
+from domains.text.config import of_preset as text_of_preset
+from titans_seq import Titans, UserError, presets
 from titans_seq.config import VARIANTS, Config, TitansConfig
 
 SNAPSHOTS = Path(__file__).parent / "snapshots"
@@ -80,6 +83,12 @@ def test_every_preset_has_a_debug_model_that_runs(variant: str) -> None:
     y, _ = Titans(presets.debug(variant))(torch.randn(1, 9, 16))
     assert y.isfinite().all()
     assert {name for name in PRESETS if name.endswith("debug")} >= {"debug", "text_debug", "timeseries_debug"}
+
+
+@pytest.mark.parametrize("of_preset", [presets.PRESETS.__getitem__, dna_of_preset, text_of_preset, lambda name: encoder_of(preset=name)])
+def test_a_preset_that_is_not_there(of_preset: Callable[[str], object]) -> None:
+    with pytest.raises(UserError, match=r"^no preset is called 'huge'\. Those that there are: debug, tiny, 170m, 340m, 760m, 1\.3b\.$"):
+        of_preset("huge")
 
 
 def test_the_command_line_knows_the_presets_by_name() -> None:

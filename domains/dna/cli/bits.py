@@ -11,7 +11,7 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from domains.dna.cli.options import Cache, Genomes, Quiet, refuse
+from domains.dna.cli.options import Cache, Genomes, QuietResult, refuse
 from domains.dna.cli.reading import load, table_writer
 from domains.dna.config import DNAConfig, of_preset
 from titans_seq.errors import UserError
@@ -78,7 +78,7 @@ def bits(
     cache: Cache = None,
     seed: Annotated[int, Parameter(help="Of the first weights, without --model.")] = 0,
     preset: Annotated[Preset, Parameter(help="Without --model: size of the one that --train begins with, which --fresh changes.")] = "tiny",
-    quiet: Quiet = False,
+    quiet: QuietResult = False,
     fresh: DNAConfig,
     config: ConfigFile = None,
 ) -> None:
@@ -97,7 +97,7 @@ def bits(
 
     from domains.dna.bits import WindowSums, by_record, mean_of_strands, per_base, usual_window
     from domains.dna.data.features import read_annotation
-    from domains.dna.data.genome import open_genome
+    from domains.dna.data.genome import open_genome, tell_ambiguous
     from domains.dna.plots import plot_bits
     from domains.dna.track import GENES, Layout, usual_kinds
 
@@ -117,8 +117,10 @@ def bits(
     if as_json:
         for row in records.rows(named=True):
             print(json.dumps(row))
-    elif not quiet:
+    else:
         _print(records, by_record(windows.with_columns(file=pl.lit("all"), record=pl.lit(""))))
+    if not quiet and (note := tell_ambiguous(opened)):
+        print(note, file=sys.stderr)
     if output is not None:
         writers: dict[str, Callable[[Path], object]] = {
             f"records.{file_format}": table_writer(records),

@@ -14,11 +14,12 @@ from cyclopts import Parameter
 from domains.dna.cli.options import (
     Annotation,
     Cache,
-    Columns,
+    LabelColumn,
     Profile,
-    Quiet,
+    QuietResult,
     Reference,
     SegmentLength,
+    SequenceColumn,
     SkipOtherRecords,
     Trained,
     Window,
@@ -54,8 +55,9 @@ def evaluate(
     part: Annotated[
         Part | None,
         Parameter(
-            help="Of sequences: which part is scored. Default: the test, or else what there is. Of a genome: validation, the last 5 % of "
-            "every record, which dna finetune holds out. Default: all of it."
+            help="Of sequences: which part is scored. Default: the test, or else what there is; validation is what dna finetune held out, "
+            "also where it is no part of its own. Of a genome: validation, the last 5 % of every record, which dna finetune holds out. "
+            "Default: all of it."
         ),
     ] = None,
     both_strands: Annotated[
@@ -66,8 +68,8 @@ def evaluate(
         Parameter(name=("--output", "-o"), help="Of sequences: file for the predictions, .csv or .parquet: a row a sequence."),
     ] = None,
     as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON object.", negative="")] = False,
-    sequence_column: Columns = None,
-    label_column: Columns = None,
+    sequence_column: SequenceColumn = None,
+    label_column: LabelColumn = None,
     genome: Reference = None,
     annotation: Annotation = None,
     profile: Profile = None,
@@ -78,7 +80,7 @@ def evaluate(
     segment_length: SegmentLength | None = None,
     window: Window = None,
     cache: Cache = None,
-    quiet: Quiet = False,
+    quiet: QuietResult = False,
     config: ConfigFile = None,
 ) -> None:
     """Score a trained model: a classifier on the test part of labelled sequences, beside length alone and k-mers, with what of it was seen
@@ -107,7 +109,7 @@ def evaluate(
         seen = read_seen(Path(model))  # raises before anything slow
         reference = None if genome is None else open_genome(genome, cache, not quiet)
         task = read_task(data, reference, sequence_column, label_column)
-        _score_sequences(trained, model, seen, task, part, both_strands, output, as_json, quiet)
+        _score_sequences(trained, model, seen, task, part, both_strands, output, as_json)
     elif isinstance(trained, DNALabeller | DNAProfile):
         refuse(of_sequences, f"is of sequences, and {model} reads genomes (`dna annotate` writes what it says)")
         how = {"segment_length": segment_length or 4096, "window": window}
@@ -126,20 +128,23 @@ def _score_sequences(
     both_strands: bool,
     output: Path | None,
     as_json: bool,
-    quiet: bool,
 ) -> None:
     from domains.dna.evaluate import evaluate as run
     from domains.dna.evaluate import print_evaluation
-    from domains.dna.seen import count_seen
+    from domains.dna.seen import count_seen, split_again
     from titans_seq.outputs import write_all
 
+    if part == "validation" and task.validation is None and seen is not None:
+        task = split_again(task, seen)
     found = run(model, task, part, both_strands)
     again = count_seen(task.parts[found.part], seen)
-    _show(found, print_evaluation, as_json, quiet, {"trained_on": again})
+    _show(found, print_evaluation, as_json, {"trained_on": again})
     if again:
+        held_out = found.part == "train" and (task.validation is not None or again < len(found.labels))
+        mend = " Those that were held out are scored with --part validation." if held_out else ""
         print(
             f"warning: {again:,} of these {len(found.labels):,} sequences are among those that {folder} was trained on: of them the scores "
-            "say how well it remembers, not what it has learned.",
+            f"say how well it remembers, not what it has learned.{mend}",
             file=sys.stderr,
         )
     if output is not None:
@@ -194,7 +199,7 @@ def _score_genome(
         score, show, strands = partial(evaluate_profile, model, genome, bins), print_profile, model.encoder.strands
     with _reading(genome, stretches, strands, quiet) as (scratch, advance):
         found = score(stretches, scratch, advance=advance, **how)
-    _show(found, show, as_json, quiet)
+    _show(found, show, as_json)
 
 
 @contextmanager
@@ -205,8 +210,8 @@ def _reading(genome: "Genome", stretches: "Intervals", strands: int, quiet: bool
         yield scratch, advance
 
 
-def _show(found: Any, print_found: Callable[[Any], None], as_json: bool, quiet: bool, more: Mapping[str, Any] | None = None) -> None:
+def _show(found: Any, print_found: Callable[[Any], None], as_json: bool, more: Mapping[str, Any] | None = None) -> None:
     if as_json:
         print(json.dumps({**found.to_dict(), **(more or {})}))
-    elif not quiet:
+    else:
         print_found(found)

@@ -7,7 +7,19 @@ from typing import Annotated, Any
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from domains.dna.cli.options import Annotation, Cache, Columns, Guard, Profile, Quiet, Reference, SkipOtherRecords, refuse, refuse_guard
+from domains.dna.cli.options import (
+    Annotation,
+    Cache,
+    Guard,
+    LabelColumn,
+    Profile,
+    Quiet,
+    Reference,
+    SequenceColumn,
+    SkipOtherRecords,
+    refuse,
+    refuse_guard,
+)
 from domains.dna.cli.reading import of_genome
 from domains.dna.head_config import VALIDATION_SHARE, EncoderConfig, Pooling, ProfileLoss, encoder_of, finetuning
 from domains.dna.train import GUARD
@@ -51,8 +63,8 @@ def finetune(
             f"Default: {VALIDATION_SHARE}."
         ),
     ] = None,
-    sequence_column: Columns = None,
-    label_column: Columns = None,
+    sequence_column: SequenceColumn = None,
+    label_column: LabelColumn = None,
     genome: Reference = None,
     classes: Annotated[
         list[str] | None,

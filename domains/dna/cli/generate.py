@@ -1,5 +1,6 @@
 """`titans-seq dna generate`: DNA sampled from a model."""
 
+import os
 import sys
 from collections.abc import Callable
 from pathlib import Path
@@ -11,6 +12,7 @@ from cyclopts.validators import Number
 from domains.dna.cli.options import Cache, Quiet
 from domains.dna.cli.reading import Model, check_file, load
 from titans_seq.config import SamplingConfig
+from titans_seq.errors import UserError
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
 from titans_seq.progress import progress
 
@@ -29,7 +31,7 @@ def generate(
     length: Annotated[int, Parameter(help="Bases of each sequence.", validator=Positive)] = 1000,
     prompt: Annotated[
         str | None,
-        Parameter(help="What is read first and not written: letters A C G T N; or a FASTA, .2bit or GenBank file, each record a prompt."),
+        Parameter(help="What is read first and not written: bases such as ACGTN; or a FASTA, .2bit or GenBank file, each record a prompt."),
     ] = None,
     num_sequences: Annotated[int, Parameter(help="Sequences for each prompt.", validator=Positive)] = 1,
     seed: Annotated[int, Parameter(help="Of the draws.", validator=Number(gte=0))] = 0,
@@ -65,12 +67,18 @@ def generate(
 def _prompts(prompt: str | None, cache: Path | None, quiet: bool) -> "list[tuple[str, np.ndarray | None]]":
     """Names and codes of what is read first."""
     from domains.dna.data.alphabet import encode
-    from domains.dna.data.genome import open_genome
+    from domains.dna.data.genome import is_example, open_genome
 
     if prompt is None:
         return [("generated", None)]
-    if prompt and set(prompt.upper()) <= _LETTERS:
+    others = [place for place, letter in enumerate(prompt) if letter.upper() not in _LETTERS]
+    if prompt and not others:
         return [("generated", encode(prompt, "--prompt"))]
+    if others and not (os.path.exists(prompt) or is_example(prompt)):
+        raise UserError(
+            f"--prompt {prompt:.60}: no such file, and {prompt[others[0]]!r}, its letter {others[0] + 1:,}, is none of the bases "
+            "A C G T U N. Give bases, or a FASTA, .2bit or GenBank file."
+        )
     genome = open_genome(prompt, cache, not quiet)
     return [(name, genome.read(record, 0, int(genome.lengths[record]))) for record, name in enumerate(genome.names)]
 

@@ -12,8 +12,12 @@ from titans_seq.errors import UserError
 Genomes = Annotated[list[Path], Parameter(help="FASTA (also .gz or bgzf), .2bit or GenBank files; phix174 and chloroplast ship.")]
 Cache = Annotated[Path | None, Parameter(help="Folder for the genomes' caches. Default: .titans_seq beside each file.")]
 Quiet = Annotated[bool, Parameter(help="Print nothing but what was written.", negative="")]
+QuietResult = Annotated[bool, Parameter(help="Print the result alone, and show no progress.", negative="")]
 Reference = Annotated[Path | None, Parameter(help="Of interval lists, such as those of Genomic Benchmarks: the genome they are of.")]
-Columns = Annotated[str | None, Parameter(help="Name of this column in tables. Default: a usual name for it, such as sequence, label.")]
+SequenceColumn = Annotated[str | None, Parameter(help="Of tables: the column of sequences. Default: the one called sequence, seq or dna.")]
+LabelColumn = Annotated[
+    str | None, Parameter(help="Of tables: the column of labels. Default: the one called label, labels, target, class or y.")
+]
 Trained = Annotated[str, Parameter(help="Folder of a trained model, or its name on the Hugging Face hub, owner/name.")]
 Annotation = Annotated[
     Path | None,

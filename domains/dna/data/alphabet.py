@@ -1,11 +1,11 @@
 """Bases as uint8 codes: bits 0 to 2 are A C G T N (0 to 4), bit 3 marks a soft-masked (lower-case) base.
 
-U counts as T. The other letters of IUPAC's alphabet (R, Y, .. and X), which stand for several bases, become N. Gaps and everything else are
-no bases: an error.
+U counts as T. The other letters of IUPAC's alphabet (R, Y, ..), which stand for several bases, become N. Gaps and everything else are no
+bases: an error, also X, which is any amino acid as well as a masked base.
 """
 
 import numpy as np
-from Bio.Data.IUPACData import ambiguous_dna_values
+from Bio.Data.IUPACData import ambiguous_dna_letters
 
 from titans_seq.errors import UserError
 
@@ -21,7 +21,7 @@ ILLEGAL = 255
 
 def _letters() -> bytes:
     """The code of every byte, ILLEGAL for those that are no base: for `bytes.translate`."""
-    code = dict.fromkeys(ambiguous_dna_values, N) | {base: i for i, base in enumerate(BASES)} | {"U": 3}
+    code = dict.fromkeys(ambiguous_dna_letters, N) | {base: i for i, base in enumerate(BASES)} | {"U": 3}
     table = bytearray([ILLEGAL] * 256)
     for letter, value in code.items():
         table[ord(letter)] = value
@@ -48,8 +48,15 @@ def encode(text: str, what: str = "the sequence") -> np.ndarray:
     return np.frombuffer(codes, dtype=np.uint8)
 
 
+def count_ambiguous(letters: bytes, codes: bytes) -> int:
+    """How many letters were read as N and are not N, such as R and Y; codes: of the letters."""
+    return codes.count(N) + codes.count(N | SOFT) - letters.count(b"N") - letters.count(b"n")
+
+
 def illegal(letter: str) -> str:
     """Why a letter is refused, and what mends it."""
+    if letter in "Xx":
+        return f"{letter!r} is no base: it masks a base in some files, and is any amino acid in others. Write masked bases as N."
     if letter in "-.*":
         return f"{letter!r} is a gap or a stop, not a base. Take it out; unknown bases are written N."
     return f"{letter!r} is no base. Bases are A C G T U, N and IUPAC's R Y S W K M B D H V (read as N); proteins cannot be read."

@@ -2,7 +2,7 @@
 
 Of the source NAME:
 
-    NAME.json            the index: format, source (path, size, mtime, SHA-256), records (name, length, offset)
+    NAME.json            the index: format, source (path, size, mtime, SHA-256), ambiguous letters, records (name, length, offset)
     NAME.HASH.bases      the codes of all records end to end; then how many N come before each N_BLOCK of them
 """
 
@@ -25,7 +25,7 @@ from titans_seq.errors import UserError
 from titans_seq.files import digest
 from titans_seq.progress import make_bar
 
-FORMAT = 1
+FORMAT = 2
 KIND = "genomes"
 N_BLOCK = 1024
 """Bases between two counts of N."""
@@ -36,12 +36,13 @@ _COUNTED = N_BLOCK << 12
 
 @dataclass(frozen=True)
 class Index:
-    """What a cache says of itself. lengths, offsets: of the records, in bases."""
+    """What a cache says of itself. ambiguous: letters other than N that were read as N. lengths, offsets: of the records, in bases."""
 
     source: Path
     size: int
     mtime_ns: int
     sha256: str
+    ambiguous: int
     names: tuple[str, ...]
     lengths: tuple[int, ...]
 
@@ -64,7 +65,7 @@ class Index:
         """The text of the index."""
         source = {"path": str(self.source), "size": self.size, "mtime_ns": self.mtime_ns, "sha256": self.sha256}
         records = [list(record) for record in zip(self.names, self.lengths, self.offsets.tolist(), strict=False)]
-        return json.dumps({"format": FORMAT, "source": source, "records": records})
+        return json.dumps({"format": FORMAT, "source": source, "ambiguous": self.ambiguous, "records": records})
 
     @classmethod
     def from_json(cls, text: str) -> "Index":
@@ -77,8 +78,10 @@ class Index:
         try:
             source = values["source"]
             names, lengths, offsets = zip(*values["records"], strict=True)
-            index = cls(Path(source["path"]), source["size"], source["mtime_ns"], source["sha256"], names, lengths)
+            of_source = Path(source["path"]), source["size"], source["mtime_ns"], source["sha256"]
+            index = cls(*of_source, values["ambiguous"], names, lengths)
             good = values["format"] == FORMAT and all(type(n) is int and n > 0 for n in (*lengths, index.size))
+            good = good and type(index.ambiguous) is int and index.ambiguous >= 0
             good = good and all(isinstance(text, str) for text in (*names, index.sha256)) and index.offsets[:-1].tolist() == list(offsets)
         except (TypeError, KeyError, OverflowError) as error:
             raise ValueError(f"no index of a genome: {error!r}") from error
@@ -133,8 +136,8 @@ def _build(source: Path, progress: bool, place: Place) -> Index:
     with tempfile.TemporaryDirectory(dir=place.folder, prefix=".titans-seq-") as temporary:
         made = Path(temporary) / "bases"
         with made.open("w+b") as file:
-            names, lengths = _write_codes(source, file, progress and before.st_size >= _SHOWN_FROM)
-            index = Index(source.absolute(), before.st_size, before.st_mtime_ns, digest(source), tuple(names), tuple(lengths))
+            found = _write_codes(source, file, progress and before.st_size >= _SHOWN_FROM)
+            index = Index(source.absolute(), before.st_size, before.st_mtime_ns, digest(source), *found)
             _append_counts(file, index)
             file.flush()
             os.fsync(file.fileno())
@@ -147,18 +150,20 @@ def _build(source: Path, progress: bool, place: Place) -> Index:
     return index
 
 
-def _write_codes(source: Path, file: BinaryIO, progress: bool) -> tuple[list[str], list[int]]:
-    names, lengths = [], []
+def _write_codes(source: Path, file: BinaryIO, progress: bool) -> tuple[int, tuple[str, ...], tuple[int, ...]]:
+    """How many letters are ambiguous, and names and lengths of the records."""
+    ambiguous, names, lengths = 0, [], []
     columns = (TextColumn("{task.description}"), BarColumn(), DownloadColumn(), TimeRemainingColumn())
     with make_bar(*columns, disable=not progress) as bar:
         task = bar.add_task(f"Reading {source.name}", total=source.stat().st_size)
         for name, blocks in read_records(source, lambda opened: bar.wrap_file(opened, task_id=task)):
             begin = file.tell()
             for block in blocks:
-                file.write(block)
+                file.write(block.codes)
+                ambiguous += block.ambiguous
             names.append(name)
             lengths.append(file.tell() - begin)
-    return names, lengths
+    return ambiguous, tuple(names), tuple(lengths)
 
 
 def _append_counts(file: BinaryIO, index: Index) -> None:

@@ -1,7 +1,7 @@
 """Genomes: any part of any record as codes, read from a memory-mapped cache. Shapes: R records, W windows, L bases of a window."""
 
 import difflib
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator
 from contextlib import contextmanager
 from functools import cached_property
 from importlib.resources import as_file, files
@@ -31,10 +31,11 @@ class Genome:
     Attributes:
         names: (R,) of the records, in the order of the file.
         lengths: (R,) int64, in bases.
+        source: the file that the genome is of, as it was named; the name of one that ships.
     """
 
-    def __init__(self, place: Place, index: Index) -> None:
-        self._place, self._index = place, index
+    def __init__(self, source: Path, place: Place, index: Index) -> None:
+        self.source, self._place, self._index = source, place, index
         self.names = index.names
         self._offsets = index.offsets
         self.lengths = np.diff(self._offsets)
@@ -53,14 +54,14 @@ class Genome:
         return {name: value for name, value in self.__dict__.items() if name not in ("_maps", "_numbers")}
 
     @property
-    def source(self) -> Path:
-        """The file that the genome is of."""
-        return self._index.source
-
-    @property
     def sha256(self) -> str:
         """Of the file."""
         return self._index.sha256
+
+    @property
+    def ambiguous(self) -> int:
+        """How many letters of the file stand for several bases (R, Y, .. but not N) and are read as N."""
+        return self._index.ambiguous
 
     @property
     def cache_path(self) -> Path:
@@ -154,10 +155,20 @@ def open_genome(path: str | Path, cache: str | Path | None = None, progress: boo
     Raises:
         UserError: the file or the folder cannot be used; the message names file, line or record, and what mends it.
     """
-    if is_example(path):
-        return open_example(str(path), cache)
-    found, index = find_or_build(Path(path), None if cache is None else Path(cache), progress)
-    return Genome(found, index)
+    return open_example(str(path), cache) if is_example(path) else _open(Path(path), Path(path), cache, progress)
+
+
+def _open(file: Path, source: Path, cache: str | Path | None, progress: bool) -> Genome:
+    """The genome in a file that is called `source`."""
+    return Genome(source, *find_or_build(file, None if cache is None else Path(cache), progress))
+
+
+def tell_ambiguous(genomes: Iterable[Genome]) -> str:
+    """A sentence that says how many letters of genomes are read as N and are not N; empty where there are none."""
+    count = sum(genome.ambiguous for genome in genomes)
+    if count == 0:
+        return ""
+    return f"{count:,} letter{'s'[: count != 1]} for several bases (such as R and Y) {'is' if count == 1 else 'are'} read as N."
 
 
 def is_example(path: str | Path) -> bool:
@@ -181,4 +192,4 @@ def open_example(name: str = "phix174", cache: str | Path | None = None) -> Geno
     if name not in EXAMPLES:
         raise UserError(f"no example genome is called '{name}'. Those that ship: {', '.join(EXAMPLES)}.")
     with example_file(name) as path:
-        return open_genome(path, user_folder(KIND) if cache is None else cache, progress=False)
+        return _open(path, Path(name), user_folder(KIND) if cache is None else cache, progress=False)

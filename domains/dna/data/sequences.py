@@ -19,7 +19,7 @@ from Bio.Seq import UndefinedSequenceError
 from Bio.SeqIO.FastaIO import SimpleFastaParser
 from Bio.SeqRecord import SeqRecord
 
-from domains.dna.data.alphabet import FROM_LETTER, ILLEGAL, illegal
+from domains.dna.data.alphabet import FROM_LETTER, ILLEGAL, count_ambiguous, illegal
 from titans_seq.errors import UserError
 
 BLOCK = 1 << 22
@@ -34,11 +34,18 @@ Letters = Iterator[str] | Iterator[bytes]
 Parse = Callable[[Path, Wrap], Iterator[tuple[str, Letters]]]
 
 
+class Block(NamedTuple):
+    """A part of a sequence: its codes, and how many letters of it stand for several bases and were read as N."""
+
+    codes: bytes
+    ambiguous: int
+
+
 class Record(NamedTuple):
     """One sequence of a file: its name, and its codes block by block."""
 
     name: str
-    blocks: Iterator[bytes]
+    blocks: Iterator[Block]
 
 
 def read_records(path: Path, wrap: Wrap = lambda file: file) -> Iterator[Record]:
@@ -113,7 +120,7 @@ def _kind_of_text(path: Path, start: bytes) -> str:
     )
 
 
-def _checked(path: Path, kind: str, number: int, name: str, blocks: Letters) -> Iterator[bytes]:
+def _checked(path: Path, kind: str, number: int, name: str, blocks: Letters) -> Iterator[Block]:
     """The codes of letters."""
     position = 0
     for letters in blocks:
@@ -125,7 +132,7 @@ def _checked(path: Path, kind: str, number: int, name: str, blocks: Letters) -> 
             where = _where(path, kind, number, position + bad)
             raise UserError(f"{where}: record '{name[:60]}', position {position + bad + 1}: {illegal(letter)}")
         position += len(codes)
-        yield codes
+        yield Block(codes, count_ambiguous(raw, codes))
     if not position:
         raise UserError(f"{_where(path, kind, number)}: record '{name[:60]}' holds no base. Take it out of the file.")
 

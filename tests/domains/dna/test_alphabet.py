@@ -7,7 +7,7 @@ from Bio.Seq import Seq
 from hypothesis import given
 from hypothesis import strategies as st
 
-from domains.dna.data.alphabet import BASE_BITS, COMPLEMENT, SOFT, decode, encode, reverse_complement
+from domains.dna.data.alphabet import BASE_BITS, COMPLEMENT, FROM_LETTER, ILLEGAL, SOFT, decode, encode, reverse_complement
 from titans_seq import UserError
 
 LETTERS = st.text("ACGTNacgtn", max_size=50)
@@ -40,12 +40,29 @@ def test_u_is_t_and_ambiguous_letters_are_n() -> None:
     assert decode(encode(ambiguous.lower())) == "n" * len(ambiguous)
 
 
+def test_an_error_lists_every_letter_that_is_taken() -> None:
+    with pytest.raises(UserError) as error:
+        encode("E")
+    listed = str(error.value).partition("Bases are")[2].partition("(")[0].replace("IUPAC", "").replace("and", "")
+    taken = {chr(letter) for letter, code in enumerate(FROM_LETTER) if code != ILLEGAL}
+    assert {letter for letter in listed if letter.isupper()} == {letter.upper() for letter in taken}
+
+
 def test_a_batch_is_reversed_along_its_last_axis() -> None:
     batch = np.stack([encode("AACG"), encode("TTTN")])
     assert [decode(row) for row in reverse_complement(batch)] == ["CGTT", "NAAA"]
 
 
-@pytest.mark.parametrize(("text", "message"), [("AC-T", "position 3: '-' is a gap"), ("E", "position 1: 'E' is no base"), ("Aé", "'é'")])
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ("AC-T", "position 3: '-' is a gap"),
+        ("E", "position 1: 'E' is no base"),
+        ("Aé", "'é'"),
+        ("ACX", "position 3: 'X' is no base: it masks .* Write masked bases as N"),
+        ("xxx", "position 1: 'x' is no base"),
+    ],
+)
 def test_what_is_no_base_is_refused(text: str, message: str) -> None:
     with pytest.raises(UserError, match=message):
         encode(text)

@@ -140,9 +140,15 @@ def test_annotation_is_read_from_any_file(tmp_path: Path) -> None:
 
 def test_from_a_genbank_to_a_model_to_intervals(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     sizes = ("--preset", "debug", "--max-steps", 2, "--batch-size", 2, "--segment-length", 64, "--validate-every", 1, "--guard", 50)
-    run("finetune", SHIPPED, "--classes", "CDS", *sizes, "--cache", tmp_path / "cache", "-o", tmp_path / "run", "--quiet")
+    run("finetune", SHIPPED, "--classes", "CDS", *sizes, "--cache", tmp_path / "cache", "-o", tmp_path / "run")
+    trained, validated, labels, size = capsys.readouterr().out.splitlines()[:4]
+    assert trained == "Trained on 5,067 bases of phix174.gbk with phix174.gbk, in windows of 64."
+    assert validated == "Validated on the last 5% of each record, not trained on, nor 50 bases before: 269 bases."
+    assert labels.startswith("Of the bases and strands of the genome there is CDS on ")
+    assert size.startswith("The model has ")
+    assert size.endswith(" parameters; 2 steps.")
     card = (tmp_path / "run" / "model" / "README.md").read_text()
-    assert "Trained on `phix174.gbk` with `phix174.gbk`, 5,067 bases in windows of 64; validated on the last 5% of each record" in card
+    assert f"Trained on 5,067 bases of `phix174.gbk` with `phix174.gbk`, in windows of 64.\n\n{validated}" in card
     model = tmp_path / "run" / "model"
     run("annotate", model, SHIPPED, "--cache", tmp_path / "cache", "-o", tmp_path / "out", "--bases", "--segment-length", 1000, "--quiet")
     written = capsys.readouterr().out.split()[-3:]

@@ -165,6 +165,25 @@ def test_from_a_model_to_tables_and_a_picture(
     assert frozen["bits_per_base"] != pytest.approx(row["forward"], rel=1e-4)
 
 
+def test_quiet_leaves_the_result_and_no_remarks(
+    write: Callable[..., Path],
+    run: Callable[..., None],
+    tmp_path: Path,
+    capsys: pytest.CaptureFixture[str],
+    monkeypatch: pytest.MonkeyPatch,
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    write(">one\nACGTTGCANNACRtacgt\n")
+    make_model().save_pretrained(tmp_path / "model")
+    run("bits", "./../" + tmp_path.name + "/g.fa", "--model", "model")
+    said = capsys.readouterr()
+    assert "1 letter for several bases (such as R and Y) is read as N." in said.err
+    assert said.out.splitlines()[1].endswith(f"one (../{tmp_path.name}/g.fa)")
+    run("bits", "./../" + tmp_path.name + "/g.fa", "--model", "model", "--quiet")
+    quiet = capsys.readouterr()
+    assert (quiet.out, quiet.err) == (said.out, "")
+
+
 def test_training_in_the_pass_needs_no_model(write: Callable[..., Path], run: Callable[..., None], random_words: Words) -> None:
     genome = write(f">one\n{random_words(20, 1)}\n")
     with pytest.raises(UserError, match=r"Name one with --model, or train one in this pass with --train\."):

@@ -160,6 +160,8 @@ def test_the_command_scores_labels_and_profiles(run: Run, capsys: pytest.Capture
         run("evaluate", "labels", "g.fa", "--annotation", "other.bed", "--skip-other-records")
     run("evaluate", "values", "g.fa", "--profile", "g.bedgraph")
     shown = capsys.readouterr().out
+    run("evaluate", "values", "g.fa", "--profile", "g.bedgraph", "--quiet")
+    assert capsys.readouterr().out == shown
     assert all(word in shown for word in ("bins of 4 bases", "pearson", "G and C, fitted to these bins", "mean of these bins"))
 
 

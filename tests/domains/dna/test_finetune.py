@@ -141,7 +141,11 @@ def test_what_was_trained_on_is_warned_of(learned: tuple[Path, Path], run: Run, 
         assert found["trained_on"] == count
         assert (f"warning: {count:,} of these {found['sequences']:,} sequences are among those that" in said.err) == (count > 0)
     run("evaluate", folder / "model", task / "train.csv", "--quiet")
-    assert "warning: 1,200 of these 1,200 sequences" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "warning: 1,200 of these 1,200 sequences" in said
+    assert "--part validation" not in said  # there is none in this table
+    run("evaluate", folder / "model", task, "--part", "train", "--quiet")
+    assert "held out are scored with --part validation" in capsys.readouterr().err
 
 
 def test_a_model_that_does_not_know_what_it_was_trained_on_is_scored_without_a_word_of_it(
@@ -182,7 +186,8 @@ def test_a_run_that_ended_goes_on_to_the_same_weights(run: Run, tmp_path: Path) 
     assert all(torch.equal(x, second[name]) for name, x in first.items())
     card = (tmp_path / "whole" / "model" / "README.md").read_text()
     assert "Trained on 36 sequences" in card
-    assert "and their reverse complements; validated on 4 sequences" in card
+    assert "and their reverse complements. Embedding and backbone began as" in card
+    assert "\n\nValidated on 4 sequences" in card
     assert "Embedding and backbone began as those of `pretrained`." in card
     audit = json.loads((tmp_path / "whole" / "audit.json").read_text())
     assert audit["baselines"]["evaluated_on"] == "validation"
@@ -195,6 +200,45 @@ def test_the_audit_is_printed_first(run: Run, tmp_path: Path, capsys: pytest.Cap
     assert shown.index("Sequences of a part that are in another") < shown.index("step 2")
     assert shown.index("Baselines on the test part") < shown.index("step 2")
     assert f"The model is in {tmp_path / 'run' / 'model'}." in shown
+    assert shown.index("test part: 10 sequences") > shown.index("step 2")
+
+
+def table_of(shown: str, title: str) -> list[str]:
+    """The lines of a table that is printed, from its title to its lower edge."""
+    lines = shown[shown.rindex(title) :].splitlines()
+    return lines[: next(i for i, line in enumerate(lines) if line.startswith("└")) + 1]
+
+
+def test_what_was_held_out_of_a_table_is_scored_at_the_end_and_again(run: Run, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Model and baselines on the same sequences, as in the audit; by `evaluate --part validation` the same table."""
+    rows = planted(40, 3)
+    rows += [(text.translate(str.maketrans("ACGT", "TGCA"))[::-1], label) for text, label in rows[:10]]
+    table = write_task(tmp_path / "task", train=rows) / "train.csv"
+    run("finetune", table, *QUICK[:-1], "-o", tmp_path / "run", "--max-steps", 2)
+    shown = capsys.readouterr().out
+    audit = json.loads((tmp_path / "run" / "audit.json").read_text())
+    last = table_of(shown, "train.csv, validation part")
+    names = [line.split("│")[1].strip() for line in last if line.startswith("│")]
+    assert names == [*audit["baselines"]["scores"], "model"]
+    run("evaluate", tmp_path / "run" / "model", table, "--part", "validation")
+    again = capsys.readouterr()
+    assert table_of(again.out, "train.csv, validation part") == last
+    assert again.err == ""
+    run("evaluate", tmp_path / "run" / "model", table, "--quiet")
+    said = capsys.readouterr()
+    assert "train.csv, train part: 50 sequences" in said.out
+    assert "Those that were held out are scored with --part validation." in said.err
+    other = write_task(tmp_path / "other", train=planted(10, 9)) / "train.csv"
+    with pytest.raises(UserError, match=r"train\.csv: the model was trained on none of its 10 sequences, so no part of them was held out"):
+        run("evaluate", tmp_path / "run" / "model", other, "--part", "validation")
+
+
+def test_the_columns_have_a_help_each(run: Run, capsys: pytest.CaptureFixture[str]) -> None:
+    for command in ("evaluate", "finetune"):
+        run(command, "--help")
+        shown = " ".join(capsys.readouterr().out.replace("│", " ").split())
+        assert "Of tables: the column of sequences. Default:" in shown
+        assert "Of tables: the column of labels. Default:" in shown
 
 
 @pytest.mark.parametrize(

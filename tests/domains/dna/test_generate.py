@@ -85,6 +85,12 @@ def test_from_a_model_to_fasta(
     assert records[0].seq != records[1].seq  # draws of its own for each prompt
     with pytest.raises(UserError, match=r"none\.fa: no such file"):
         run(*command, "--prompt", "none.fa")
+    with pytest.raises(
+        UserError, match=r"--prompt ACGTX: no such file, and 'X', its letter 5, is none of the bases A C G T U N\. Give bases"
+    ):
+        run(*command, "--prompt", "ACGTX")
+    with pytest.raises(UserError, match=r"--prompt (ACGT){15}: no such file, and 'E', its letter 1,200, is none of the bases"):
+        run(*command, "--prompt", "ACGT" * 299 + "ACGE")
     with pytest.raises(UserError, match="--top-k must be at least 1"):
         run(*command, "--top-k", 0)
     with pytest.raises(UserError, match=r"--output .*: is a folder"):

@@ -17,7 +17,7 @@ from hypothesis import strategies as st
 from domains.dna.data import cache as cache_module
 from domains.dna.data import sequences
 from domains.dna.data.cache import N_BLOCK
-from domains.dna.data.genome import Genome, open_example, open_genome
+from domains.dna.data.genome import Genome, open_example, open_genome, tell_ambiguous
 from tests.domains.dna.twobit import twobit
 from titans_seq import UserError
 from titans_seq.cache import FOLDER
@@ -143,6 +143,30 @@ def test_a_cache_is_built_once(write: Callable[..., Path], monkeypatch: pytest.M
     assert json.loads((path.parent / FOLDER / "g.fa.json").read_text())["source"]["mtime_ns"] == 1
 
 
+def test_letters_that_are_read_as_n_are_counted_and_told(
+    write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    path = write(">a\nACRyN\n>b\nnKA\n")
+    assert open_genome(path).ambiguous == 3
+    monkeypatch.setattr(cache_module, "read_records", None)
+    genome = open_genome(path)  # of the cache
+    assert tell_ambiguous([genome, genome]) == "6 letters for several bases (such as R and Y) are read as N."
+    (tmp_path / "clean").mkdir()
+    monkeypatch.undo()
+    assert tell_ambiguous([open_genome(write(">a\nACGTNNnn\n", "clean/g.fa"))]) == ""
+    assert tell_ambiguous([open_genome(write(">a\nACGTM\n", "clean/h.fa"))]).startswith("1 letter for several bases")
+
+
+def test_a_genome_is_called_as_it_was_named(write: Callable[..., Path], monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    write(FASTA)
+    (tmp_path / "below").mkdir()
+    monkeypatch.chdir(tmp_path / "below")
+    for name in ("../g.fa", "../below/../g.fa"):
+        with pytest.raises(UserError, match=f"^{name}: has no record 'y'"):
+            open_genome(name).record("y")
+    assert str(open_genome("phix174", tmp_path).source) == "phix174"
+
+
 def test_a_changed_file_is_read_again(write: Callable[..., Path]) -> None:
     path = write(FASTA)
     before = open_genome(path)
@@ -163,7 +187,7 @@ def test_a_genome_that_is_being_read_stays_as_it_was(write: Callable[..., Path])
     assert letters(before) == RECORDS
 
 
-@pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b'{"format": 1, "source": {}, "records": [[1]]}', b"\xff"])
+@pytest.mark.parametrize("damage", [b"", b"{}", b"[1]", b'{"format": 2, "source": {}, "records": [[1]]}', b"\xff"])
 def test_a_damaged_index_is_written_anew(damage: bytes, write: Callable[..., Path]) -> None:
     path = write(FASTA)
     open_genome(path)
@@ -177,7 +201,7 @@ def test_a_cache_that_is_cut_off_or_of_another_format_is_written_anew(write: Cal
     bases.write_bytes(bases.read_bytes()[:-1])
     assert letters(open_genome(path)) == RECORDS
     index = path.parent / FOLDER / "g.fa.json"
-    index.write_text(index.read_text().replace('"format": 1', '"format": 0').replace('"chr1"', '"old"'))
+    index.write_text(index.read_text().replace('"format": 2', '"format": 1').replace('"chr1"', '"old"'))
     assert letters(open_genome(path)) == RECORDS
 
 
@@ -255,6 +279,7 @@ CUT = gzip.compress(b">a\n" + b"ACGTTGCA\n" * 5000, 0)
         (">a\nAC\n>b\nAC GT\n\nA-\n", "g.fa", r"line 6: record 'b', position 6: '-' is a gap"),
         (">a\nACGT\nAéC\n", "g.fa", r"line 3: record 'a', position 6: 'é' is no base"),
         (b">a\nACGT\nA\xff\n", "g.fa", r"line 3: record 'a', position 6: .* is no base"),
+        (">a\nACGT\n>b\nAxXX\n", "g.fa", r"line 4: record 'b', position 2: 'x' is no base: .* Write masked bases as N"),
         (">a\nMKLV\n", "g.fa", r"position 3: 'L' is no base.*proteins"),
         (CUT[:20_000], "cut", r"cut, line \d+: its gzip is cut off or damaged"),
         (CUT[:15], "cut", "its gzip is cut off or damaged near its begin"),

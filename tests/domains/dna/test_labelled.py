@@ -128,7 +128,8 @@ def test_interval_lists_are_read_from_their_genome(genome_of: Callable[..., Geno
 @pytest.mark.parametrize(
     ("text", "message"),
     [
-        ("sequence,label\nAC,0\nAXZ,1\n", r"a\.csv, line 3, position 3 of the sequence: 'Z' is no base"),
+        ("sequence,label\nAC,0\nAGZ,1\n", r"a\.csv, line 3, position 3 of the sequence: 'Z' is no base"),
+        ("sequence,label\nAC,0\nXXX,1\n", r"a\.csv, line 3, position 1 of the sequence: 'X' is no base"),
         ("sequence,label\nAC,0\n,1\n", r"line 3: the sequence is empty"),
         ("sequence,label\nAC,0\nA,\n", r"line 3: the label is empty"),
         ("sequence,label\nAC,0\nA,0\n", "all sequences are of class '0'; at least two"),

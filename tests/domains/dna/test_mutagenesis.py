@@ -133,6 +133,18 @@ def test_a_long_region_is_drawn_in_part() -> None:
     assert "500 more bases not drawn" in figure.get_suptitle()
 
 
+def test_letters_of_a_weak_model_fill_the_axis_down_to_noise() -> None:
+    scores = np.zeros((20, 4))
+    scores[3, 1] = 0.4
+    highest = information(scores).sum(axis=1).max()
+    assert 0.01 < highest < 0.05
+    logo, heat, _ = plot_mutagenesis("A" * 20, scores, "one", 1).axes
+    assert logo.get_ylim() == (0, pytest.approx(highest))
+    assert logo.get_ylabel() == "bits, of 2"
+    assert heat.get_xlabel() == "position; a dot is the base that is there"
+    assert plot_mutagenesis("A" * 20, scores / 100, "one", 1).axes[0].get_ylim() == (0, 0.01)
+
+
 def test_pictures_that_are_compared_have_one_scale() -> None:
     weak, strong = np.full((20, 4), -0.1), np.full((20, 4), -8.0)
     for scores in (weak, strong):

@@ -72,6 +72,15 @@ def test_it_says_what_it_trains_on(
     assert capsys.readouterr().out.splitlines() == [str(tmp_path / "again" / "model")]
 
 
+def test_it_says_what_is_read_as_n(
+    write: Callable[..., Path], random_words: Words, tmp_path: Path, run: Run, capsys: pytest.CaptureFixture[str]
+) -> None:
+    run("pretrain", write(f">r\nRRY{random_words(20, 0)}\n"), *SIZES[:-1], "--guard", 0, "--max-steps", 1, "-o", tmp_path / "run")
+    said = "3 letters for several bases (such as R and Y) are read as N."
+    assert capsys.readouterr().out.splitlines()[2] == said
+    assert said in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
 def test_a_run_that_ended_goes_on_to_the_same_weights(write: Callable[..., Path], random_words: Words, tmp_path: Path, run: Run) -> None:
     genome = write(f">one\n{random_words(30, 1)}\n>two\n{random_words(20, 2).lower()}NNN\n", "g.fa.gz")
     steps = ("pretrain", genome, *SIZES, "--guard", 7, "--length-warmup", 2, 3, "--checkpoint-every", 3, "--keep-checkpoints", 9)
