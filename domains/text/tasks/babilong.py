@@ -58,7 +58,7 @@ class BabiLongConfig(Config):
 
 
 class BabiLong(TextTask):
-    """BABILong on the user's books.
+    """BABILong (arXiv 2406.10149): facts of bAbI, in their order, between sentences of your books, and a question about them.
 
     As there: a sample a question, earlier questions left out; stories with more facts than an eighth of the tokens are not used; the
     background begins at a random character of a random book, without the sentence that is cut there; its sentences of fewer than 10

@@ -81,7 +81,7 @@ PRESETS: dict[str, dict[str, int | str]] = {
 
 
 class Needles(TextTask):
-    """RULER's needles.
+    """RULER's needles (arXiv 2404.06654): keys with values, told once anywhere in a haystack; the values of some are asked.
 
     As there: the needle keeps its plural; with one answer template and prefix are put in the singular; needles lie before different units
     of hay, drawn without replacement. Not as there: words and sentences are our own, no key or value comes twice, no hay has a key that is
