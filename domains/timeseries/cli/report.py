@@ -145,8 +145,8 @@ def print_forecast(rows: "pl.DataFrame") -> None:
 
 
 def print_update(item: str, last: datetime | None, counts: Mapping[str, int], forecast: "Forecast | None", channels: Sequence[str]) -> None:
-    """One line: the next step of each channel, median and 80 % interval, and how many steps were missing or rows late."""
-    notes = ", ".join(f"{counts[name]} {name}" for name in ("missing", "late") if counts[name])
+    """One line: the next step of each channel, median and 80 % interval, and how many steps were missing, rows late or read before."""
+    notes = ", ".join(f"{counts[name]} {name}" for name in _NOTES if counts[name])
     head = f"{item} up to {'-' if last is None else short(last)}, {counts['steps']} steps{f' ({notes})' if notes else ''}"
     if forecast is None:
         print(f"{head}: no forecast yet; it needs a value, and as many rows of features known ahead as it has steps.", flush=True)
@@ -159,6 +159,7 @@ def print_update(item: str, last: datetime | None, counts: Mapping[str, int], fo
 _NOTES = {
     "missing": "missing: steps that have no value. They are masked: nothing is filled in, and forecasts go by the others.",
     "late": "late: rows at or before the last step that was read. They are left out, as a memory cannot take back what it has read.",
+    "read before": "read before: rows that the state in --state had read when this watch began. They are not read again.",
 }
 
 

@@ -231,8 +231,8 @@ def test_watch_forecasts_the_steps_that_predict_does_and_goes_on(run: Run, tmp_p
     assert "mine up to 2023-04-09, 99 steps. Next: load " in done.stdout
     file.write_text("".join(lines))
     done = run(*watching)
-    assert "mine up to 2023-04-30, 120 steps (99 late). Next: load " in done.stdout
-    assert done.stdout.count("late: rows at or before the last step that was read.") == 1
+    assert "mine up to 2023-04-30, 120 steps (99 read before). Next: load " in done.stdout
+    assert done.stdout.count("read before: rows that the state in --state had read") == 1
     assert done.stdout.split()[-2:] == ["watch/forecast.csv", "watch/forecast.png"]
     assert run("predict", "model", file).returncode == 0
     watched, predicted = (pl.read_csv(tmp_path / name / "forecast.csv") for name in ("watch", "forecast"))
@@ -540,7 +540,7 @@ def test_a_row_that_cannot_be_used_stops_the_watch_after_those_before_it(run: Ru
     assert "What came before it was read and is kept in state. Mend that row, or take it out, and watch again." in message
     file.write_text("".join(lines))
     done = run(*watching)
-    assert (done.returncode, "mine up to 2023-04-30, 120 steps (99 late). Next: load " in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, "mine up to 2023-04-30, 120 steps (99 read before). Next: load " in done.stdout) == (0, True), done.stderr
 
 
 def test_every_channel_is_printed(run: Run, tmp_path: Path) -> None:
