@@ -160,7 +160,7 @@ def _written_numbers(values: pl.Series) -> pl.Series:
     """Which texts are numbers to a human reader; none where they have several units, or one of one value, as names have."""
     units = values.str.extract(_WRITTEN, 1).str.strip_chars().str.to_lowercase()
     named = units.drop_nulls().unique()
-    if len(named) > 1 or named.is_in(_NO_UNITS).any() or (len(named) and values.n_unique() == 1):
+    if len(named) > 1 or named.is_in(_NO_UNITS).any() or (len(named) and values.drop_nulls().n_unique() == 1):
         return pl.Series([False]).new_from_index(0, len(values))
     return values.str.contains(_WRITTEN).fill_null(False)
 
