@@ -167,13 +167,16 @@ class OnlineForecaster:
         timestamps: Sequence[Any] | None = None,
         feat_dynamic_real: Any = None,
         past_feat_dynamic_real: Any = None,
-    ) -> None:
+    ) -> np.ndarray:
         """Read observations. One by one, in blocks or all at once gives the same forecasts to rounding.
 
         Args:
             values: (n, C), or (n,) of one channel; NaN where missing.
             timestamps: n periods, datetimes or texts (a time zone is turned into UTC); None for the steps that follow.
             feat_dynamic_real, past_feat_dynamic_real: (n, F) each, as far as the model has such features; NaN where missing.
+
+        Returns:
+            Which of the observations were read, (n,) bool: False for late ones that were dropped.
 
         Raises:
             ValueError: shapes that do not fit, infinite values, or timestamps that cannot be (see the class). Then nothing is observed.
@@ -183,7 +186,7 @@ class OnlineForecaster:
         known = self._table("feat_dynamic_real", feat_dynamic_real, c.num_feat_dynamic_real, len(x))
         past = self._table("past_feat_dynamic_real", past_feat_dynamic_real, c.num_past_feat_dynamic_real, len(x))
         if not len(x):
-            return
+            return np.ones(0, bool)
         places = self._grid(timestamps, len(x))
         kept = places >= 0
         self.dropped += int((~kept).sum())
@@ -195,6 +198,7 @@ class OnlineForecaster:
             block = np.full((stop - start, rows.shape[1]), np.nan)
             block[places[inside] - start] = rows[inside]
             self._read(block)
+        return kept
 
     def _read(self, block: np.ndarray) -> None:
         """Steps that follow, without a gap: values and features (n, C + F), NaN where missing."""

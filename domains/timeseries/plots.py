@@ -169,7 +169,8 @@ def _dress(ax: Axes, label: str, title: str) -> None:
     ax.margins(x=0.01)
     locator = AutoDateLocator(minticks=4, maxticks=10)
     ax.xaxis.set_major_locator(locator)
-    ax.xaxis.set_major_formatter(ConciseDateFormatter(locator, show_offset=False))
+    ax.xaxis.set_major_formatter(ConciseDateFormatter(locator))
+    ax.xaxis.get_offset_text().set_fontsize(8)
 
 
 def _frame(ax: Axes, label: str) -> None:

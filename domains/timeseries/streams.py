@@ -1,7 +1,6 @@
 """Several series that are observed as their rows arrive, each by an `OnlineForecaster`."""
 
 import bisect
-from collections import deque
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from datetime import datetime
@@ -40,12 +39,22 @@ class BadRow(UserError):
 
 @dataclass
 class _Stream:
-    """One series. recent: its last steps, (C,) each, for a plot; known: features ahead by their period."""
+    """One series. end: the step after the last that the state it went on from had read; recent: the last steps that were read, (C,) each,
+    for a plot; known: features ahead; again: rows that the state had read before.
+    """
 
     online: OnlineForecaster
-    recent: deque[tuple[pd.Period, np.ndarray]]
+    end: pd.Period | None = None
+    recent: dict[pd.Period, np.ndarray] = field(default_factory=dict)
     known: dict[pd.Period, np.ndarray] = field(default_factory=dict)
     last: datetime | None = None
+    again: int = 0
+
+    def read_before(self, periods: Sequence[pd.Period]) -> np.ndarray:
+        """Which rows are of steps that the state had read, until its last one has come again."""
+        if self.end is None or any(period + 1 >= self.end for period in self.recent):
+            return np.zeros(len(periods), bool)
+        return np.array([period < self.end for period in periods], bool)
 
 
 class Streams:
@@ -60,6 +69,7 @@ class Streams:
     def __init__(self, predictor: "TitansPredictor | CalibratedPredictor", reader: RowReader, folder: Path | None = None) -> None:
         self.predictor, self.reader, self.folder = predictor, reader, folder
         self.freq: str = predictor.model.config.freq or ""
+        self._shown = 3 * predictor.prediction_length  # steps of a plot
         self._streams: dict[str, _Stream] = {}
 
     @property
@@ -126,40 +136,40 @@ class Streams:
         path = self._path(item)
         if path is not None and path.is_file():
             online = self.predictor.load_online(path, item_id=item, late="drop", **fixed)
-        else:
-            online = self.predictor.online(item_id=item, late="drop", **fixed)
-        return _Stream(online, deque(maxlen=3 * self.predictor.prediction_length))
+            return _Stream(online, online.next_period)
+        return _Stream(self.predictor.online(item_id=item, late="drop", **fixed))
 
     def _path(self, item: str) -> Path | None:
         return None if self.folder is None else self.folder / f"{quote(item, safe='')}.safetensors"
 
     def _observe(self, stream: _Stream, rows: pl.DataFrame) -> None:
         roles = self.roles
-        values, past, known = (
-            rows.select(columns).to_numpy().astype(np.float64) for columns in (roles.target, roles.past_features, roles.future_features)
-        )
-        with quiet_pandas():
-            periods = [pd.Period(moment, freq=self.freq) for moment in rows["timestamp"]]
         if roles.future_features:
-            stream.known.update(zip(periods, known, strict=True))
-        here = np.isfinite(values).any(axis=1) if roles.future_features else np.ones(len(values), bool)
-        if not here.any():
+            stream.known.update(zip(self._periods(rows), _numbers(rows, roles.future_features), strict=True))
+            rows = rows.filter(pl.any_horizontal(pl.col(roles.target).is_not_null()))
+        if rows.is_empty():
             return
-        shown = None if stream.online.steps == 0 else stream.online.next_period - stream.recent.maxlen
-        stream.online.observe(
-            values[here],
-            [period for period, one in zip(periods, here, strict=True) if one],
-            feat_dynamic_real=known[here] if roles.future_features else None,
-            past_feat_dynamic_real=past[here] if roles.past_features else None,
+        periods, values = self._periods(rows), _numbers(rows, roles.target)
+        again = stream.read_before(periods)
+        new, read = rows.filter(pl.Series(~again)), again.copy()
+        read[~again] = stream.online.observe(
+            values[~again],
+            self._periods(new),
+            feat_dynamic_real=_numbers(new, roles.future_features),
+            past_feat_dynamic_real=_numbers(new, roles.past_features),
         )
-        near = here & np.array([shown is None or period >= shown for period in periods])  # others came much too late
-        if near.any():
-            stream.recent.extend((period, value) for period, value, one in zip(periods, values, near, strict=True) if one)
-            newest = rows.filter(pl.Series(near))["timestamp"][-1]
-            stream.last = newest if stream.last is None else max(newest, stream.last)
+        stream.again += int(again.sum())
+        for n in np.flatnonzero(read).tolist():
+            stream.recent.setdefault(periods[n], values[n])
+            stream.last = max(rows["timestamp"][n], stream.last or datetime.min)
         end = stream.online.next_period
+        stream.recent = {period: value for period, value in stream.recent.items() if period >= end - self._shown}
         stream.known = {period: value for period, value in stream.known.items() if period >= end}
         self._save(rows["item_id"][0], stream)
+
+    def _periods(self, rows: pl.DataFrame) -> list[pd.Period]:
+        with quiet_pandas():
+            return [pd.Period(moment, freq=self.freq) for moment in rows["timestamp"]]
 
     def _save(self, item: str, stream: _Stream) -> None:
         path = self._path(item)
@@ -172,9 +182,12 @@ class Streams:
         return self._streams[item].last
 
     def counts(self, item: str) -> dict[str, int]:
-        """Steps read, those of them that were missing, and rows that came too late, all of them since the stream began."""
-        online = self._streams[item].online
-        return {"steps": online.steps, "missing": online.missing, "late": online.dropped}
+        """Steps read, those of them that were missing, and rows that came too late, all of them since the stream began; and rows that came
+        again, though the state that it went on from had read them ("read before").
+        """
+        stream = self._streams[item]
+        online = stream.online
+        return {"steps": online.steps, "missing": online.missing, "late": online.dropped, "read before": stream.again}
 
     def forecast(self, item: str) -> Forecast | None:
         """Of the steps after the newest row; None where nothing has been observed yet or too little is known ahead.
@@ -196,13 +209,17 @@ class Streams:
         return forecast
 
     def history(self, item: str) -> dict[str, Any]:
-        """The newest rows as a GluonTS entry, NaN for steps without one."""
-        recent = dict(self._streams[item].recent)
-        start, end = min(recent), max(recent)
-        index = pd.period_range(start, end)
-        missing = np.full(len(self.roles.target), np.nan)
-        return {"item_id": item, "start": start, "target": np.stack([recent.get(period, missing) for period in index], axis=1)}
+        """The newest steps as they were read, as a GluonTS entry, NaN for those without a row."""
+        stream = self._streams[item]
+        length = min(self._shown, stream.online.steps)
+        start, missing = stream.online.next_period - length, np.full(len(self.roles.target), np.nan)
+        return {"item_id": item, "start": start, "target": np.stack([stream.recent.get(start + i, missing) for i in range(length)], axis=1)}
 
     def stamps(self, item_id: str, start: pd.Period, length: int) -> Sequence[datetime]:
         """As `SeriesTable.stamps`."""
         return stamps_from(self.reader.first[item_id].to_pydatetime(), self.freq, self.reader.step, start, length)
+
+
+def _numbers(rows: pl.DataFrame, columns: Sequence[str]) -> np.ndarray:
+    """(n, columns) float64, NaN where missing."""
+    return rows.select(columns).to_numpy().astype(np.float64)

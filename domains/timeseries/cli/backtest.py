@@ -76,7 +76,7 @@ def backtest(
     scores, kind = made.scores, f".{file_format}"
     by_window, by_horizon = f"scores_by_window{kind}", f"scores_by_horizon{kind}"
     if not quiet:
-        starts = [report.short(label["start"].to_timestamp()) for label in list(made.test.label)[:windows]]
+        starts = report.short(*(label["start"].to_timestamp() for label in list(made.test.label)[:windows]))
         report.print_scores(scores.by_channel)
         if windows > 1:
             report.print_along(scores.by_window, "window", "By window, mean over channels", output / by_window, starts)

@@ -185,11 +185,7 @@ def load(folder: Path) -> Trained:
     if not folder.is_dir():
         raise UserError(f"{folder}: is a file; a model is a folder. Give one that `titans-seq forecast train` wrote.")
     if not path.is_file():
-        from titans_seq.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_header
-
-        is_model = all((folder / name).is_file() for name in (CONFIG_NAME, WEIGHTS_NAME))
-        kind = f", and {folder} is a {read_header(folder).model_type}" if is_model else ""
-        raise UserError(f"{path}: no such file{kind}. Give a folder that `titans-seq forecast train` wrote.")
+        raise UserError(_without_table(folder))
     try:
         values = strict_json.loads(path.read_text(encoding="utf-8"))
         categories = {name: tuple(map(str, known)) for name, known in dict(values.get("categories", {})).items()}
@@ -197,6 +193,21 @@ def load(folder: Path) -> Trained:
         return Trained(folder, table, categories, units, values.get("calibrated", False) is True)
     except (ValueError, TypeError, AttributeError) as error:
         raise UserError(f"{path}: damaged ({error}). Train the model again.") from error
+
+
+def _without_table(folder: Path) -> str:
+    """What a folder without table.json is."""
+    from titans_seq.checkpoint import CONFIG_NAME, WEIGHTS_NAME, read_header
+
+    give = "Give a folder that `titans-seq forecast train` wrote."
+    unfinished = any((*folder.glob(RUN[0]), *folder.glob(".lock")))  # stopped also before its first checkpoint
+    for model in (folder / "model",) if unfinished else (folder, folder / "model"):
+        if all((model / name).is_file() for name in (CONFIG_NAME, WEIGHTS_NAME)):
+            what = f"{model}" if model == folder else f"{folder} is the folder of a run, and its model, {model},"
+            return f"{folder / TABLE_NAME}: no such file; {what} is a {read_header(model).model_type}. {give}"
+    if unfinished:
+        return f"{folder}: its training has not ended, so it holds no forecaster yet. The same train command with --resume goes on with it."
+    return f"{folder / TABLE_NAME}: no such file. {give}"
 
 
 def _card(file: Path | None, table: "Table", lengths: "Lengths", scores: "pl.DataFrame | None") -> "Card":

@@ -271,7 +271,7 @@ def _nonnegative(table: "Table", columns: tuple[str, ...]) -> list[int]:
             channel, step = found
             (moment,) = table.stamps(entry["item_id"], entry["start"] + step, 1)
             raise UserError(
-                f"--nonnegative {table.targets[channel]}: it is {entry['target'][channel, step]:g} at {short(moment)} in series "
+                f"--nonnegative {table.targets[channel]}: it is {entry['target'][channel, step]:g} at {short(moment)[0]} in series "
                 f"'{entry['item_id']}'. Mend the value, or leave the column out of --nonnegative."
             )
     return channels

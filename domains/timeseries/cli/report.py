@@ -2,7 +2,7 @@
 
 import sys
 from collections.abc import Iterable, Mapping, Sequence
-from datetime import datetime
+from datetime import datetime, time
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -22,9 +22,12 @@ def print_table(table: "Table") -> None:
     """The series, what is forecast, and what is known beside it."""
     first = table.items.row(0, named=True)
     many = f"{table.items.height} series; the first runs" if table.items.height > 1 else "One series"
-    print(f"{many} from {short(first['first'])} to {short(first['last'])}, {first['len']} steps of {table.step}.")
-    ignored = f" Left out: {', '.join(table.ignored)}." if table.ignored else ""
-    print(f"Channels: {', '.join(table.targets)}.{ignored}")
+    begin, end = short(first["first"], first["last"])
+    print(f"{many} from {begin} to {end}, {first['len']} steps of {table.step}.")
+    reasons = dict.fromkeys(table.ignored.values())
+    ignored = [f"{', '.join(c for c, why in table.ignored.items() if why == reason)} ({reason})" for reason in reasons]
+    left_out = f" Left out: {'; '.join(ignored)}." if ignored else ""
+    print(f"Channels: {', '.join(table.targets)}.{left_out}")
     roles = table.roles
     features = [("known up to now", roles.past_features), ("known ahead", roles.future_features), ("constant", roles.static_features)]
     known = "; ".join(f"{kind}: {', '.join(columns)}" for kind, columns in features if columns)
@@ -65,7 +68,7 @@ def print_split(table: "Table", lengths: "Lengths") -> None:
         return
     entry = table.to_gluonts()[0]
     (last,) = table.stamps(entry["item_id"], entry["start"] + entry["target"].shape[1] - held_out - 1, 1)
-    print(f"Trained on all before the last {held_out} steps (up to {short(last)}), context {lengths.context}.")
+    print(f"Trained on all before the last {held_out} steps (up to {short(last)[0]}), context {lengths.context}.")
     if lengths.calibration:
         print(f"Intervals are calibrated on the next {lengths.calibration_steps} steps: {lengths.calibration} windows of each series.")
     if scored:
@@ -89,9 +92,10 @@ def hint_nonnegative(forecasts: "Iterable[Forecast]", entries: Sequence[Mapping[
         )
 
 
-def short(moment: datetime) -> str:
-    """A time without its midnight."""
-    return str(moment).removesuffix(" 00:00:00")
+def short(*moments: datetime) -> list[str]:
+    """Times in one form: as days where all are midnight."""
+    days = all(moment.time() == time() for moment in moments)
+    return [str(moment.date() if days else moment) for moment in moments]
 
 
 def print_scores(scores: "pl.DataFrame") -> None:
@@ -130,24 +134,26 @@ def print_along(scores: "pl.DataFrame", key: str, title: str, file: Path, labels
 
 def print_forecast(rows: "pl.DataFrame") -> None:
     """The first steps of every channel in `forecast_table`, or of as many as there is room for: the median and the 80 % interval."""
+    import polars as pl
+
     view = _table("Forecast", "series", "time", "channel", "10 %", "median", "90 %")
     parts = rows.partition_by("item_id", "channel", maintain_order=True)
     shown = parts[:_ROWS]
-    steps = [part.head(max(1, _ROWS // len(shown))) for part in shown]
-    for row in (row for part in steps for row in part.iter_rows(named=True)):
+    steps = pl.concat(part.head(max(1, _ROWS // len(shown))) for part in shown)
+    for moment, row in zip(short(*steps["timestamp"]), steps.iter_rows(named=True), strict=True):
         numbers = [f"{row[name]:.5g}" for name in ("q0.1", "q0.5", "q0.9")]
-        view.add_row(row["item_id"], short(row["timestamp"]), row["channel"], *numbers)
+        view.add_row(row["item_id"], moment, row["channel"], *numbers)
     _show(view)
-    left = rows.height - sum(part.height for part in steps)
+    left = rows.height - steps.height
     if left:
         channels = f", those of {len(parts) - len(shown)} more channels among them" if len(parts) > len(shown) else ""
         print(f"{left} more rows are in the file{channels}.")
 
 
 def print_update(item: str, last: datetime | None, counts: Mapping[str, int], forecast: "Forecast | None", channels: Sequence[str]) -> None:
-    """One line: the next step of each channel, median and 80 % interval, and how many steps were missing or rows late."""
-    notes = ", ".join(f"{counts[name]} {name}" for name in ("missing", "late") if counts[name])
-    head = f"{item} up to {'-' if last is None else short(last)}, {counts['steps']} steps{f' ({notes})' if notes else ''}"
+    """One line: the next step of each channel, median and 80 % interval, and how many steps were missing, rows late or read before."""
+    notes = ", ".join(f"{counts[name]} {name}" for name in _NOTES if counts[name])
+    head = f"{item} up to {'-' if last is None else short(last)[0]}, {counts['steps']} steps{f' ({notes})' if notes else ''}"
     if forecast is None:
         print(f"{head}: no forecast yet; it needs a value, and as many rows of features known ahead as it has steps.", flush=True)
         return
@@ -159,6 +165,7 @@ def print_update(item: str, last: datetime | None, counts: Mapping[str, int], fo
 _NOTES = {
     "missing": "missing: steps that have no value. They are masked: nothing is filled in, and forecasts go by the others.",
     "late": "late: rows at or before the last step that was read. They are left out, as a memory cannot take back what it has read.",
+    "read before": "read before: rows that the state in --state had read when this watch began. They are not read again.",
 }
 
 

@@ -39,8 +39,9 @@ def watch(
     """Read rows as they are appended and forecast anew after each, without reading the past again.
 
     Missing values and steps are masked: they count nowhere and are not filled in. Steps without any value are counted as missing, and rows
-    at or before the last step that was read, which are left out, as late. A row that cannot be used stops the watch; what came before it is
-    read, kept and forecast from. Intervals of a calibrated model adapt to how often they held.
+    at or before the last step that was read, which are left out, as late; as read before if the state in --state had read them. A row that
+    cannot be used stops the watch; what came before it is read, kept and forecast from. Intervals of a calibrated model adapt to how often
+    they held.
     """
     prepare(output=output, **({} if state is None else {"state": state}))
     from domains.timeseries.cli import folder

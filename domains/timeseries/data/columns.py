@@ -11,6 +11,7 @@ import polars as pl
 from domains.timeseries.data.files import ROW, Decimal, Source
 from domains.timeseries.data.grid import quiet_pandas
 from domains.timeseries.data.table import Roles, Static
+from titans_seq.errors import UserError
 
 _MISSING = ["", "NA", "N/A", "NaN", "nan", "NULL", "null", "None", "none", "?", "-"]
 _DATE_FORMATS = ["%Y-%m-%d", "%Y-%m-%d %H:%M", "%Y-%m-%d %H:%M:%S", "%Y-%m-%d %H:%M:%S%.f", "%Y-%m"]
@@ -21,11 +22,18 @@ _YEAR_LAST = r"^([0-9]{1,2})[./-]([0-9]{1,2})[./-]([0-9]{4})([ T]|$)"
 Order = Literal["day", "month"]
 """What comes first in dates that end with the year."""
 _MARKS = {
-    ".": ("Numbers have a decimal point and no other mark, such as 1234.5", "Or say --decimal , where a comma stands for the point."),
-    ",": ("Numbers have a decimal comma and no other mark, such as 1234,5", "Or leave out --decimal."),
+    ".": ("point", "1234.5", "Or say --decimal , where a comma stands for the point."),
+    ",": ("comma", "1234,5", "Or leave out --decimal where they have a decimal point."),
 }
-"""How numbers are written with a decimal mark, and what else to say of the mark."""
-_MARKED = r"^[-+]?[\d.,'\s]*\d[\d.,'\s]*$"  # digits with such marks as 1,5 or 1.234.567 or 1'234 has
+"""A decimal mark's name, a number with it, and what to say of the other one."""
+_WRITTEN = (
+    r"^\(?[-+\x{2212}]?\s*\p{Sc}?\s*[-+\x{2212}]?"  # sign, currency
+    r"(?:\d{1,3}(?:[.\s'\x{2019}_]\d{3}|,\d{2,3})+(?:[.,]\d*)?|\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][-+]?\d+)?"  # 1.234.567,8 or 1,5 or 1e3
+    r"\s*(%|‰|\p{Sc}|°|[\p{L}°][\p{L}°²³/]{1,4}|\s\p{L})?\)?$"  # per cent, currency, a short unit; 17A is an id
+)
+"""A number in one of the ways that people write one, with its unit as a group; no date, no time of the day, no A-17."""
+_NO_UNITS = ("am", "pm", "st", "nd", "rd", "th", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+_TIME_OF_DAY = r"^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s*([AaPp]\.?[Mm]\.?)?$"
 _OWN_NAMES = ("item_id", "timestamp")
 
 
@@ -73,6 +81,13 @@ def find_roles(
     )
 
 
+def refuse_text(**columns: Sequence[str] | None) -> None:
+    """Refuse a text where names of columns are to be listed: its letters would be taken for them."""
+    for argument, names in columns.items():
+        if isinstance(names, str):
+            raise UserError(f"{argument}={names!r} is a text. List the names of the columns: {argument}=[{names!r}].")
+
+
 def _timestamp_column(source: Source, taken: set[str], order: Order | None) -> str:
     free = [column for column in source.columns if column not in taken]
     found = [c for c in free if _mostly(as_time(source.frame[c], order=order or date_order(source.frame[c])), source.frame[c])]
@@ -117,12 +132,71 @@ def checked_order(source: Source, column: str, known: Order | None = None) -> Or
 def _target_columns(source: Source, taken: set[str]) -> tuple[str, ...]:
     free = [column for column in source.columns if column not in taken and column.strip()]
     found = tuple(c for c in free if _mostly(as_number(source.frame[c], source.decimal), source.frame[c]))
+    for column in free:
+        if column not in found:
+            _refuse_unread(source, column)
     if not found:
         first = {column: source.frame[column].drop_nulls().head(1).to_list() for column in free}
         held = "".join(f" Column '{column}' holds '{value[0]!s:.20}'." for column, value in first.items() if value)
-        written, choices = _MARKS[source.decimal]
-        source.fail(f"no column of numbers to forecast. {written}.{held} The columns are: {', '.join(source.columns)}.", choices)
+        source.fail(f"no column of numbers to forecast.{held} The columns are: {', '.join(source.columns)}.")
     return found
+
+
+def _refuse_unread(source: Source, column: str) -> None:
+    """Refuse a column, not chosen and not read, whose text is mostly numbers: it would be left out without a word."""
+    values = _plain(source.frame[column])
+    if not _is_text(values):
+        return
+    written = _written_numbers(values)
+    if 2 * written.sum() > len(values) - values.null_count():
+        numbers = as_number(values, source.decimal)
+        assert numbers is not None  # of text
+        mend, choices = _how_to_write(values, source.decimal)
+        leave = "Or name the columns to forecast with --target, which leaves out all others."
+        source.refuse_first(column, written & numbers.is_null(), "not read as a number", mend, f"{choices} {leave}".strip())
+
+
+def _written_numbers(values: pl.Series) -> pl.Series:
+    """Which texts are numbers to a human reader; none where they have several units, or one of one value, as names have."""
+    units = values.str.extract(_WRITTEN, 1).str.strip_chars().str.to_lowercase()
+    named = units.drop_nulls().unique()
+    if len(named) > 1 or named.is_in(_NO_UNITS).any() or (len(named) and values.drop_nulls().n_unique() == 1):
+        return pl.Series([False]).new_from_index(0, len(values))
+    return values.str.contains(_WRITTEN).fill_null(False)
+
+
+def _how_to_write(values: pl.Series, decimal: Decimal) -> tuple[str, str]:
+    """How numbers are written with the decimal mark, and a hint at the other one; at the comma only where it reads more of the values."""
+    name, example, hint = _MARKS[decimal]
+    point, comma = _count(as_number(values, ".")), _count(as_number(values, ","))
+    mend = f"Write numbers with a decimal {name} and without thousands separators, currency or unit, such as {example}"
+    return mend, hint if decimal == "," or comma > point else ""
+
+
+def _count(part: pl.Series | None) -> int:
+    return 0 if part is None else len(part) - part.null_count()
+
+
+def why_left_out(source: Source, column: str) -> str:
+    """Why a column without a role has none, in a word."""
+    values = source.frame[column]
+    if _plain(values).null_count() == len(values):
+        return "empty"
+    if _mostly(as_number(values, source.decimal), values):
+        return "not named in --target"
+    return "text" if _is_text(values) else "no numbers"
+
+
+def times_of_day(source: Source, columns: Sequence[str]) -> list[str]:
+    """Those of the columns that hold times of the day, such as 06:00, or are called hour and hold numbers up to 24."""
+    return [column for column in columns if _is_time_of_day(column, source.frame[column])]
+
+
+def _is_time_of_day(name: str, values: pl.Series) -> bool:
+    values, hours = _plain(values), as_number(values)
+    if name.lower() in ("hour", "time") and hours is not None and _count(hours):
+        return bool(hours.is_between(0, 24).all())
+    return values.dtype == pl.Time or (_is_text(values) and 2 * int(values.str.contains(_TIME_OF_DAY).sum()) > len(values))
 
 
 def is_zoned(values: pl.Series) -> bool:
@@ -135,8 +209,7 @@ def is_zoned(values: pl.Series) -> bool:
 
 def _mostly(part: pl.Series | None, values: pl.Series) -> bool:
     """Whether more than half of the present values are in `part`: such a column with a typo is not passed over."""
-    present = len(values) - _plain(values).null_count()
-    return part is not None and 2 * (len(part) - part.null_count()) > present
+    return part is not None and 2 * _count(part) > _count(_plain(values))
 
 
 def _is_text(values: pl.Series) -> bool:
@@ -251,8 +324,8 @@ def checked_numbers(source: Source, column: str) -> pl.Series:
     values = _plain(source.frame[column])
     present = values.is_not_null() if _is_text(values) else numbers.is_not_null()
     text = present & numbers.is_null() & (values.str.to_lowercase() != "nan" if _is_text(values) else present)
-    marked = _is_text(values) and values.filter(text).str.contains(_MARKED).any()
-    mend, choices = _MARKS[source.decimal] if marked else ("Mend the value, or leave it empty", "")
+    written = _is_text(values) and (_written_numbers(values) & text).any()
+    mend, choices = _how_to_write(values, source.decimal) if written else ("Mend the value, or leave it empty", "")
     source.refuse_first(column, text, "no number", mend, choices)
     wide = (numbers.abs() > np.finfo(np.float32).max).fill_null(False)
     source.refuse_first(column, wide, "not finite in float32", "Mend the value, or leave it empty")

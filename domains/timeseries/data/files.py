@@ -162,11 +162,21 @@ def _read_text(path: Path, separator: str) -> pl.DataFrame:
     if len(header) == 1 and ";" in header[0]:
         separator = ";"
     try:
-        return pl.read_csv(path, separator=separator, infer_schema=False)
+        return plain_names(path, pl.read_csv(path, separator=separator, infer_schema=False))
     except pl.exceptions.ComputeError as error:
         if "utf-8" in str(error):
             _refuse_encoding(path)
         raise
+
+
+def plain_names(path: Path, frame: pl.DataFrame) -> pl.DataFrame:
+    """A text file's columns without blanks around their names."""
+    names = [column.strip() or column for column in frame.columns]
+    for name in names:
+        if names.count(name) > 1:
+            raise UserError(f"{path}: two columns are called '{name}'. Rename one of them.")
+    frame.columns = names
+    return frame
 
 
 def _refuse_encoding(path: Path) -> None:

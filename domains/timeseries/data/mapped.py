@@ -19,7 +19,7 @@ import numpy as np
 import pandas as pd
 import polars as pl
 
-from domains.timeseries.data.columns import YEARS, checked_items, checked_numbers, checked_static, checked_times, find_roles
+from domains.timeseries.data.columns import YEARS, checked_items, checked_numbers, checked_static, checked_times, find_roles, refuse_text
 from domains.timeseries.data.files import ROW, Source, explain, find_file
 from domains.timeseries.data.grid import find_step, period_alias, quiet_pandas, refuse_off_grid, refuse_sparse
 from domains.timeseries.data.missing import MEND_MISSING, Holes, add_holes, count_missing, find_holes, refuse_gaps, refuse_holes
@@ -68,7 +68,7 @@ class MappedTable:
     masked: Mapping[str, int]
     static: Static | None = None
     horizon: None = None
-    ignored: tuple[str, ...] = ()
+    ignored: ClassVar[dict[str, str]] = {}
     units: ClassVar[dict[str, str]] = {}
     utc: ClassVar[bool] = False
     date_order: ClassVar[None] = None
@@ -156,6 +156,7 @@ def map_table(
     Raises:
         UserError: on anything in the file or the arguments that cannot be used.
     """
+    refuse_text(target=target, past_features=past_features, future_features=future_features, static_features=static_features)
     path = Path(path)
     find_file(path, (".parquet",))
     chosen: dict[str, Any] = {

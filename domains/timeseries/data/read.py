@@ -2,6 +2,7 @@
 
 from collections.abc import Mapping, Sequence
 from dataclasses import replace
+from datetime import time as clock_time
 from importlib.resources import as_file, files
 from pathlib import Path
 from typing import Literal
@@ -18,6 +19,9 @@ from domains.timeseries.data.columns import (
     find_roles,
     is_daily,
     is_zoned,
+    refuse_text,
+    times_of_day,
+    why_left_out,
 )
 from domains.timeseries.data.files import ROW, SUFFIXES, Decimal, Source, find_file, open_source
 from domains.timeseries.data.grid import on_grid, period_alias
@@ -51,7 +55,8 @@ def read_table(
 
     Args:
         path: the file. A CSV is UTF-8 with a header line, columns separated by "," or ";".
-        target: columns to forecast; default: every numeric column without another role.
+        target: columns to forecast; default: every numeric column without another role. Then a column of text that holds numbers in a
+            form that is not read, such as 12,015.27 or 45%, is refused.
         timestamp: column of the time steps; default: the only one that holds dates, year first ("2012-01-31",
             "2012/1/31 6:00", ISO 8601), or year last ("31.1.2012") where days above 12 tell days from months. Times with a
             zone become UTC, so daylight saving leaves no gap or duplicate; days and longer steps that begin at the same time
@@ -74,6 +79,7 @@ def read_table(
     """
     if missing not in ("error", "mask"):
         raise UserError(f"missing='{missing}' is unknown. Use 'error' or 'mask'.")
+    refuse_text(target=target, past_features=past_features, future_features=future_features, static_features=static_features)
     path = Path(path)
     suffix = find_file(path, (*SUFFIXES, TSF))
     if suffix == TSF:
@@ -110,10 +116,13 @@ def read_table(
         date_order=order,
         utc=is_zoned(source.frame[roles.timestamp]) and not is_daily(step),
         filled=frame[ROW].null_count() + ahead[ROW].null_count(),
-        ignored=tuple(
-            c for c in source.columns if c.strip() and c not in (roles.timestamp, roles.item_id, *roles.values, *roles.static_features)
-        ),
+        ignored={c: why_left_out(source, c) for c in _without_role(source, roles)},
     )
+
+
+def _without_role(source: Source, roles: Roles) -> list[str]:
+    taken = (roles.timestamp, roles.item_id, *roles.values, *roles.static_features)
+    return [column for column in source.columns if column.strip() and column not in taken]
 
 
 def load_example(name: str = "seattle_weather") -> SeriesTable:
@@ -137,11 +146,18 @@ def _checked_rows(source: Source, roles: Roles, bare_years: bool, freq: str | No
     twice = frame.filter(frame.select("item_id", "timestamp").is_duplicated())
     if not twice.is_empty():
         (row, item, time), (other, *_) = twice.row(0)[:3], twice.row(1)
-        apart = "".join(f" {column}" for column in _telling_apart(source, roles)[:1])
+        clocks = times_of_day(source, [column for column in source.columns if column not in (roles.timestamp, roles.item_id)])
+        names = [column for column in _telling_apart(source, roles) if column not in clocks]
+        comes_twice = f"column '{roles.timestamp}', {source.unit}s {row} and {other}: the time {time} of '{item}' comes twice"
+        if clocks and not names and (times.dt.time() == clock_time()).all():
+            source.fail(
+                f"{comes_twice}, and column '{clocks[0]}' holds times of the day. Put date and time into one column, as in "
+                "2024-01-31 06:00."
+            )
+        apart = "".join(f" {column}" for column in names[:1])
         several = "" if roles.item_id else f"If the file holds several series, name the column that tells them apart: --item-id{apart}."
         source.fail(
-            f"column '{roles.timestamp}', {source.unit}s {row} and {other}: the time {time} of '{item}' comes twice. "
-            f"Keep one of the two; local time with daylight saving must be turned into UTC first.",
+            f"{comes_twice}. Keep one of the two; local time with daylight saving must be turned into UTC first.",
             several,
         )
     return frame

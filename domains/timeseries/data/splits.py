@@ -32,14 +32,24 @@ def split(table: Table | Sequence[dict[str, Any]], prediction_length: int, windo
 
     Raises:
         TypeError: neither a table nor entries; how to make entries of it.
+        UserError: a series has no step before the first window.
     """
     from gluonts.dataset.split import split as gluonts_split
 
-    from domains.timeseries.entries import check_dataset
+    from domains.timeseries.entries import check_dataset, check_entry
 
     entries = table.to_gluonts() if isinstance(table, Table) else table
     check_dataset(entries, "what is split")
-    training, template = gluonts_split(entries, offset=-held_out_steps(prediction_length, windows, distance))
+    held_out = held_out_steps(prediction_length, windows, distance)
+    for number, entry in enumerate(entries):
+        check_entry(entry)
+        length = np.shape(entry["target"])[-1]
+        if length <= held_out:
+            raise UserError(
+                f"Series {entry.get('item_id', number)!r} has {length} steps; {held_out + 1} are needed: {windows} held-out windows of "
+                f"{prediction_length} cover {held_out}, and one must come before. Give fewer or shorter ones, or leave this series out."
+            )
+    training, template = gluonts_split(entries, offset=-held_out)
     return training, template.generate_instances(prediction_length, windows=windows, distance=distance or prediction_length)
 
 

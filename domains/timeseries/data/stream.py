@@ -11,7 +11,7 @@ import pandas as pd
 import polars as pl
 
 from domains.timeseries.data.columns import Order, checked_items, checked_numbers, checked_order, checked_static, checked_times, is_daily
-from domains.timeseries.data.files import ROW, Decimal, Source, explain
+from domains.timeseries.data.files import ROW, Decimal, Source, explain, plain_names
 from domains.timeseries.data.grid import refuse_off_grid
 from domains.timeseries.data.table import Roles, Static
 from titans_seq.errors import UserError
@@ -156,6 +156,7 @@ class RowReader:
             raise UserError(f"{self.path}: lines {lines[0][0]} to {lines[-1][0]}: {explain(error)}") from None
         if frame.height != len(kept):
             raise UserError(f"{self.path}: lines {lines[0][0]} to {lines[-1][0]}: a quote is not closed. Close it; a row is one line here.")
+        frame = plain_names(self.path, frame)
         return Source(self.path, frame.with_columns(pl.Series(ROW, [number for number, _ in kept], dtype=pl.UInt32)), "line", self.decimal)
 
     def _on_grid(self, first: pd.Timestamp, moment: pd.Timestamp) -> bool:

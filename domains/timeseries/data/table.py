@@ -87,7 +87,7 @@ class SeriesTable:
         static: what does not change within a series; None where nothing is known.
         filled: steps that the file has no row for; they are nulls in the frame.
         horizon: steps to forecast, where the file says so (a Monash .tsf does).
-        ignored: columns of the file without a role.
+        ignored: columns of the file without a role, and why they have none.
         units: unit of each target where known.
         utc: whether the file's times had a zone and were turned into UTC.
         date_order: "day" or "month", what comes first in the file's dates if they end with the year; None where they do not.
@@ -101,7 +101,7 @@ class SeriesTable:
     static: Static | None = None
     filled: int = 0
     horizon: int | None = None
-    ignored: tuple[str, ...] = ()
+    ignored: Mapping[str, str] = field(default_factory=dict)
     units: dict[str, str] = field(default_factory=dict)
     utc: bool = False
     date_order: Literal["day", "month"] | None = None

@@ -82,7 +82,7 @@ def read_tsf(
         ahead=series.clear().select("item_id", "timestamp"),
         static=checked_static(source, items.alias("item_id"), roles, categories),
         horizon=_horizon(path, header),
-        ignored=tuple(name for name in names if name != item_id and name not in static_features),
+        ignored={name: "not named in --static-features" for name in names if name != item_id and name not in static_features},
     )
 
 

@@ -231,8 +231,8 @@ def test_watch_forecasts_the_steps_that_predict_does_and_goes_on(run: Run, tmp_p
     assert "mine up to 2023-04-09, 99 steps. Next: load " in done.stdout
     file.write_text("".join(lines))
     done = run(*watching)
-    assert "mine up to 2023-04-30, 120 steps (99 late). Next: load " in done.stdout
-    assert done.stdout.count("late: rows at or before the last step that was read.") == 1
+    assert "mine up to 2023-04-30, 120 steps (99 read before). Next: load " in done.stdout
+    assert done.stdout.count("read before: rows that the state in --state had read") == 1
     assert done.stdout.split()[-2:] == ["watch/forecast.csv", "watch/forecast.png"]
     assert run("predict", "model", file).returncode == 0
     watched, predicted = (pl.read_csv(tmp_path / name / "forecast.csv") for name in ("watch", "forecast"))
@@ -264,7 +264,7 @@ def test_marks_of_numbers_and_the_order_of_dates_are_those_of_training(run: Run,
         assert [str(day) for day in rows["timestamp"]] == [f"2023-02-{day}" for day in range(13, 20)]
     (tmp_path / "points.csv").write_text("date;load\n" + "".join(lines[:20]).replace(",5", ".5"))
     done = run("predict", "model", "points.csv")
-    assert "Numbers have a decimal comma" in done.stderr
+    assert "Write numbers with a decimal comma" in done.stderr
     assert "--decimal" not in done.stderr
 
 
@@ -324,7 +324,7 @@ def test_intervals_are_calibrated_on_request(run: Run, tmp_path: Path) -> None:
         expected = stream.predict().quantile(0.1)[:, 0]
         written = pl.read_csv(tmp_path / "watch" / "forecast.csv").filter(channel="load")["q0.1"].to_numpy()
         np.testing.assert_allclose(written, expected, rtol=1e-5)
-    assert "110 steps (203 late). Next: load " in done.stdout
+    assert "110 steps (103 read before). Next: load " in done.stdout
     assert stream.tracker.scored.sum() > 0  # of what the watches before this one forecast
 
     done = run("train", file, *QUICK, "--calibration-windows", 4)
@@ -494,6 +494,7 @@ def test_a_killed_training_goes_on(run: Run, tmp_path: Path) -> None:
     assert process.wait() == -signal.SIGKILL
     done = run(*flags, "-o", "killed")
     assert (done.returncode, "Add --resume to go on with it" in done.stderr) == (2, True)
+    assert "killed: its training has not ended" in run("predict", "killed", file).stderr
     for arguments in (("-o", "killed", "--resume"), ("-o", "whole")):
         done = run(*flags, *arguments)
         assert done.returncode == 0, done.stderr
@@ -540,7 +541,7 @@ def test_a_row_that_cannot_be_used_stops_the_watch_after_those_before_it(run: Ru
     assert "What came before it was read and is kept in state. Mend that row, or take it out, and watch again." in message
     file.write_text("".join(lines))
     done = run(*watching)
-    assert (done.returncode, "mine up to 2023-04-30, 120 steps (99 late). Next: load " in done.stdout) == (0, True), done.stderr
+    assert (done.returncode, "mine up to 2023-04-30, 120 steps (99 read before). Next: load " in done.stdout) == (0, True), done.stderr
 
 
 def test_every_channel_is_printed(run: Run, tmp_path: Path) -> None:
@@ -566,6 +567,15 @@ def test_of_many_channels_the_first_are_printed(capsys: pytest.CaptureFixture[st
     assert "c11" in printed
     assert "c12" not in printed
     assert "28 more rows are in the file, those of 8 more channels among them." in printed
+
+
+@pytest.mark.parametrize(("hours", "shown"), [(1, "2023-01-01 00:00:00"), (24, "2023-01-01")])
+def test_times_of_one_table_are_in_one_form(capsys: pytest.CaptureFixture[str], hours: int, shown: str) -> None:
+    times = [datetime(2023, 1, 1) + n * timedelta(hours=hours) for n in range(3)]
+    report.print_forecast(pl.DataFrame({"item_id": "a", "timestamp": times, "channel": "c", "q0.1": 1.0, "q0.5": 2.0, "q0.9": 3.0}))
+    cells = [line.split("│")[2].strip() for line in capsys.readouterr().out.splitlines() if line.startswith("│")]
+    assert cells[0] == shown
+    assert len({len(cell) for cell in cells}) == 1
 
 
 @pytest.mark.parametrize("steps", [1, 14, 24, 25, 96])
@@ -600,7 +610,15 @@ def test_a_folder_that_train_did_not_write(run: Run, tmp_path: Path) -> None:
     assert "model/table.json: no such file. Give a folder that `titans-seq forecast train` wrote." in done.stderr
     (tmp_path / "model" / "model.safetensors").touch()
     (tmp_path / "model" / "config.json").write_text('{"model_type": "titans_dna", "config": {}}')
-    assert "model/table.json: no such file, and model is a titans_dna. Give" in run("predict", "model").stderr
+    assert "model/table.json: no such file; model is a titans_dna. Give" in run("predict", "model").stderr
+    shutil.copytree(tmp_path / "model", tmp_path / "run" / "model")
+    (tmp_path / "run" / "checkpoints").mkdir()
+    (tmp_path / "run" / "checkpoints" / "step-9.ckpt").touch()
+    said = "run/table.json: no such file; run is the folder of a run, and its model, run/model, is a titans_dna. Give"
+    assert said in " ".join(run("predict", "run").stderr.split())
+    (tmp_path / "begun").mkdir()
+    (tmp_path / "begun" / ".lock").touch()
+    assert "begun: its training has not ended, so it holds no forecaster yet." in run("predict", "begun").stderr
     (tmp_path / "model" / "table.json").write_text('{"table": {"timestamp": 3}}')
     done = run("predict", "model")
     assert done.returncode == 2

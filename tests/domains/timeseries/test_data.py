@@ -12,7 +12,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from polars.testing import assert_frame_equal
 
-from domains.timeseries.data import check_length, load_example, quiet_pandas, read_table, split
+from domains.timeseries.data import check_length, load_example, map_table, quiet_pandas, read_table, split
 from domains.timeseries.data.missing import masked_words
 from titans_seq.errors import UserError
 
@@ -41,7 +41,7 @@ def test_wide_csv(write):
     table = read_table(write(WIDE))
     assert table.frame.columns == ["item_id", "timestamp", "a", "b"]
     assert table.frame.dtypes == [pl.String, pl.Datetime("us"), pl.Float64, pl.Float64]
-    assert (table.targets, table.freq, table.step, table.ignored) == (("a", "b"), "D", "D", ("note",))
+    assert (table.targets, table.freq, table.step, table.ignored) == (("a", "b"), "D", "D", {"note": "text"})
     (entry,) = table.to_gluonts()
     assert entry["item_id"] == "t"
     assert entry["start"] == pd.Period("2020-01-01", "D")
@@ -158,7 +158,9 @@ def test_times_with_a_zone_are_said_to_be_in_utc(write):
 
 
 def test_semicolons_with_decimal_commas_show_the_value(write, fails):
-    fails(write("day;sales\n2024-01-01;0,5\n2024-01-02;1,5\n2024-01-03;2,5\n"), "Column 'sales' holds '0,5'", "decimal point")
+    fails(
+        write("day;sales\n2024-01-01;0,5\n2024-01-02;1,5\n2024-01-03;2,5\n"), "column 'sales', line 2: '0,5' is not read", "decimal point"
+    )
 
 
 def test_decimal_commas(write, fails):
@@ -170,7 +172,7 @@ def test_decimal_commas(write, fails):
     assert read_table(quoted, decimal=",").frame["sales"].to_list() == [0.5, 1000.0, 2.25]
     fails(path, "Or say --decimal , where a comma stands for the point.")
     mixed = write("day;sales\n2024-01-01;1,5\n2024-01-02;1.234\n2024-01-03;2,5\n")  # in such a file more than a thousand
-    fails(mixed, "line 3: '1.234' is no number. Numbers have a decimal comma", decimal=",")
+    fails(mixed, "line 3: '1.234' is no number. Write numbers with a decimal comma", decimal=",")
 
 
 def test_the_order_of_dates_is_known_from_elsewhere(write, fails):
@@ -198,8 +200,105 @@ def test_all_kinds_of_bad_values_are_told_at_once(write, fails):
 @pytest.mark.parametrize("value", ["1,5", "-1.234,5", "1'234.5", "1 234"])
 def test_other_marks_in_a_target_are_told_with_the_decimal_point(write, fails, value):
     text = f"day;shop;sales\n2024-01-01;a;{value}\n2024-01-02;a;{value}\n"
-    said = f"line 2: '{value}' is no number (2 such values in all). Numbers have a decimal point and no other mark, such as 1234.5."
+    said = f"line 2: '{value}' is no number (2 such values in all). Write numbers with a decimal point and without thousands separators"
     fails(write(text), "column 'sales'", said, target=["sales"], item_id="shop")
+
+
+def written(*values: str) -> str:
+    """A table with a column of numbers, and one of such values."""
+    rows = zip(daily(len(values)), values, strict=True)
+    return "date\ttemp\tload_kw\n" + "".join(f"{day:%Y-%m-%d}\t{n}\t{value}\n" for n, (day, value) in enumerate(rows))
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ("12,015.27", "11,940.00", "950.5"),
+        ("1.234.567", "2.234.567", "2.234.567"),
+        ("1,20,015", "1,30,015", "1,40,015"),
+        ("$105.2", "$104.1", "-$3.5"),
+        ("99 €", "98 €", "97 €"),
+        ("1 234", "1\u202f234", "950"),
+        ("45%", "46 %", "47.5%"),
+        ("12.5 kW", "13kW", "n/a"),
+        ("(1,234.5)", "-", "\u22121,234.5"),
+    ],
+)
+def test_numbers_that_are_not_read_are_no_column_to_leave_out(write, fails, values):
+    path = write(written(*values), "t.tsv")
+    fails(path, "column 'load_kw'", f"line 2: '{values[0]}' is not read as a number", "thousands separators", "--target")
+    with pytest.raises(UserError) as caught:
+        read_table(path)
+    assert "--decimal" not in str(caught.value), "that would not read them"
+    assert read_table(path, target=["temp"]).ignored == {"load_kw": "text"}
+
+
+@pytest.mark.parametrize(
+    "values",
+    [
+        ("2024-01-01", "2024-01-02", "2024-01-03 06:00"),
+        ("31.12.2023", "1.1.2024", "02.01.24"),
+        ("1/2/2024", "1/3/2024", "2024/1/4"),
+        ("12:30", "13:30:05", "1:30 pm"),
+        ("9 am", "10 am", "11am"),
+        ("1 Jan", "2 Jan", "3 Jan"),
+        ("1st", "2nd", "3rd"),
+        ("A-17", "A-18", "B 19"),
+        ("17A", "18A", "19A"),
+        ("17AB", "17AC", "18AB"),
+        ("15 min", "15 min", ""),
+        ("2024-W05", "2024Q1", "Q1 2024"),
+        ("10.0.0.1", "10.0.0.2", "v1.2.3"),
+        ("low", "3 kW", "high"),
+        ("", "", ""),
+    ],
+)
+def test_text_that_is_no_number_is_left_out(write, values):
+    ignored = read_table(write(written(*values), "t.tsv"), timestamp="date").ignored
+    assert ignored == {"load_kw": "text" if any(values) else "empty"}
+
+
+def test_the_other_decimal_mark_is_named_where_it_reads_more(write, fails):
+    fails(write(written("120,15", "119,5", "121"), "t.tsv"), "line 2: '120,15'", "Or say --decimal , where a comma stands for the point.")
+    path = write(written("12,015.27", "11,940.00", "11,950.00"), "t.tsv")
+    said = "decimal comma and without thousands separators, currency or unit, such as 1234,5. Or leave out --decimal"
+    fails(path, "line 2: '12,015.27'", said, decimal=",", target=["load_kw"])
+    fails(write(written("1.5", "2.5", "3"), "t.tsv"), "line 2: '1.5'", "Or leave out --decimal", decimal=",")
+
+
+def test_what_is_left_out_says_why(write):
+    assert read_table(write(WIDE), target=["a"]).ignored == {"b": "not named in --target", "note": "text"}
+    flags = pl.DataFrame({"date": daily(3), "a": [1.0, 2.0, 3.0], "open": [True, False, True]})
+    assert read_table(write(flags, "t.parquet")).ignored == {"open": "no numbers"}
+
+
+@pytest.mark.parametrize(("name", "form"), [("time", "{:02}:00"), ("at", "{}:00:00"), ("hour", "{}"), ("at", "{:02}:30 PM")])
+def test_date_and_time_in_two_columns(write, fails, name, form):
+    """The time of the day tells no series apart."""
+    rows = [f"{day:%Y-%m-%d},{form.format(hour)},{100 * day.day + hour}" for day in daily(6) for hour in range(1, 13)]
+    text = f"date,{name},kw\n" + "\n".join(rows) + "\n"
+    fails(write(text), "comes twice", f"column '{name}' holds times of the day. Put date and time into one column")
+    with pytest.raises(UserError) as caught:
+        read_table(write(text))
+    assert "--item-id" not in str(caught.value)
+
+
+def test_a_time_of_the_day_does_not_hide_a_forgotten_item_id(write, fails):
+    rows = [f"{day:%Y-%m-%d},0{hour}:00,{shop},{day.day}" for day in daily(6) for hour, shop in ((7, "a"), (8, "b"))]
+    fails(write("date,opens,shop,sold\n" + "\n".join(rows) + "\n"), "--item-id shop.")
+
+
+def test_blanks_around_names_are_no_part_of_them(write, fails):
+    assert read_table(write("date, sales , b\n2024-01-01, 1, 2\n2024-01-02, 2, 3\n2024-01-03, 3, 4\n")).targets == ("sales", "b")
+    fails(write("date,a, a\n2024-01-01,1,2\n"), "two columns are called 'a'")
+
+
+@pytest.mark.parametrize("argument", ["target", "past_features", "future_features", "static_features"])
+def test_one_text_is_no_list_of_names(write, tmp_path, argument):
+    with pytest.raises(UserError, match=rf"{argument}='ab' is a text. List the names of the columns: {argument}=\['ab'\]"):
+        read_table(write(WIDE), **{argument: "ab"})
+    with pytest.raises(UserError, match=f"{argument}='ab' is a text"):
+        map_table(write(WIDE), tmp_path, **{argument: "ab"})
 
 
 @pytest.mark.parametrize(
@@ -499,10 +598,19 @@ def test_split_holds_out_the_end(write):
     assert [label["target"].shape for label in test.label] == [(2, 4)] * 3
 
 
+@pytest.mark.parametrize(("windows", "distance"), [(8, None), (24, 1)])
+def test_split_refuses_series_that_are_held_out_whole(write, windows, distance):
+    table = read_table(write(csv(daily(27), range(27))))
+    with pytest.raises(UserError, match=r"Series 't' has 27 steps; \d+ are needed"):
+        split(table, 4, windows, distance)
+    _, test = split(table, 4, windows - 2, distance)
+    assert len(list(test)) == windows - 2
+
+
 def test_example():
     table = load_example()
     assert table.targets == ("temp_max", "temp_min", "precipitation", "wind")
-    assert (table.freq, table.frame.height, table.ignored) == ("D", 1461, ("weather",))
+    assert (table.freq, table.frame.height, table.ignored) == ("D", 1461, {"weather": "text"})
     assert table.units["precipitation"] == "mm"
     with pytest.raises(UserError, match="seattle_weather"):
         load_example("paris")

@@ -66,6 +66,16 @@ def test_says_what_is_left_out(items, channels, panels, left_out):
     assert left_out is None or left_out in figure.get_suptitle()
 
 
+@pytest.mark.parametrize(("freq", "said"), [("h", "2024-Apr"), ("min", "2024-Apr-02"), ("M", "")])
+def test_the_lowest_axis_says_the_month_or_day_that_its_ticks_do_not(freq, said):
+    start = pd.Period("2024-04-02 05:00", freq)
+    history = {"item_id": "a", "start": start, "target": np.random.default_rng(0).normal(size=(2, 90))}
+    figure = plot_forecast([history], seasonal_naive([history], 30, 3), ["a", "b"])
+    figure.draw_without_rendering()
+    shown = [ax.xaxis.get_offset_text() for ax in figure.axes]
+    assert [text.get_text() for text in shown if text.get_visible()] == [said]
+
+
 def test_univariate_samples_short_history_and_holes():
     history = {"start": pd.Period("2020-01", "M"), "target": np.array([1, np.nan, 3], np.float32)}
     forecast = SampleForecast(np.random.default_rng(0).normal(size=(50, 6)), pd.Period("2020-04", "M"))

@@ -152,21 +152,48 @@ def test_pieces_of_any_size_and_a_state_give_the_same_forecasts(predictor, tmp_p
     rows = rows_of_two_shops()
     whole = Streams(predictor, reader())
     assert whole.observe(numbered(*rows)) == ["a", "b"]
-    assert whole.counts("a") == {"steps": 30, "missing": 1, "late": 0}
+    assert whole.counts("a") == {"steps": 30, "missing": 1, "late": 0, "read before": 0}
     assert whole.last("b") == START + timedelta(days=29)
     pieces = Streams(predictor, reader(), tmp_path / "states")
     for first in range(0, 40, 7):
         pieces.observe(numbered(*rows[first : min(first + 7, 40)], first=2 + first))
-    resumed = Streams(predictor, reader(), tmp_path / "states")  # reads the file anew: what it has read already is late
+    resumed = Streams(predictor, reader(), tmp_path / "states")  # reads the file anew
     resumed.observe(numbered(*rows))
     assert sorted(path.name for path in (tmp_path / "states").iterdir()) == ["a.safetensors", "b.safetensors"]
-    assert resumed.counts("a") == {"steps": 30, "missing": 1, "late": 20}  # the half that was read before
+    assert resumed.counts("a") == {"steps": 30, "missing": 1, "late": 0, "read before": 20}
     for item in "ab":
         forecast, again = whole.forecast(item), resumed.forecast(item)
         assert forecast.start_date == pd.Period(START + timedelta(days=30), "D")
         np.testing.assert_allclose(again.quantile(0.9), forecast.quantile(0.9), rtol=1e-4, atol=1e-5)
         assert whole.history(item)["target"].shape == (1, 9)
     assert whole.stamps("a", forecast.start_date, 2) == [START + timedelta(days=30), START + timedelta(days=31)]
+
+
+def test_late_rows_are_in_no_history(predictor, tmp_path):
+    """They are left out of what is read, whether they come with the others, after them, or are read from the file again."""
+    rows = [row(n) for n in range(12)]
+    expected = Streams(predictor, reader())
+    expected.observe(numbered(*rows))
+    late = [row(n).replace(f",{n % 7 + 0.5},", ",900.5,") for n in (5, 9, 11)]
+    streams = Streams(predictor, reader(), tmp_path)
+    streams.observe(numbered(*rows, late[0]))
+    streams.observe(numbered(*late[1:], first=15))
+    again = Streams(predictor, reader(), tmp_path)
+    again.observe(numbered(*rows, *late))
+    again.observe(numbered(late[2], first=17))
+    for made in (streams, again):
+        assert made.last("a") == START + timedelta(days=11)
+        np.testing.assert_array_equal(made.history("a")["target"], expected.history("a")["target"])
+    assert streams.counts("a") == {"steps": 12, "missing": 0, "late": 3, "read before": 0}
+    assert again.counts("a") == {"steps": 12, "missing": 0, "late": 4, "read before": 15}, "three were late when the state was kept"
+
+
+def test_a_history_of_what_is_known_of_the_future_alone(predictor, tmp_path):
+    Streams(predictor, reader(), tmp_path).observe(numbered(*(row(n) for n in range(4))))
+    resumed = Streams(predictor, reader(), tmp_path)
+    resumed.observe(numbered(*(row(n, future=True) for n in range(4, 7))))
+    assert resumed.forecast("a") is not None
+    assert np.isnan(resumed.history("a")["target"]).all()
 
 
 def test_no_forecast_without_values_or_without_what_is_known_ahead(predictor):
@@ -204,7 +231,7 @@ def test_what_comes_before_a_bad_row_is_read_and_kept(predictor, tmp_path, monke
     with pytest.raises(BadRow, match="22") as caught:
         streams.observe(numbered(*rows, bad, row(70)))
     assert caught.value.items == ["a", "b"]
-    assert streams.counts("a") == {"steps": 10, "missing": 0, "late": 0}
+    assert streams.counts("a") == {"steps": 10, "missing": 0, "late": 0, "read before": 0}
     again = Streams(predictor, reader(), tmp_path)
     for streams_after in (streams, again):
         streams_after.observe(numbered(*(row(n, shop, future=True) for n in (10, 11, 12) for shop in "ab"), first=23))

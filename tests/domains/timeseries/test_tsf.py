@@ -31,7 +31,7 @@ def test_header_and_series(write):
     np.testing.assert_array_equal(first["target"], np.float32([[1, 2.5, np.nan, 4]]))
     assert (first["item_id"], str(second["start"]), second["feat_static_cat"].tolist()) == ("T1", "2020-03", [1])
     assert table.stamps("T2", second["start"] + 3, 1) == [datetime(2020, 6, 1)]
-    assert read_table(write(FILE, "t.tsf"), missing="mask").ignored == ("region",)
+    assert read_table(write(FILE, "t.tsf"), missing="mask").ignored == {"region": "not named in --static-features"}
 
 
 @pytest.mark.parametrize(
