@@ -37,8 +37,8 @@ def starting(quiet: bool = False, delay: float = DELAY) -> Iterator[None]:
 
 
 def is_launched() -> bool:
-    """Whether this is one of the processes that a launcher, such as torchrun, started together."""
-    return "LOCAL_RANK" in os.environ
+    """Whether this is one of the processes that a launcher, such as torchrun or srun, started together."""
+    return any(name in os.environ for name in ("LOCAL_RANK", "RANK", "SLURM_PROCID", "JSM_NAMESPACE_RANK"))  # as Lightning knows them
 
 
 def end_if_quiet(app: App, commands: tuple[str, ...], arguments: ArgumentCollection) -> None:

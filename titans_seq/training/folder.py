@@ -59,22 +59,23 @@ def check_same_run(path: Path, model: Any, config: TrainingConfig) -> None:
     if path.is_dir() != (config.strategy == "fsdp"):
         wrote, needed = ("with", "'fsdp'") if path.is_dir() else ("without", "'auto' or 'ddp'")
         raise UserError(f"{path}: written {wrote} strategy 'fsdp', not to be resumed with {config.strategy!r}. Resume with {needed}.")
-    check_same_settings(path, model, config.to_dict())
-    step = int(read_checkpoint(path)["global_step"])
+    step = int(check_same_settings(path, model, config.to_dict())["global_step"])
     if step > config.max_steps:
         raise UserError(
             f"{path}: is at step {step:,}, beyond max_steps={config.max_steps:,}. Resume with at least {step:,}, or name another folder."
         )
 
 
-def check_same_settings(path: Path, model: Any, training: dict[str, Any], free: Sequence[str] = FREE) -> None:
-    """Raise UserError unless the checkpoint is of this model and was trained so, but for settings that may change (`free`)."""
-    was = read_checkpoint(path)[CHECKPOINT_KEY]
+def check_same_settings(path: Path, model: Any, training: dict[str, Any], free: Sequence[str] = FREE) -> dict[str, Any]:
+    """The checkpoint. Raises UserError unless it is of this model and was trained so, but for settings that may change (`free`)."""
+    checkpoint = read_checkpoint(path)
+    was = checkpoint[CHECKPOINT_KEY]
     now = {"model_type": model.model_type, **_flat("model", model.config.to_dict()), **_flat("training", _without(training, free))}
     then = {"model_type": was["model_type"], **_flat("model", was["model"]), **_flat("training", _without(was["training"], free))}
     changed = [f"{name} was {then.get(name)!r}, is {now.get(name)!r}" for name in sorted(now | then) if then.get(name) != now.get(name)]
     if changed:
         raise UserError(f"{path}: of a run with other settings: {'; '.join(changed)}. Resume with those it had, or name another folder.")
+    return checkpoint
 
 
 def _without(training: dict[str, Any], free: Sequence[str]) -> dict[str, Any]:

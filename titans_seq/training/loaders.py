@@ -50,7 +50,7 @@ class DocumentStream:
             so that all rows have work, and at most `MOST_SEGMENTS` segments, so that begins are learned.
         seed: of the order; None for the documents as they come, once.
         rank, world_size: of this device, and how many there are.
-        begin: the token that documents begin with; it then stands also before the rest of one that was cut, in place of the token before.
+        begin: the token that documents begin with. It stands in place of the first token of each, and of the pieces of one that was cut.
 
     Raises:
         ValueError: batch_size is no multiple of world_size.
@@ -358,6 +358,12 @@ def _check_same_data(given: Any, expected: dict[str, int]) -> None:
     if not isinstance(given, dict) or not all(type(size) is int for size in given.values()):
         raise UserError(f"the position in the data is damaged: it does not say what the data were ({given!r:.80}).")
     if given != expected:
+        if {**given, "pieces": 0} == {**expected, "pieces": 0}:
+            then, now = given.get("pieces", 0), expected["pieces"]
+            raise UserError(
+                f"the run was started by a version that cut documents otherwise: {then:,} pieces then and {now:,} now. "
+                "Go on with that version, or start anew in another folder."
+            )
         changed = ", ".join(
             f"{given.get(name, 0):,} {name} then and {size:,} now" for name, size in expected.items() if given.get(name) != size
         )

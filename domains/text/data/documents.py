@@ -79,7 +79,7 @@ class TextDocuments:
     def _split_ends(self, share: float) -> tuple["TextDocuments", "TextDocuments"]:
         number, first, stop, size = self._spans.T
         held = (size * share).astype(np.int64)
-        cut = stop - 1 - held  # the first token that is held out; the one before is read there, and predicted in training
+        cut = stop - 1 - held  # the first token that is held out; the one before is predicted in training, and stands for the begin there
         training = np.stack([number, first, np.where(held > 0, cut, stop), size - held], axis=1)
         validation = np.stack([number, cut - 1, stop, held], axis=1)
         return self._of(training[size > held]), self._of(validation[held > 0])

@@ -55,7 +55,7 @@ def train(
     from titans_seq.training.run import train as run
 
     training = training or TrainingConfig()
-    training = replace(training, carry_state=False, segment_length=task.length or _longest(task, training.seed, held_out))
+    training = replace(training, carry_state=False, segment_length=task.length or _longest(task, training.seed))
     settings = config_for(task, model or TextConfig())
     make = make_model or _titans(task)
 
@@ -72,11 +72,11 @@ def train(
     return folder
 
 
-def _longest(task: "Task", seed: int, count: int) -> int:
-    """Tokens of an example of the validation, where the task has no length of its own."""
+def _longest(task: "Task", seed: int) -> int:
+    """Tokens of an example of the validation, at most, where the task has no length of its own."""
     from domains.text.tasks.task import examples
 
-    return max(len(example.inputs) for example in examples(task, seed, count, "validation"))
+    return max(len(example.inputs) for example in examples(task, seed, VALIDATION, "validation"))
 
 
 def config_for(task: "Task", model: TextConfig) -> TextConfig:

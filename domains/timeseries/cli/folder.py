@@ -205,6 +205,8 @@ def _without_table(folder: Path) -> str:
         if all((model / name).is_file() for name in (CONFIG_NAME, WEIGHTS_NAME)):
             what = f"{model}" if model == folder else f"{folder} is the folder of a run, and its model, {model},"
             return f"{folder / TABLE_NAME}: no such file; {what} is a {read_header(model).model_type}. {give}"
+    if unfinished and (folder / CONFIG_NAME).is_file() and not (folder / WEIGHTS_NAME).is_file():  # a forecaster gets both at its end
+        return f"{folder / TABLE_NAME}: no such file; {folder} is the folder of a run of another domain. {give}"
     if unfinished:
         return f"{folder}: its training has not ended, so it holds no forecaster yet. The same train command with --resume goes on with it."
     return f"{folder / TABLE_NAME}: no such file. {give}"

@@ -165,7 +165,7 @@ def print_update(item: str, last: datetime | None, counts: Mapping[str, int], fo
 _NOTES = {
     "missing": "missing: steps that have no value. They are masked: nothing is filled in, and forecasts go by the others.",
     "late": "late: rows at or before the last step that was read. They are left out, as a memory cannot take back what it has read.",
-    "read before": "read before: rows that the state in --state had read when this watch began. They are not read again.",
+    "read before": "read before: rows up to the last step that the state in --state had read at the start. They are not read again.",
 }
 
 

@@ -28,11 +28,40 @@ _MARKS = {
 """A decimal mark's name, a number with it, and what to say of the other one."""
 _WRITTEN = (
     r"^\(?[-+\x{2212}]?\s*\p{Sc}?\s*[-+\x{2212}]?"  # sign, currency
-    r"(?:\d{1,3}(?:[.\s'\x{2019}_]\d{3}|,\d{2,3})+(?:[.,]\d*)?|\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][-+]?\d+)?"  # 1.234.567,8 or 1,5 or 1e3
-    r"\s*(%|‰|\p{Sc}|°|[\p{L}°][\p{L}°²³/]{1,4}|\s\p{L})?\)?$"  # per cent, currency, a short unit; 17A is an id
+    r"(?:[1-9]\d{0,2}(?:(?:,\d{2,3})*,\d{3}(?:\.\d*)?|(?:\.\d{3}){1,2}(?:,\d*)?"  # 1,234.5 or 1.234,5
+    r"|(?:[ \x{a0}\x{202f}]\d{3})+(?:[.,]\d*)?|(?:['\x{2019}]\d{3})+(?:\.\d*)?)"  # 1 234,5 or 1'234.5
+    r"|\d+(?:[.,]\d*)?|[.,]\d+)(?:[eE][-+]?\d+)?"  # 1234,5 or 1e3
+    r"\s*(%|‰|\p{Sc}|°\p{L}?|[\p{L}°][\p{L}°²³/]{1,4}|\s\p{L})?\)?$"  # a unit
 )
-"""A number in one of the ways that people write one, with its unit as a group; no date, no time of the day, no A-17."""
-_NO_UNITS = ("am", "pm", "st", "nd", "rd", "th", "jan", "feb", "mar", "apr", "may", "jun", "jul", "aug", "sep", "oct", "nov", "dec")
+"""A number in one of the ways that people write one, with its unit as a group; no date, no time of the day, no id, address or version."""
+_UNITS = (
+    *(
+        "%",
+        "‰",
+        "°",
+        "°c",
+        "°f",
+        "kw",
+        "mw",
+        "gw",
+        "wh",
+        "kwh",
+        "mwh",
+        "gwh",
+        "km",
+        "mm",
+        "cm",
+        "km/h",
+        "m/s",
+        "mph",
+        "kg",
+        "hpa",
+        "mbar",
+        "pa",
+    ),
+    *("ppm", "lux", "ms", "sec", "min", "mm/h", "eur", "usd", "gbp", "chf", "jpy", "€", "$", "£", "¥", "₹", "m³", "m²"),
+)
+"""After a number, in small letters; others are taken for parts of a name, as in 12AB or 3 May."""
 _TIME_OF_DAY = r"^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s*([AaPp]\.?[Mm]\.?)?$"
 _OWN_NAMES = ("item_id", "timestamp")
 
@@ -157,10 +186,10 @@ def _refuse_unread(source: Source, column: str) -> None:
 
 
 def _written_numbers(values: pl.Series) -> pl.Series:
-    """Which texts are numbers to a human reader; none where they have several units, or one of one value, as names have."""
+    """Which texts are numbers to a human reader; none where units are unknown or several, or all values one with a unit, as of names."""
     units = values.str.extract(_WRITTEN, 1).str.strip_chars().str.to_lowercase()
     named = units.drop_nulls().unique()
-    if len(named) > 1 or named.is_in(_NO_UNITS).any() or (len(named) and values.drop_nulls().n_unique() == 1):
+    if len(named) > 1 or not named.is_in(_UNITS).all() or (len(named) and values.drop_nulls().n_unique() == 1):
         return pl.Series([False]).new_from_index(0, len(values))
     return values.str.contains(_WRITTEN).fill_null(False)
 
@@ -170,6 +199,8 @@ def _how_to_write(values: pl.Series, decimal: Decimal) -> tuple[str, str]:
     name, example, hint = _MARKS[decimal]
     point, comma = _count(as_number(values, ".")), _count(as_number(values, ","))
     mend = f"Write numbers with a decimal {name} and without thousands separators, currency or unit, such as {example}"
+    if values.str.contains(r"\x{2212}|\(").any():
+        mend += f", and negative ones with a hyphen, such as -{example}"
     return mend, hint if decimal == "," or comma > point else ""
 
 
@@ -324,7 +355,7 @@ def checked_numbers(source: Source, column: str) -> pl.Series:
     values = _plain(source.frame[column])
     present = values.is_not_null() if _is_text(values) else numbers.is_not_null()
     text = present & numbers.is_null() & (values.str.to_lowercase() != "nan" if _is_text(values) else present)
-    written = _is_text(values) and (_written_numbers(values) & text).any()
+    written = bool(text.any()) and _is_text(values) and (_written_numbers(values) & text).any()
     mend, choices = _how_to_write(values, source.decimal) if written else ("Mend the value, or leave it empty", "")
     source.refuse_first(column, text, "no number", mend, choices)
     wide = (numbers.abs() > np.finfo(np.float32).max).fill_null(False)

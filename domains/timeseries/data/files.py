@@ -4,6 +4,7 @@ import codecs
 import difflib
 import gzip
 import re
+from collections import Counter
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Literal, NoReturn
@@ -172,9 +173,9 @@ def _read_text(path: Path, separator: str) -> pl.DataFrame:
 def plain_names(path: Path, frame: pl.DataFrame) -> pl.DataFrame:
     """A text file's columns without blanks around their names."""
     names = [column.strip() or column for column in frame.columns]
-    for name in names:
-        if names.count(name) > 1:
-            raise UserError(f"{path}: two columns are called '{name}'. Rename one of them.")
+    for name, count in Counter(names).items():
+        if count > 1:
+            raise UserError(f"{path}: {count} columns are called '{name}'. Each needs a name of its own.")
     frame.columns = names
     return frame
 

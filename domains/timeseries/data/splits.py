@@ -1,6 +1,6 @@
 """What is trained on, what is held out, and whether the series are long enough for it."""
 
-from collections.abc import Sequence
+from collections.abc import Sequence, Sized
 from typing import Any
 
 import numpy as np
@@ -40,6 +40,7 @@ def split(table: Table | Sequence[dict[str, Any]], prediction_length: int, windo
 
     entries = table.to_gluonts() if isinstance(table, Table) else table
     check_dataset(entries, "what is split")
+    entries = entries if isinstance(entries, Sized) else list(entries)  # a generator is read once
     held_out = held_out_steps(prediction_length, windows, distance)
     for number, entry in enumerate(entries):
         check_entry(entry)

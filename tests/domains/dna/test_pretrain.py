@@ -3,6 +3,7 @@
 import math
 from collections import Counter
 from collections.abc import Callable
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -11,11 +12,11 @@ import torch
 from safetensors.torch import load_file
 
 from domains.dna.config import DNAConfig
-from domains.dna.model import TitansForDNA
+from domains.dna.model import BEGIN, TitansForDNA
 from domains.dna.train import pretrain
 from titans_seq import AttentionConfig, MemoryConfig, TitansConfig
 from titans_seq.errors import UserError
-from titans_seq.training import TrainingConfig
+from titans_seq.training import TrainingConfig, loaders
 from titans_seq.training.metrics import read_metrics
 
 BACKBONE = TitansConfig(
@@ -135,3 +136,16 @@ def test_the_folder_of_a_run_is_no_model_but_names_it(tmp_path: Path) -> None:
     TitansForDNA(DNAConfig(titans=BACKBONE)).save_pretrained(tmp_path / "run/model")
     with pytest.raises(UserError, match=r"run: is the folder of a run; its model is .*run/model\."):
         TitansForDNA.from_pretrained(tmp_path / "run")
+
+
+def test_pieces_begin_with_the_begin_of_a_record(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    make = loaders.document_loaders
+    monkeypatch.setattr(loaders, "document_loaders", lambda *given, **named: made.append(make(*given, **named)) or made[-1])
+    (tmp_path / "g.fa").write_text(f">one\n{'ACGT' * 100}\n")
+    config = TrainingConfig(max_steps=2, batch_size=2, segment_length=8, document_length=8)
+    pretrain([tmp_path / "g.fa"], tmp_path / "run", DNAConfig(titans=BACKBONE), config, guard=0, progress=False)
+    training, validation = made[0]
+    for batch in (*islice(training(0, 1), 3), *validation(0, 1)):
+        assert (batch["tokens"][batch["reset"]] == BEGIN).all()
+        assert batch["reset"].any()

@@ -3,7 +3,7 @@
 import math
 import random
 from collections import Counter
-from itertools import pairwise
+from itertools import islice, pairwise
 from pathlib import Path
 
 import pytest
@@ -13,7 +13,7 @@ from domains.text.data import END
 from domains.text.model import TextConfig, TitansForCausalLM
 from domains.text.train import train
 from titans_seq import AttentionConfig, MemoryConfig, TitansConfig
-from titans_seq.training import TrainingConfig
+from titans_seq.training import TrainingConfig, loaders
 from titans_seq.training.metrics import read_metrics
 
 BACKBONE = TitansConfig(
@@ -63,3 +63,16 @@ def test_that_nothing_is_validated_is_said(tmp_path: Path, capsys: pytest.Captur
     (tmp_path / "short.txt").write_text("ten bytes.")
     train([tmp_path / "short.txt"], tmp_path / "run", TextConfig(titans=BACKBONE), TrainingConfig(max_steps=1, batch_size=1))
     assert "Validated on nothing: there is too little to hold out." in capsys.readouterr().out
+
+
+def test_pieces_begin_with_the_end_of_a_document(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    made = []
+    make = loaders.document_loaders
+    monkeypatch.setattr(loaders, "document_loaders", lambda *given, **named: made.append(make(*given, **named)) or made[-1])
+    (tmp_path / "a.txt").write_text(salad(400, seed=1))
+    config = TrainingConfig(max_steps=2, batch_size=2, segment_length=8, document_length=8)
+    train([tmp_path / "a.txt"], tmp_path / "run", TextConfig(titans=BACKBONE), config, progress=False)
+    training, validation = made[0]
+    for batch in (*islice(training(0, 1), 3), *validation(0, 1)):
+        assert (batch["tokens"][batch["reset"]] == END).all()
+        assert batch["reset"].any()

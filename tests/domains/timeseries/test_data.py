@@ -249,6 +249,15 @@ def test_numbers_that_are_not_read_are_no_column_to_leave_out(write, fails, valu
         ("15 min", "15 min", ""),
         ("2024-W05", "2024Q1", "Q1 2024"),
         ("10.0.0.1", "10.0.0.2", "v1.2.3"),
+        ("1 July", "2 July", "3 July"),
+        ("08 h", "09 h", "10 h"),
+        ("10.100.200.100", "10.100.200.101", "10.100.200.102"),
+        ("030 123 456", "030 123 457", "030 123 458"),
+        ("12_345", "12_346", "12_347"),
+        ("1234 AB", "1235 AB", "1236 AB"),
+        ("48.137,11.575", "48.138,11.576", "48.139,11.577"),
+        ("48.1 N", "48.2 N", "48.3 N"),
+        ("64 GB", "32 GB", "128 GB"),
         ("low", "3 kW", "high"),
         ("", "", ""),
     ],
@@ -264,6 +273,10 @@ def test_the_other_decimal_mark_is_named_where_it_reads_more(write, fails):
     said = "decimal comma and without thousands separators, currency or unit, such as 1234,5. Or leave out --decimal"
     fails(path, "line 2: '12,015.27'", said, decimal=",", target=["load_kw"])
     fails(write(written("1.5", "2.5", "3"), "t.tsv"), "line 2: '1.5'", "Or leave out --decimal", decimal=",")
+
+
+def test_a_minus_that_is_no_hyphen_is_named(write, fails):
+    fails(write(written("\u22125", "3", "\u22124"), "t.tsv"), "line 2: '\u22125'", "negative ones with a hyphen, such as -1234.5")
 
 
 def test_what_is_left_out_says_why(write):
@@ -290,7 +303,7 @@ def test_a_time_of_the_day_does_not_hide_a_forgotten_item_id(write, fails):
 
 def test_blanks_around_names_are_no_part_of_them(write, fails):
     assert read_table(write("date, sales , b\n2024-01-01, 1, 2\n2024-01-02, 2, 3\n2024-01-03, 3, 4\n")).targets == ("sales", "b")
-    fails(write("date,a, a\n2024-01-01,1,2\n"), "two columns are called 'a'")
+    fails(write("date,a, a\n2024-01-01,1,2\n"), "2 columns are called 'a'")
 
 
 @pytest.mark.parametrize("argument", ["target", "past_features", "future_features", "static_features"])

@@ -175,6 +175,8 @@ def test_what_cannot_be_read_is_refused() -> None:
         DocumentStream(numbered([9]), 4, 4, world_size=3)
     with pytest.raises(UserError, match="other data"):
         DocumentStream(numbered([9]), 2, 4, seed=0).load_state_dict(DocumentStream(numbered([8]), 2, 4, seed=0).state_dict())
+    with pytest.raises(UserError, match="a version that cut documents otherwise: 1 pieces then and 3 now"):
+        DocumentStream(numbered([9]), 2, 4, 3).load_state_dict(DocumentStream(numbered([9]), 2, 4, 8).state_dict())
     with pytest.raises(UserError, match="there is no window"):
         WindowStream([], 2)
 

@@ -139,7 +139,8 @@ def test_the_cache_is_the_state(of_variant: TitansForCausalLM) -> None:
         assert torch.equal(model(input_ids=STEP[:, :1], past_key_values=copy.copy(cache)).logits, first)
     cache.batch_repeat_interleave(2)
     assert cache.batch_size == 4
-    assert torch.equal(model(input_ids=STEP[:1, :1].expand(4, 1), cache=cache, logits_to_keep=1).logits[:2], first[:1].expand(2, -1, -1))
+    repeated = model(input_ids=STEP[:1, :1].expand(4, 1), cache=cache, logits_to_keep=1).logits
+    torch.testing.assert_close(repeated[:2], first[:1].expand(2, -1, -1), rtol=1e-4, atol=1e-5)  # of four rows, where it was of two
     cache.reset()
     assert cache.batch_size == -1
     torch.testing.assert_close(model(input_ids=STEP, cache=cache, logits_to_keep=3).logits, whole[:, -3:], rtol=1e-5, atol=1e-6)

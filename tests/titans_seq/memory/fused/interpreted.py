@@ -172,9 +172,9 @@ def test_error_budget(make_case: Any, dtype: torch.dtype, options: dict) -> None
     exact = results(converted(case, torch.float64), "reference")
     plain, ours = results(case, "chunkwise"), results(case, "fused")
     for name, value in exact.items():
-        errors = [(x[name].double() - value).abs().max() for x in (plain, ours)]
-        rounding = torch.finfo(ours[name].dtype).eps * value.abs().max()
-        assert errors[1] <= 2 * (errors[0] + rounding), f"{name}: {errors[1]:.2e}, plain {errors[0]:.2e}, rounding {rounding:.2e}"
+        errors = [(x[name].double() - value).norm() for x in (plain, ours)]
+        rounding = torch.finfo(ours[name].dtype).eps * value.norm()
+        assert errors[1] <= 3 * (errors[0] + rounding), f"{name}: {errors[1]:.2e}, plain {errors[0]:.2e}, rounding {rounding:.2e}"
 
 
 def test_learns_under_inference_mode(make_case: Any) -> None:
