@@ -98,10 +98,10 @@ _RECALL: dict[str, Any] = {**_MAD, "training": {"max_steps": 400}}
 _NEEDLE: dict[str, Any] = {
     "times": (1, 4, 16, 64),
     "training": {"max_steps": 600},
-    "longer": ((4, 150, 3e-3), (16, 50, 3e-3)),
+    "longer": ((4, 150, 1e-3), (16, 50, 1e-3)),
     "test": (200, 100, 40, 10),
     "sliding_window": 32,
-    "rates": (3e-3,),
+    "rates": (1e-3,),
 }
 TRIALS = {
     "mqar": Trial("mqar", {"symbols": 64, "length": 32, "pairs": 4}, (1, 4, 16, 64), training={"batch_size": 128, "max_steps": 300}),
