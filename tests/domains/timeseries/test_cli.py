@@ -232,7 +232,7 @@ def test_watch_forecasts_the_steps_that_predict_does_and_goes_on(run: Run, tmp_p
     file.write_text("".join(lines))
     done = run(*watching)
     assert "mine up to 2023-04-30, 120 steps (99 read before). Next: load " in done.stdout
-    assert done.stdout.count("read before: rows that the state in --state had read") == 1
+    assert done.stdout.count("read before: rows up to the last step that the state in --state had read") == 1
     assert done.stdout.split()[-2:] == ["watch/forecast.csv", "watch/forecast.png"]
     assert run("predict", "model", file).returncode == 0
     watched, predicted = (pl.read_csv(tmp_path / name / "forecast.csv") for name in ("watch", "forecast"))
