@@ -154,7 +154,7 @@ class Streams:
         new, read = rows.filter(pl.Series(~again)), again.copy()
         read[~again] = stream.online.observe(
             values[~again],
-            self._periods(new),
+            [period for period, known in zip(periods, again, strict=True) if not known],
             feat_dynamic_real=_numbers(new, roles.future_features),
             past_feat_dynamic_real=_numbers(new, roles.past_features),
         )

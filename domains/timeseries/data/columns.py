@@ -35,31 +35,9 @@ _WRITTEN = (
 )
 """A number in one of the ways that people write one, with its unit as a group; no date, no time of the day, no id, address or version."""
 _UNITS = (
-    *(
-        "%",
-        "‰",
-        "°",
-        "°c",
-        "°f",
-        "kw",
-        "mw",
-        "gw",
-        "wh",
-        "kwh",
-        "mwh",
-        "gwh",
-        "km",
-        "mm",
-        "cm",
-        "km/h",
-        "m/s",
-        "mph",
-        "kg",
-        "hpa",
-        "mbar",
-        "pa",
-    ),
-    *("ppm", "lux", "ms", "sec", "min", "mm/h", "eur", "usd", "gbp", "chf", "jpy", "€", "$", "£", "¥", "₹", "m³", "m²"),
+    *("%", "‰", "°", "°c", "°f", "hpa", "mbar", "pa", "ppm", "lux", "ms", "sec", "min"),
+    *("kw", "mw", "gw", "wh", "kwh", "mwh", "gwh", "kg", "mm", "cm", "km", "m²", "m³", "mm/h", "km/h", "m/s", "mph"),
+    *("eur", "usd", "gbp", "chf", "jpy", "€", "$", "£", "¥", "₹"),
 )
 """After a number, in small letters; others are taken for parts of a name, as in 12AB or 3 May."""
 _TIME_OF_DAY = r"^\d{1,2}:\d{2}(:\d{2}(\.\d+)?)?\s*([AaPp]\.?[Mm]\.?)?$"
