@@ -32,7 +32,7 @@ from domains.text.tasks.task import Examples, generator
 from domains.text.tasks.train import config_for, train
 from domains.text.tokenizers import Tokenizer, train_tokenizer
 from titans_seq import MemoryConfig, TitansConfig
-from titans_seq.config import AttentionConfig, Variant
+from titans_seq.config import AttentionConfig
 from titans_seq.training import TrainingConfig
 
 MODULE = "benchmarks.text.memory_tasks"
@@ -46,6 +46,10 @@ BACKBONE = TitansConfig(
     memory=MemoryConfig(num_heads=2, depth=2, expansion=2, chunk_size=8, max_step=0.1),
     attention=AttentionConfig(num_heads=2, sliding_window=16, persistent_tokens=4),
 )
+WINDOW = 32
+"""Of attention, for tasks of text."""
+NEEDLE_BACKBONE = replace(BACKBONE, attention=replace(BACKBONE.attention, sliding_window=WINDOW))
+BABILONG_BACKBONE = replace(NEEDLE_BACKBONE, dim=128, variant="lmm", memory=replace(BACKBONE.memory, convolution_width=8))
 TRAINING = TrainingConfig(batch_size=32, max_steps=800, weight_decay=0.1, keep_checkpoints=1)
 RATES, SEARCH_SEED = (1e-3, 3e-3, 1e-2), 100
 
@@ -67,7 +71,7 @@ class Trial:
         training: what it has in place of `TRAINING`.
         test: examples of a test, fewer where it is longer (at least four); or those of each of `times`.
         goal: published accuracy of Titans, at another size.
-        variant, sliding_window: of Titans.
+        backbone: of Titans.
         rates: of which the best on the validation is taken; where it is one, nothing is searched.
         vocabulary: of a tokeniser that learns from texts of the training, for tasks of text; None for bytes.
         longer: what it is trained on after that: so many times the length, as many tokens a step, the steps, and the rate.
@@ -80,8 +84,7 @@ class Trial:
     training: dict[str, Any] = field(default_factory=dict)
     test: int | tuple[int, ...] = 200
     goal: float | None = None
-    variant: Variant = "mal"
-    sliding_window: int = 16
+    backbone: TitansConfig = BACKBONE
     rates: tuple[float, ...] = RATES
     vocabulary: int | None = None
     longer: tuple[tuple[int, int, float], ...] = ()
@@ -100,7 +103,7 @@ _NEEDLE: dict[str, Any] = {
     "training": {"max_steps": 600},
     "longer": ((4, 150, 1e-3), (16, 50, 1e-3)),
     "test": (200, 100, 40, 10),
-    "sliding_window": 32,
+    "backbone": NEEDLE_BACKBONE,
     "rates": (1e-3,),
 }
 TRIALS = {
@@ -115,7 +118,14 @@ TRIALS = {
     ),
     "parity": Trial("parity", {}, (1, 4, 16, 64), training={"max_steps": 500}),
     "s5": Trial("group_words", {"group": "S5"}, (1, 4, 16, 64)),
-    "facts": Trial("facts", {"length": 32}, (1, 4, 16, 64, 128), training={"max_steps": 500}, variant="lmm", vocabulary=4000),
+    "facts": Trial(
+        "facts",
+        {"length": 32},
+        (1, 4, 16, 64, 128),
+        training={"max_steps": 500},
+        backbone=replace(BACKBONE, variant="lmm"),
+        vocabulary=4000,
+    ),
     "needle": Trial("niah_single_1", {"length": 192, "reserve": 16}, vocabulary=512, **_NEEDLE),
     "needle_essay": Trial("niah_single_2", {"length": 192, "reserve": 16, "anywhere": True}, vocabulary=1024, **_NEEDLE),
     **{
@@ -123,14 +133,14 @@ TRIALS = {
             f"babilong_{task}",
             {"length": length, "reserve": 40},
             (1, 8, 64, 1024, 1_048_576 // length),
-            training={"batch_size": 64 * 128 // length, "max_steps": steps},
+            training={"batch_size": 32 * 128 // length, "max_steps": steps},
             test=(200, 100, 50, 10, 4),
-            sliding_window=32,
-            rates=(3e-3,),
+            backbone=BABILONG_BACKBONE,
+            rates=(1e-3,),
             vocabulary=1024,
-            longer=((4, 300, 1e-3),),
+            longer=((4, 150, 1e-3), (16, 50, 1e-3)),
         )
-        for task, length, steps in (("qa1", 128, 800), ("qa2", 256, 800), ("qa3", 512, 800))
+        for task, length, steps in (("qa1", 128, 400), ("qa2", 256, 400), ("qa3", 512, 400))
     },
 }
 
@@ -166,7 +176,7 @@ def load(trial: Trial, data: Path, part: str) -> Task:
     return load_task(trial.name, **given, **trial.settings)
 
 
-ELSEWHERE = ("goal", "variant", "sliding_window", "rates", "vocabulary", "longer")
+ELSEWHERE = ("goal", "backbone", "rates", "vocabulary", "longer")
 """Fields of a trial that its cells do not depend on, or that they have in other settings."""
 
 
@@ -180,11 +190,7 @@ def settings(trial: Trial, key: str, rate: float, steps: int | None, parameters:
     if trial.longer:
         plain["longer"] = [(times, number if steps is None else steps, rate) for times, number, rate in trial.longer]
     plain["training"] = {name: getattr(training, name) for name in ("learning_rate", "batch_size", "max_steps", "weight_decay")}
-    return {**plain, "subject": key, "backbone": backbone(trial).to_dict(), "parameters": parameters}
-
-
-def backbone(trial: Trial) -> TitansConfig:
-    return replace(BACKBONE, variant=trial.variant, attention=replace(BACKBONE.attention, sliding_window=trial.sliding_window))
+    return {**plain, "subject": key, "backbone": trial.backbone.to_dict(), "parameters": parameters}
 
 
 def measure(trial: Trial, key: str, seed: int, of: Report, data: Path) -> Report:
@@ -212,7 +218,7 @@ def trained(trial: Trial, key: str, seed: int, of: Report, data: Path) -> tuple[
     task = load(trial, data, "training")
     training = replace(TRAINING, **of["training"], seed=seed)
     stages = [(1, training.max_steps, training.learning_rate), *of.get("longer", ())]
-    base = config_for(task, TextConfig(titans=backbone(trial)))
+    base = config_for(task, TextConfig(titans=trial.backbone))
     size = of["parameters"] or count(configure("titans", base))
     config = configure(key, base, size, context=task.length * max(times for times, *_ in stages))
     kind = BaselineAutoencoder if task.at_once else BaselineForCausalLM

@@ -22,12 +22,13 @@ LABELS: dict[str, tuple[str, ...]] = {
 
 class Story(NamedTuple):
     """facts: sentences in order, other questions not among them. answer: as the file has it, "apple,milk" if it is a list. more: other
-    questions after the same facts, with their answers."""
+    questions after the same facts, with their answers. earlier: questions after fewer facts, how many, and their answers, in order."""
 
     facts: tuple[str, ...]
     question: str
     answer: str
     more: tuple[tuple[str, str], ...] = ()
+    earlier: tuple[tuple[int, str, str], ...] = ()
 
 
 def read_stories(path: Path) -> list[Story]:
@@ -40,16 +41,19 @@ def read_stories(path: Path) -> list[Story]:
         lines = path.read_text(encoding="utf-8").splitlines()
     except (OSError, UnicodeError) as error:
         raise UserError(f"{path}: cannot be read as a file of bAbI ({getattr(error, 'strerror', None) or error}).") from error
-    stories, facts = list[Story](), list[str]()
+    stories, facts, earlier = list[Story](), list[str](), list[tuple[int, str, str]]()
     for number, line in enumerate(lines, 1):
         match = re.fullmatch(r"(\d+) (.+)", line.strip())
         if match is None:
             raise UserError(f'{path}, line {number}: must be "NUMBER SENTENCE", got {line!r:.80}.')
         if match[1] == "1":
             facts.clear()
+            earlier.clear()
         text, *answer = match[2].split("\t")
         if answer:
-            stories.append(Story(tuple(facts), text.strip(), answer[0].strip()))
+            asked = text.strip(), answer[0].strip()
+            stories.append(Story(tuple(facts), *asked, earlier=tuple(earlier)))
+            earlier.append((len(facts), *asked))
         else:
             facts.append(text.strip())
     if not stories:

@@ -3,6 +3,7 @@
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
+from itertools import chain, pairwise
 from pathlib import Path
 from typing import Literal
 
@@ -38,6 +39,8 @@ class BabiLongConfig(Config):
         instruction: text before the context; the original's hold instructions and examples, which are not shipped here.
         questions: drawn for each text of the training, and asked one after the other where they are not the same; of stories that we tell.
             A text of the test has one.
+        earlier_questions: in training, what bAbI asks earlier in a story is asked in the text too, after the facts until then, and
+            answered. It is not counted in `length`.
     """
 
     task: BabiTask = "qa1"
@@ -46,6 +49,7 @@ class BabiLongConfig(Config):
     reserve: int = 300
     instruction: str = ""
     questions: int = 4
+    earlier_questions: bool = True
 
     def __post_init__(self) -> None:
         super().__post_init__()
@@ -72,11 +76,15 @@ class BabiLong(TextTask):
     def question(self, draw: np.random.Generator, training: bool = False) -> Question:
         """As of `TextTask`."""
         story = self._story(draw, training)
-        context = " ".join(self._context(draw, story))
-        before = f"{self.config.instruction}\n\n" if self.config.instruction else ""
-        prompt = f"{before}<context>\n{context}\n</context>\n\nQuestion: {story.question}{PREFIX}"
-        more = tuple((f"\n\nQuestion: {other}{PREFIX}", answer) for other, answer in story.more)
-        return Question(prompt, PREFIX, story.question, (story.answer,), more=more)
+        parts = self._context(draw, story)
+        begin = f"{self.config.instruction}\n\n" * bool(self.config.instruction) + "<context>\n"
+        before, told = list[tuple[str, str]](), 0
+        for facts, asked, answer in story.earlier if training and self.config.earlier_questions else ():
+            before.append((f"{begin}{_joined(parts[told:facts])}{_ask(asked)}", answer))
+            begin, told = "\n\n", facts
+        prompt = f"{begin}{_joined(parts[told:])}\n</context>{_ask(story.question)}"
+        more = tuple((_ask(other), answer) for other, answer in story.more)
+        return Question(prompt, PREFIX, story.question, (story.answer,), before=tuple(before), more=more)
 
     @property
     def chance(self) -> float | None:
@@ -121,16 +129,17 @@ class BabiLong(TextTask):
         budget = self._budget
         return budget is None or (len(story.facts) + 1 <= budget // 8 and self.tokens(" ".join(story.facts)) <= budget)
 
-    def _context(self, draw: np.random.Generator, story: Story) -> Iterator[str]:
-        """Facts between sentences."""
+    def _context(self, draw: np.random.Generator, story: Story) -> list[list[str]]:
+        """Sentences up to each fact, with it as the last, and those after all facts."""
         background = list[str]()
         if self._budget is not None:
             background = list(self._background(draw, self._budget - self.tokens(" ".join(story.facts))))
         places = np.sort(draw.integers(len(background) + 1, size=len(story.facts)))
-        facts = iter(story.facts)
-        for number, count in enumerate(np.bincount(places, minlength=len(background) + 1).tolist()):
-            yield from (next(facts) for _ in range(count))
-            yield from background[number : number + 1]
+        edges = [0, *places.tolist(), len(background)]
+        parts = [background[begin:end] for begin, end in pairwise(edges)]
+        for part, fact in zip(parts, story.facts, strict=False):
+            part.append(fact)
+        return parts
 
     def _background(self, draw: np.random.Generator, room: int) -> Iterator[str]:
         """Sentences of so many tokens together."""
@@ -168,3 +177,11 @@ class BabiLong(TextTask):
             assert last is not None
             yield last
             last = sentence
+
+
+def _joined(parts: list[list[str]]) -> str:
+    return " ".join(chain.from_iterable(parts))
+
+
+def _ask(question: str) -> str:
+    return f"\n\nQuestion: {question}{PREFIX}"

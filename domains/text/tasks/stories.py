@@ -125,7 +125,8 @@ def tell(task: str, draw: np.random.Generator, questions: int = 1) -> Story:
         if asked is not None:
             others = dict(filter(None, (ask(world) for _ in range(questions - 1))))
             others.pop(asked[0], None)
-            found.append(Story(tuple(facts), *asked, tuple(others.items())))
+            earlier = tuple((len(story.facts), story.question, story.answer) for story in found)
+            found.append(Story(tuple(facts), *asked, tuple(others.items()), earlier))
             since = 0
     return found[int(draw.integers(len(found)))]
 

@@ -1,6 +1,7 @@
 """Tasks of text: a prompt, answers, and what of them is asked. Shapes: T tokens of an example."""
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any, Self
@@ -25,7 +26,7 @@ class Question:
         question: what is asked, as it stands in the prompt.
         answers: all of which are right, in the order in which they are asked by likelihood.
         depth: of what the answer depends on, 0 at the begin of the context and 1 at its end; None where it is in several places.
-        more: in training, what is said after the answers, and the answer to that.
+        before, more: in training, what is said before the prompt and after the answers, each with the answer to it.
     """
 
     prompt: str
@@ -33,6 +34,7 @@ class Question:
     question: str
     answers: tuple[str, ...]
     depth: float | None = None
+    before: tuple[tuple[str, str], ...] = ()
     more: tuple[tuple[str, str], ...] = ()
 
 
@@ -120,22 +122,17 @@ class TextTask(ABC):
 
     def example(self, draw: np.random.Generator, training: bool = False) -> Example:
         """As of `Task`: the prompt, then the answers with commas between and a point. Asked are the answers; in training the rest of it
-        too, with the document's end, and what the question has `more`, which is not counted in `length`.
+        too, with the document's end, and what the question has `before` and `more`, which is not counted in `length`.
 
         Raises:
             UserError: the answers take more tokens than are kept free for them.
         """
         question = self.question(draw, training)
-        pieces, asked = [question.prompt], [False]
-        for number, answer in enumerate(question.answers):
-            pieces += [","] * (number > 0) + [f" {answer}"]
-            asked += [training] * (number > 0) + [True]
-        last = len(pieces)
-        pieces, asked = [*pieces, "."], [*asked, training]
-        for said, answer in question.more:
-            pieces, asked = [*pieces, said, f" {answer}", "."], [*asked, False, True, True]
+        before = [*_answered(question.before), (question.prompt, False)]
+        answers = [part for answer in question.answers for part in ((",", training), (f" {answer}", True))][1:]
+        pieces, asked = zip(*before, *answers, (".", training), *_answered(question.more), strict=True)
         encoded = [part.astype(np.int64) for part in self.tokenizer.encode_batch(pieces)]
-        self._check_room(sum(map(len, encoded[1:last])))
+        self._check_room(sum(map(len, encoded[len(before) : len(before) + len(answers)])))
         sequence = np.concatenate([[self.end], *encoded, [self.end]])
         wanted = np.concatenate([[False], *(np.full(len(part), one) for part, one in zip(encoded, asked, strict=True)), [training]])
         return Example(sequence[:-1], np.where(wanted, sequence, IGNORED)[1:])
@@ -146,3 +143,9 @@ class TextTask(ABC):
                 f"{self.name}: the answers take {answers} tokens, and reserve={self.reserve} are kept free for them in "
                 f"length={self.length}. Set reserve to {answers} or more."
             )
+
+
+def _answered(said: Iterable[tuple[str, str]]) -> Iterator[tuple[str, bool]]:
+    """What is said, the answer to it, and a point; and whether each is asked."""
+    for text, answer in said:
+        yield from ((text, False), (f" {answer}", True), (".", True))

@@ -17,6 +17,7 @@ from titans_seq.errors import UserError
 from titans_seq.losses import IGNORED
 
 FACT = re.compile(r"(?:Mary|John|Sandra|Daniel) [^.]*\.")
+ASKED = re.compile(r"\n\nQuestion: ([^?]*\?)\nAnswer: [^.]*\.")
 BOOK = " ".join(f"It was number {i}, and the whale went by in the long evening. Short." for i in range(400))
 
 
@@ -104,7 +105,8 @@ def test_the_answer_alone_is_asked(bpe: JsonTokenizer) -> None:
 
 def test_training_asks_several_questions_of_a_text_and_a_test_one() -> None:
     tokenizer = ByteTokenizer()
-    one, four = (load_task("babilong_qa1", tokenizer, Books([BOOK]), length=2000, questions=n) for n in (1, 4))
+    settings = {"length": 2000, "earlier_questions": False}
+    one, four = (load_task("babilong_qa1", tokenizer, Books([BOOK]), questions=n, **settings) for n in (1, 4))
     several = 0
     for i in range(20):
         inputs, targets = four.example(generator(0, "training", i), training=True)
@@ -117,6 +119,40 @@ def test_training_asks_several_questions_of_a_text_and_a_test_one() -> None:
     for ours, theirs in zip(examples(four, 0, 5), examples(one, 0, 5), strict=True):
         assert np.array_equal(ours.inputs, theirs.inputs)
         assert np.array_equal(ours.targets, theirs.targets)
+
+
+@pytest.mark.parametrize("name", ["babilong_qa1", "babilong_qa2", "babilong_qa9"])
+@pytest.mark.parametrize("length", [0, 3000])
+def test_training_asks_in_the_story_what_babi_asks_earlier(name: str, length: int) -> None:
+    """Each question follows from the facts before it; without the earlier ones the text is what a test's is."""
+    tokenizer, earlier = ByteTokenizer(), 0
+    with_them, without = (load_task(name, tokenizer, Books([BOOK]), length=length, earlier_questions=on) for on in (True, False))
+    for i in range(20):
+        inputs, targets = with_them.example(generator(0, "training", i), training=True)
+        text = tokenizer.decode(inputs[1:])
+        told = [(FACT.findall(ASKED.sub("", text[: match.start()])), match[1]) for match in ASKED.finditer(text)]
+        right = [f" {answer(tuple(facts), asked)}." for facts, asked in told]
+        assert tokenizer.decode(targets[targets != IGNORED][:-1]) == "".join(right)
+        plain = without.example(generator(0, "training", i), training=True)
+        context, _, end = text.partition("\n</context>")
+        assert f"{ASKED.sub('', context).replace(chr(10) * 2, ' ')}\n</context>{end}" == tokenizer.decode(plain.inputs[1:])
+        earlier += len(ASKED.findall(context))
+    assert earlier > 20
+    for ours, theirs in zip(examples(with_them, 0, 5), examples(without, 0, 5), strict=True):
+        assert np.array_equal(ours.inputs, theirs.inputs)
+
+
+def test_a_file_of_babi_gives_its_earlier_questions_to_training(tmp_path: Path) -> None:
+    told = "1 Mary went north.\n2 Who went?\tMary\t1\n3 John went south.\n4 Who went south?\tJohn\t3\n"
+    (tmp_path / "qa4_x_train.txt").write_text(told)
+    task = load_task("babilong_qa4", ByteTokenizer(), length=0, babi=str(tmp_path))
+    texts = {ByteTokenizer().decode(task.example(generator(0, "training", i), training=True).inputs[1:]) for i in range(10)}
+    first = "<context>\nMary went north."
+    asked = "\n\nQuestion: Who went?\nAnswer: Mary."
+    assert texts == {
+        f"{first}\n</context>{asked}",
+        f"{first}{asked}\n\nJohn went south.\n</context>\n\nQuestion: Who went south?\nAnswer: John.",
+    }
 
 
 def test_what_is_missing_is_said() -> None:
