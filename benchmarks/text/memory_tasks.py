@@ -46,10 +46,8 @@ BACKBONE = TitansConfig(
     memory=MemoryConfig(num_heads=2, depth=2, expansion=2, chunk_size=8, max_step=0.1),
     attention=AttentionConfig(num_heads=2, sliding_window=16, persistent_tokens=4),
 )
-WINDOW = 32
-"""Of attention, for tasks of text."""
-NEEDLE_BACKBONE = replace(BACKBONE, attention=replace(BACKBONE.attention, sliding_window=WINDOW))
-BABILONG_BACKBONE = replace(NEEDLE_BACKBONE, dim=128, variant="lmm", memory=replace(BACKBONE.memory, convolution_width=8))
+NEEDLE_BACKBONE = replace(BACKBONE, attention=replace(BACKBONE.attention, sliding_window=32))
+BABILONG_BACKBONE = replace(BACKBONE, dim=128, variant="lmm", memory=replace(BACKBONE.memory, convolution_width=8, initial_forgetting=1e-4))
 TRAINING = TrainingConfig(batch_size=32, max_steps=800, weight_decay=0.1, keep_checkpoints=1)
 RATES, SEARCH_SEED = (1e-3, 3e-3, 1e-2), 100
 
