@@ -153,15 +153,15 @@ def search_cells(data: Path, subjects: Sequence[str], rates: Sequence[float]) ->
 def markdown(found: Mapping[str, Report], chosen: Mapping[str, Report]) -> str:
     """Nats a character of the validation text, lowest bold, and the search that chose rates."""
     seconds = {name: fmean(cell["cpu_seconds"] for cell in cells) for name, cells in by_subject(found).items()}
-    made: dict[str, tuple[str, list[float | None]]] = {}
+    made: list[tuple[str, str, list[float | None]]] = []
     for label, (estimate, full) in PUBLISHED.items():
-        made[label] = ("804,096 | 0.001", [estimate, full, None])
+        made.append((label, "804,096 | 0.001", [estimate, full, None]))
     for name, cells in by_subject(found).items():
         scores = [fmean(cell["scores"][column] for cell in cells) for column in COLUMNS]
-        made[RUNS[name].label] = (f"{cells[0]['parameters']:,} | {RUNS[name].rate:g}", [*scores])
-    best = [min(row[n] for _, row in made.values() if row[n] is not None) for n in range(len(COLUMNS))]
+        made.append((RUNS[name].label, f"{cells[0]['parameters']:,} | {RUNS[name].rate:g}", [*scores]))
+    best = [min(row[n] for *_, row in made if row[n] is not None) for n in range(len(COLUMNS))]
     lines = ["| nats a character | parameters | rate | estimate | full pass | stream |", f"|{' --- |' * 6}"]
-    for label, (head, row) in made.items():
+    for label, head, row in made:
         shown = ["" if x is None else f"**{x:.4f}**" if x == low else f"{x:.4f}" for x, low in zip(row, best, strict=True)]
         lines.append(f"| {label} | {head} | {' | '.join(shown)} |")
     took = ", ".join(f"{RUNS[name].label} {x / 60:.0f}" for name, x in seconds.items())
