@@ -125,10 +125,11 @@ def tell(task: str, draw: np.random.Generator, questions: int = 1) -> Story:
         if asked is not None:
             others = dict(filter(None, (ask(world) for _ in range(questions - 1))))
             others.pop(asked[0], None)
-            earlier = tuple((len(story.facts), story.question, story.answer) for story in found)
-            found.append(Story(tuple(facts), *asked, tuple(others.items()), earlier))
+            found.append(Story(tuple(facts), *asked, tuple(others.items())))
             since = 0
-    return found[int(draw.integers(len(found)))]
+    chosen = int(draw.integers(len(found)))
+    earlier = tuple((len(story.facts), story.question, story.answer) for story in found[:chosen])
+    return found[chosen]._replace(earlier=earlier)
 
 
 def _choice(draw: np.random.Generator, options: tuple[str, ...]) -> str:
