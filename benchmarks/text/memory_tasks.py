@@ -11,7 +11,7 @@ Results are written after every cell, and a run goes on where one was ended. `--
 import argparse
 import sys
 import tempfile
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from itertools import product
@@ -73,6 +73,7 @@ class Trial:
         rates: of which the best on the validation is taken; where it is one, nothing is searched.
         vocabulary: of a tokeniser that learns from texts of the training, for tasks of text; None for bytes.
         longer: what it is trained on after that: so many times the length, as many tokens a step, the steps, and the rate.
+        lessons: trials that it is trained on before, as they begin but with its tokeniser and rate, and the steps.
     """
 
     name: str
@@ -86,6 +87,7 @@ class Trial:
     rates: tuple[float, ...] = RATES
     vocabulary: int | None = None
     longer: tuple[tuple[int, int, float], ...] = ()
+    lessons: tuple[tuple[str, int], ...] = ()
 
     @property
     def tests(self) -> dict[int, int]:
@@ -136,9 +138,14 @@ TRIALS = {
             backbone=BABILONG_BACKBONE,
             rates=(1e-3,),
             vocabulary=1024,
-            longer=((4, 150, 1e-3), (16, 50, 1e-3)),
+            longer=((4, 150, 1e-3), (2048 // length, 50, 1e-3)),
+            lessons=lessons,
         )
-        for task, length, steps in (("qa1", 128, 400), ("qa2", 256, 400), ("qa3", 512, 400))
+        for task, length, steps, lessons in (
+            ("qa1", 128, 400, ()),
+            ("qa2", 256, 600, (("babilong_qa1", 200),)),
+            ("qa3", 512, 400, (("babilong_qa1", 200), ("babilong_qa2", 400))),
+        )
     },
 }
 
@@ -162,19 +169,19 @@ def in_books(name: str) -> bool:
     return name.startswith(("niah", "babilong"))
 
 
-def load(trial: Trial, data: Path, part: str) -> Task:
-    """The task; facts of tests are those of bAbI's test files, in books that were not trained on."""
+def load(trial: Trial, data: Path, part: str, pieces: str | None = None) -> Task:
+    """The task, in pieces of its own or another's texts; of tests facts are those of bAbI's test files, books not those of the training."""
     given: dict[str, Any] = {}
     if in_books(trial.name):
         given["books"] = books(data, part)
     if trial.vocabulary is not None:
-        given["tokenizer"] = tokenizer(trial.name, trial.vocabulary, data)
+        given["tokenizer"] = tokenizer(pieces or trial.name, trial.vocabulary, data)
     if trial.name.startswith("babilong") and part == "test":
         given["babi"] = str(data / "text" / "babi" / "en")
     return load_task(trial.name, **given, **trial.settings)
 
 
-ELSEWHERE = ("goal", "backbone", "rates", "vocabulary", "longer")
+ELSEWHERE = ("goal", "backbone", "rates", "vocabulary", "longer", "lessons")
 """Fields of a trial that its cells do not depend on, or that they have in other settings."""
 
 
@@ -187,6 +194,8 @@ def settings(trial: Trial, key: str, rate: float, steps: int | None, parameters:
         plain["vocabulary"] = trial.vocabulary
     if trial.longer:
         plain["longer"] = [(times, number if steps is None else steps, rate) for times, number, rate in trial.longer]
+    if trial.lessons:
+        plain["lessons"] = [(name, number if steps is None else steps) for name, number in trial.lessons]
     plain["training"] = {name: getattr(training, name) for name in ("learning_rate", "batch_size", "max_steps", "weight_decay")}
     return {**plain, "subject": key, "backbone": trial.backbone.to_dict(), "parameters": parameters}
 
@@ -215,10 +224,10 @@ def trained(trial: Trial, key: str, seed: int, of: Report, data: Path) -> tuple[
     """A model, and what there is to report of its training."""
     task = load(trial, data, "training")
     training = replace(TRAINING, **of["training"], seed=seed)
-    stages = [(1, training.max_steps, training.learning_rate), *of.get("longer", ())]
+    stages = [*lessons(trial, training, of, data), (task, training), *longer(task, training, of)]
     base = config_for(task, TextConfig(titans=trial.backbone))
     size = of["parameters"] or count(configure("titans", base))
-    config = configure(key, base, size, context=task.length * max(times for times, *_ in stages))
+    config = configure(key, base, size, context=max(one.length for one, _ in stages))
     kind = BaselineAutoencoder if task.at_once else BaselineForCausalLM
 
     def make(given: TextConfig, before: Path | None = None) -> BaselineForCausalLM:
@@ -227,16 +236,29 @@ def trained(trial: Trial, key: str, seed: int, of: Report, data: Path) -> tuple[
 
     begin, folder = process_time(), None
     with tempfile.TemporaryDirectory() as temporary:
-        for number, (times, steps, rate) in enumerate(stages):
-            of_stage = replace(training, batch_size=max(1, training.batch_size // times), max_steps=steps, learning_rate=rate)
-            of_stage = replace(of_stage, validate_every=steps, checkpoint_every=steps, log_every=min(steps, 50))
-            of_length = task if times == 1 else task.at_length(times * task.length)
-            output = Path(temporary) / str(number)
+        for number, (one, plan) in enumerate(stages):
+            steps = plan.max_steps
+            plan = replace(plan, validate_every=steps, checkpoint_every=steps, log_every=min(steps, 50))
             made = partial(make, before=folder)
-            folder = train(of_length, output, config, of_stage, count=trial.examples, make_model=made, progress=False)
+            folder = train(one, Path(temporary) / str(number), config, plan, count=trial.examples, make_model=made, progress=False)
         seconds = round(process_time() - begin, 1)
         assert folder is not None
         return kind.from_pretrained(folder), {"parameters": count(config), "cpu_seconds": seconds}
+
+
+def lessons(trial: Trial, training: TrainingConfig, of: Report, data: Path) -> Iterator[tuple[Task, TrainingConfig]]:
+    """Other trials that a model is trained on before its own, and how."""
+    for name, steps in of.get("lessons", ()):
+        other = TRIALS[name]
+        rows = other.training["batch_size"]
+        yield load(other, data, "training", pieces=trial.name), replace(training, batch_size=rows, max_steps=steps)
+
+
+def longer(task: Task, training: TrainingConfig, of: Report) -> Iterator[tuple[Task, TrainingConfig]]:
+    """Longer texts of the task that a model is trained on after its own, as many tokens a step, and how."""
+    for times, steps, rate in of.get("longer", ()):
+        rows = max(1, training.batch_size // times)
+        yield task.at_length(times * task.length), replace(training, batch_size=rows, max_steps=steps, learning_rate=rate)
 
 
 def search_cells(options: argparse.Namespace) -> dict[str, Cell]:

@@ -56,6 +56,30 @@ def test_a_trial_goes_on_at_longer_lengths_from_what_it_learned(tmp_path: Path) 
     assert 0 < moved < 0.01, "one step of warm-up away from the weights that it begins with"
 
 
+def test_a_trial_begins_with_its_lessons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    seen = []
+    taught = memory_tasks.train
+
+    def noted(task: memory_tasks.Task, output: Path, config: object, plan: memory_tasks.TrainingConfig, **given: object) -> Path:
+        seen.append((task.length, plan.batch_size, plan.max_steps))
+        return taught(task, output, config, plan, **given)
+
+    monkeypatch.setattr(memory_tasks, "train", noted)
+    trial = memory_tasks.Trial(
+        "mqar",
+        {"symbols": 64, "length": 64, "pairs": 4},
+        training={"batch_size": 4, "max_steps": 3},
+        longer=((2, 2, 1e-3),),
+        lessons=(("mqar", 1),),
+    )
+    of = memory_tasks.settings(trial, "transformer", 1e-3, None, None)
+    model, _ = memory_tasks.trained(trial, "transformer", 0, of, tmp_path)
+    assert seen == [(32, 128, 1), (64, 4, 3), (128, 2, 2)]
+    assert model.config.titans.attention.sliding_window == 128
+    alone = memory_tasks.settings(replace(trial, lessons=()), "transformer", 1e-3, None, None)
+    assert of != alone, "a cell is measured anew where its lessons are others"
+
+
 def test_tasks_of_text_have_pieces_of_their_own_training(tmp_path: Path) -> None:
     task = memory_tasks.load(memory_tasks.TRIALS["facts"], tmp_path, "training")
     assert task.tokenizer_identity != "bytes"
