@@ -403,3 +403,12 @@ class SamplingConfig(Config):
         self._require("top_k", self.top_k is None or self.top_k >= 1, "at least 1 or None")
         self._require("top_p", self.top_p is None or 0 < self.top_p <= 1, "in (0, 1] or None")
         self._require("min_p", self.min_p is None or 0 <= self.min_p <= 1, "in [0, 1] or None")
+
+
+def flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
+    """Nested dictionaries as one, under dotted names; lists for tuples, as JSON has them."""
+    found: dict[str, Any] = {}
+    for name, value in values.items():
+        name = f"{prefix}{name}"
+        found |= flat(value, f"{name}.") if isinstance(value, dict) else {name: list(value) if isinstance(value, tuple) else value}
+    return found

@@ -21,7 +21,7 @@ from time import process_time
 from typing import Any
 
 from benchmarks.reporting import RESULTS, Report, Section, integers, names
-from benchmarks.text.baselines import SUBJECTS, BaselineConfig, BaselineForCausalLM, configure, count
+from benchmarks.text.baselines import SUBJECTS, BaselineForCausalLM, configure, count
 from benchmarks.text.cells import Cell, add_shared, check_names, measured_by, read_cells, run_cells, show
 from domains.text.config import TextConfig
 from domains.text.tasks import Task, load_task
@@ -229,18 +229,13 @@ def trained(trial: Trial, key: str, seed: int, of: Report, data: Path) -> tuple[
     size = of["parameters"] or count(configure("titans", base))
     config = configure(key, base, size, context=max(one.length for one, _ in stages))
     kind = BaselineAutoencoder if task.at_once else BaselineForCausalLM
-
-    def make(given: TextConfig, before: Path | None = None) -> BaselineForCausalLM:
-        assert isinstance(given, BaselineConfig)
-        return kind(given) if before is None else kind.from_pretrained(before)
-
     begin, folder = process_time(), None
     with tempfile.TemporaryDirectory() as temporary:
         for number, (one, plan) in enumerate(stages):
             steps = plan.max_steps
             plan = replace(plan, validate_every=steps, checkpoint_every=steps, log_every=min(steps, 50))
-            made = partial(make, before=folder)
-            folder = train(one, Path(temporary) / str(number), config, plan, count=trial.examples, make_model=made, progress=False)
+            output = Path(temporary) / str(number)
+            folder = train(one, output, config, plan, start=folder, count=trial.examples, make_model=kind, progress=False)
         seconds = round(process_time() - begin, 1)
         assert folder is not None
         return kind.from_pretrained(folder), {"parameters": count(config), "cpu_seconds": seconds}

@@ -269,33 +269,18 @@ def _train(
     before: Callable[[], None] = lambda: None,
 ) -> Path:
     """Train a model on items and validate it on others. before: done once the run's folder is there."""
+    from domains.dna.heads import take_over
     from domains.dna.labelled_batches import item_loaders
     from titans_seq.card import plain
     from titans_seq.training.module import TrainingData
     from titans_seq.training.run import train as run
+    from titans_seq.transfer import beginning_with
 
     def make_data() -> TrainingData:
         before()
         return TrainingData(*item_loaders(*items, training), card, plain(card.data))
 
-    return run(_maker(make, start), make_data, training, output, resume, progress)
-
-
-def _maker(make: Callable[[], Model], start: str | Path | None) -> Callable[[], Model]:
-    """Makes the model, with what it takes over."""
-
-    def made() -> Model:
-        from domains.dna.heads import take_over
-        from domains.dna.model import TitansForDNA
-
-        model = make()
-        if start is not None:
-            take_over(model, TitansForDNA.from_pretrained(start), str(start))
-        return model
-
-    if start is not None:
-        made()  # what does not fit is said before anything slow
-    return made
+    return run(beginning_with(start, make, take_over), make_data, training, output, resume, progress)
 
 
 def _shares(labels: "Sequence[np.ndarray]", classes: int) -> list[float]:

@@ -3,6 +3,7 @@
 Shapes: B rows, T bases, S strands that are read (1 or 2), K classes.
 """
 
+from pathlib import Path
 from typing import Any
 
 import torch
@@ -13,8 +14,8 @@ from domains.dna.data.alphabet import BASE_BITS, N
 from domains.dna.head_config import ClassifierConfig, EncoderConfig, LabellerConfig, ProfileConfig
 from domains.dna.model import TitansForDNA
 from domains.dna.strands import BothStrands, OneStrand, StrandHead, StrandReader, pooled
+from titans_seq import transfer
 from titans_seq.checkpoint import Pretrained
-from titans_seq.errors import UserError
 from titans_seq.training.trainable import LossOutput, Metric
 
 
@@ -179,27 +180,14 @@ class DNAProfile(WindowModel):
         return LossOutput((of_bins * known).sum() / units.clamp(min=1), units, None)
 
 
-def take_over(model: DNAClassifier | DNALabeller | DNAProfile, pretrained: TitansForDNA, name: str) -> None:
-    """Put the embedding and the backbone of a model of the next base into `model`; its stem and head stay as they are.
+def take_over(model: DNAClassifier | DNALabeller | DNAProfile, start: str | Path) -> None:
+    """Put the embedding and the backbone of a `TitansForDNA` into `model`; its stem and head stay as they are.
 
-    name: what errors call the pretrained model.
+    start: its folder, or its name on the hub.
 
     Raises:
-        UserError: its weights do not fit the backbone of `model`; the fields of the configurations that differ are named.
+        UserError: there is no such model, or its weights do not fit the backbone of `model`; what differs is named.
     """
-    reader = model.encoder.reader
-    try:
-        reader.embedding.load_state_dict(pretrained.embedding.state_dict())
-        reader.titans.load_state_dict(pretrained.titans.state_dict())
-    except RuntimeError as error:
-        ours, theirs = (_flat(config.titans.to_dict()) for config in (model.config.encoder, pretrained.config))
-        keys = [key for key in ours | theirs if ours.get(key) != theirs.get(key)]
-        different = "; ".join(f"{key} is {theirs.get(key)!r} there, {ours.get(key)!r} here" for key in keys)
-        raise UserError(f"{name}: its backbone does not fit: {different}. Leave the sizes as they are there.") from error
-
-
-def _flat(values: dict[str, Any], prefix: str = "") -> dict[str, Any]:
-    flat: dict[str, Any] = {}
-    for key, value in values.items():
-        flat |= _flat(value, f"{prefix}{key}.") if isinstance(value, dict) else {prefix + key: value}
-    return flat
+    reader, trained = model.encoder.reader, TitansForDNA.from_pretrained(start)
+    modules = (reader.embedding, trained.embedding), (reader.titans, trained.titans)
+    transfer.take_over(modules, model.config.encoder.titans, trained.config.titans, str(start))

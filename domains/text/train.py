@@ -23,6 +23,7 @@ def train(
     model: TextConfig | None = None,
     training: TrainingConfig | None = None,
     *,
+    start: str | Path | None = None,
     tokenizer: "Tokenizer | None" = None,
     validation: Sequence[str | Path] | None = None,
     split: Split = "auto",
@@ -37,8 +38,9 @@ def train(
     Args:
         paths: files and folders.
         output: the run's folder.
-        model, training: settings, None for the defaults. The vocabulary is the tokeniser's.
-        tokenizer: None for bytes. It is saved with the model.
+        model, training: settings, None for the defaults, of the model for those of `start`. The vocabulary is the tokeniser's.
+        start: a trained model, folder or name on the hub, that is trained further; None for new weights.
+        tokenizer: None for that of `start`, or bytes. It is saved with the model.
         validation: texts to validate on; None for 5 % of the training texts, which are then not trained on.
         split: which: "documents", "ends" (of every document the last 5 %), or "auto" (`TextDocuments.split`).
         field, joined, cache: as `read_texts`.
@@ -52,10 +54,16 @@ def train(
     """
     from domains.text.data import read_texts
     from domains.text.model import TitansForCausalLM
+    from domains.text.start import language_model, take_over, told
     from domains.text.tokenizers import ByteTokenizer
+    from titans_seq.transfer import beginning_with
 
+    if start is not None:
+        trained = language_model(start, "meta")
+        model, tokenizer = model or trained.config, tokenizer or trained.tokenizer
     tokenizer, training = tokenizer or ByteTokenizer(), training or TrainingConfig()
     settings = (model or TextConfig()).with_tokenizer(tokenizer)
+    make_model = beginning_with(start, lambda: TitansForCausalLM(settings, tokenizer), take_over)
 
     def read(some: Sequence[str | Path]) -> "TextDocuments":
         return read_texts(some, tokenizer, field=field, joined=joined, cache=cache, progress=progress)
@@ -71,7 +79,7 @@ def train(
 
     def about(**named: int) -> str:
         validated = f"{origin} {held_out.describe(**named)}" if len(held_out) else "Validated on nothing: there is too little to hold out."
-        return f"Trained on {documents.describe(**named)}\n\n{validated}"
+        return f"Trained on {documents.describe(**named)}{told(start)}\n\n{validated}"
 
     card = _card(documents.unit, about())
 
@@ -83,7 +91,7 @@ def train(
         loaders = document_loaders(documents, held_out if len(held_out) else None, training, begin=tokenizer.end)
         return TrainingData(*loaders, card, plain(about(named=_NAMED)))
 
-    return run(lambda: TitansForCausalLM(settings, tokenizer), make_data, training, output, resume, progress)
+    return run(make_model, make_data, training, output, resume, progress)
 
 
 def _card(unit: str, data: str) -> Card:

@@ -17,6 +17,7 @@ from typing import Any
 from filelock import FileLock, Timeout
 
 from titans_seq.card import command_line, versions
+from titans_seq.config import flat
 from titans_seq.errors import UserError
 from titans_seq.outputs import check_no_run
 from titans_seq.training.checkpoints import read_checkpoint
@@ -70,8 +71,8 @@ def check_same_settings(path: Path, model: Any, training: dict[str, Any], free: 
     """The checkpoint. Raises UserError unless it is of this model and was trained so, but for settings that may change (`free`)."""
     checkpoint = read_checkpoint(path)
     was = checkpoint[CHECKPOINT_KEY]
-    now = {"model_type": model.model_type, **_flat("model", model.config.to_dict()), **_flat("training", _without(training, free))}
-    then = {"model_type": was["model_type"], **_flat("model", was["model"]), **_flat("training", _without(was["training"], free))}
+    now = {"model_type": model.model_type, **flat(model.config.to_dict(), "model."), **flat(_without(training, free), "training.")}
+    then = {"model_type": was["model_type"], **flat(was["model"], "model."), **flat(_without(was["training"], free), "training.")}
     changed = [f"{name} was {then.get(name)!r}, is {now.get(name)!r}" for name in sorted(now | then) if then.get(name) != now.get(name)]
     if changed:
         raise UserError(f"{path}: of a run with other settings: {'; '.join(changed)}. Resume with those it had, or name another folder.")
@@ -80,15 +81,6 @@ def check_same_settings(path: Path, model: Any, training: dict[str, Any], free: 
 
 def _without(training: dict[str, Any], free: Sequence[str]) -> dict[str, Any]:
     return {name: value for name, value in training.items() if name not in free}
-
-
-def _flat(prefix: str, values: dict[str, Any]) -> dict[str, Any]:
-    """Nested dictionaries as one, under dotted names."""
-    flat: dict[str, Any] = {}
-    for name, value in values.items():
-        name = f"{prefix}.{name}"
-        flat |= _flat(name, value) if isinstance(value, dict) else {name: list(value) if isinstance(value, tuple) else value}
-    return flat
 
 
 def write_settings(folder: Path, model: Any, config: TrainingConfig) -> None:

@@ -5,6 +5,8 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from titans_seq.presets import Preset
+
 if TYPE_CHECKING:
     from domains.text.model import TitansForCausalLM
 
@@ -23,6 +25,20 @@ Quiet = Annotated[bool, Parameter(help="Show no progress.", negative="")]
 TokenizerFile = Annotated[
     Path | None,
     Parameter(name="--tokenizer", help="JSON of the tokenizers library, as `titans-seq text tokenizer` writes it. Default: bytes."),
+]
+Start = Annotated[
+    str | None,
+    Parameter(
+        help="Trained model to go on from, with its tokeniser and, unless flags say otherwise, its settings: a folder, or owner/name on "
+        "the hub. Default: new weights."
+    ),
+]
+Size = Annotated[
+    Preset | None,
+    Parameter(
+        help="Without --start: size that the flags of --model then change (their defaults here are tiny's). From 170m: the paper's. "
+        "Default: tiny."
+    ),
 ]
 EndToken = Annotated[
     str | None, Parameter(help="Token of --tokenizer that begins and ends documents. Default: a usual one that it has, or a new one.")

@@ -8,13 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from domains.text.cli.options import EndToken, Model, Quiet, TokenizerFile
-from domains.text.config import TextConfig, of_preset
+from domains.text.cli.options import EndToken, Model, Quiet, Size, Start, TokenizerFile
+from domains.text.config import TextConfig
+from domains.text.start import language_model, settings_of
 from titans_seq.errors import UserError
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
 from titans_seq.progress import progress
 from titans_seq.training.config import TrainingConfig
-from titans_seq.training.options import QuietRun, Resume, RunFolder, Size, say_where
+from titans_seq.training.options import QuietRun, Resume, RunFolder, say_where
 
 if TYPE_CHECKING:
     from domains.text.model import TitansForCausalLM
@@ -85,7 +86,7 @@ def make(
 
 
 @app.command
-@configured(model=of_preset, training=TrainingConfig)
+@configured(model=settings_of, training=TrainingConfig)
 def train(
     name: Name,
     /,
@@ -96,9 +97,10 @@ def train(
     count: Annotated[
         int | None, Parameter(help="Examples that there are to train on. Default: new ones at every step.", validator=Number(gte=1))
     ] = None,
+    start: Start = None,
     tokenizer: TokenizerFile = None,
     end_token: EndToken = None,
-    preset: Size = "tiny",
+    preset: Size = None,
     model: TextConfig,
     training: Annotated[TrainingConfig, TOP_LEVEL],
     resume: Resume = False,
@@ -106,16 +108,20 @@ def train(
     config: ConfigFile = None,
 ) -> None:
     """Train a model on a task. The first 128 examples that `evaluate` takes with the same seed are never trained on, where a task has more
-    than those. Segments are as long as the examples, and each begins afresh.
+    than those. Segments are as long as the examples, and each begins afresh. A model that was trained on the same task (--start) goes on
+    with its settings, but for those of --set.
     """
     from domains.text.tasks.train import train as run
 
     if training.length_warmup:
         raise UserError("--length-warmup: the examples of a task have one length; set that of the task, --set length=N.")
-    task = _task(name, settings, books, _tokenizer(tokenizer, end_token))
+    pieces, given = _tokenizer(tokenizer, end_token), None
+    if start is not None:
+        pieces, given = pieces or _tokenizer_of(language_model(start, "meta")), _settings_of(start, name)
+    task = _task(name, settings, books, pieces, given)
     if not quiet:
         _print_chance(task)
-    folder = run(task, output, model, training, count=count, resume=resume, progress=not quiet)
+    folder = run(task, output, model, training, start=start, count=count, resume=resume, progress=not quiet)
     say_where(folder, quiet)
 
 
@@ -147,28 +153,29 @@ def evaluate(
     """Say how well a model does a task, by length and, for needles, by depth. It reads through its state: a million tokens take no more
     memory than a thousand.
     """
+    import torch
+
     from domains.text.tasks.report import evaluate_lengths, write_report
-    from domains.text.tasks.task import SYMBOLS
     from titans_seq.outputs import check_folder
 
     if output is not None:
         check_folder("--output", output)
-    language_model = _load(model)
+    loaded = language_model(model, "cuda" if torch.cuda.is_available() else "cpu")
     known = _trained_on(model)
     if task is None and "task" not in known:
         raise UserError(f"{model}: was not trained on a task by titans-seq. Name one: --task.")
-    given = known["settings"] if task in (None, known.get("task")) else {}
-    reads_text = language_model.config.tokenizer != SYMBOLS
-    base = _task(task or known["task"], settings, books, language_model.tokenizer if reads_text else None, given)
+    name = task or known["task"]
+    pieces = _tokenizer_of(loaded)
+    base = _task(name, settings, books, pieces, _settings_of(model, name))
     wanted = lengths or [base.length << k for k in range((times or 1).bit_length())]
     used = known.get("seed", 0) if seed is None else seed
     with progress("reading", None, quiet) as on_read:
-        rows = evaluate_lengths(language_model, base, wanted, count, used, written, on_read)
+        rows = evaluate_lengths(loaded, base, wanted, count, used, written, on_read)
     if as_json:
         for row in rows:
             print(json.dumps(row.values()))
     else:
-        _print(base.name, rows, reads_text)
+        _print(base.name, rows, of_text=pieces is not None)
     if output is not None:
         write_report(output, base.name, rows)
 
@@ -182,19 +189,6 @@ def _print_chance(task: "Task") -> None:
     if isinstance(task, SymbolTask) and rank_zero_only.rank == 0:
         share, bits = f"{task.chance:.4f}", f"{task.guess_bits:.4f}"
         print(f"{task.name}: guessing among its {task.answers:,} answers gets {share} right, and takes {bits} bits per token.")
-
-
-def _load(model: str) -> "TitansForCausalLM":
-    """A language model of any kind, on the GPU if there is one."""
-    import torch
-
-    from domains.text.model import TitansForCausalLM
-    from titans_seq.checkpoint import load_model
-
-    found = load_model(model, "cuda" if torch.cuda.is_available() else "cpu")
-    if not isinstance(found, TitansForCausalLM):
-        raise UserError(f"{model}: is a {found.model_type}, not a language model. Name one that `text train` or `text task train` made.")
-    return found
 
 
 def _print(name: str, rows: "list[Row]", of_text: bool) -> None:
@@ -256,6 +250,19 @@ def _tokenizer(path: Path | None, end: str | None) -> "Tokenizer | None":
     if path is None and end is not None:
         raise UserError("--end-token names a token of --tokenizer, which was not given.")
     return None if path is None else load_tokenizer(path, end)
+
+
+def _tokenizer_of(model: "TitansForCausalLM") -> "Tokenizer | None":
+    """None of a model that was trained on a task of symbols."""
+    from domains.text.tasks.task import SYMBOLS
+
+    return None if model.config.tokenizer == SYMBOLS else model.tokenizer
+
+
+def _settings_of(model: str, task: str) -> dict[str, Any]:
+    """Of the task, where the model was trained on it; else none."""
+    known = _trained_on(model)
+    return known["settings"] if task == known.get("task") else {}
 
 
 def _trained_on(model: str) -> dict[str, Any]:

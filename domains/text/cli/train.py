@@ -5,20 +5,22 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from domains.text.cli.options import Cache, EndToken, Field, Joined, Texts, TokenizerFile
-from domains.text.config import Split, TextConfig, of_preset
+from domains.text.cli.options import Cache, EndToken, Field, Joined, Size, Start, Texts, TokenizerFile
+from domains.text.config import Split, TextConfig
+from domains.text.start import settings_of
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
 from titans_seq.training.config import TrainingConfig
-from titans_seq.training.options import QuietRun, Resume, RunFolder, Size, say_where
+from titans_seq.training.options import QuietRun, Resume, RunFolder, say_where
 
 
-@configured(model=of_preset, training=TrainingConfig)
+@configured(model=settings_of, training=TrainingConfig)
 def train(
     files: Texts,
     /,
     *,
     output: RunFolder,
     resume: Resume = False,
+    start: Start = None,
     tokenizer: TokenizerFile = None,
     end_token: EndToken = None,
     validation: Annotated[list[Path] | None, Parameter(help="Files and folders to validate on. Default: see --split.")] = None,
@@ -32,7 +34,7 @@ def train(
     field: Field = "text",
     joined: Joined = False,
     cache: Cache = None,
-    preset: Size = "tiny",
+    preset: Size = None,
     quiet: QuietRun = False,
     model: TextConfig,
     training: Annotated[TrainingConfig, TOP_LEVEL],
@@ -47,6 +49,7 @@ def train(
         output,
         model,
         training,
+        start=start,
         tokenizer=None if tokenizer is None else load_tokenizer(tokenizer, end_token),
         validation=validation,
         split=split,

@@ -8,6 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from domains.text.config import TextConfig
+from domains.text.start import language_model, take_over, told
 from titans_seq.card import Card
 from titans_seq.errors import UserError
 from titans_seq.training.config import TrainingConfig
@@ -26,6 +27,7 @@ def train(
     model: TextConfig | None = None,
     training: TrainingConfig | None = None,
     *,
+    start: str | Path | None = None,
     count: int | None = None,
     held_out: int = VALIDATION,
     make_model: Callable[[TextConfig], Any] | None = None,
@@ -37,7 +39,9 @@ def train(
     Args:
         task: as `load_task` makes it.
         output: the run's folder.
-        model, training: settings, None for the defaults. Vocabulary, segments and the carried state are the task's to say.
+        model, training: settings, None for the defaults, of the model for those of `start`. Vocabulary, segments and the carried state are
+            the task's to say.
+        start: a trained model, folder or name on the hub, that is trained further; None for new weights. Its tokens must be the task's.
         count: examples that there are to train on; None for new ones at every step.
         held_out: examples of the validation, and of the test that training avoids.
         make_model: of the settings; None for Titans.
@@ -53,20 +57,23 @@ def train(
     from domains.text.tasks.task import Examples, examples
     from titans_seq.training.module import TrainingData
     from titans_seq.training.run import train as run
+    from titans_seq.transfer import beginning_with
 
     training = training or TrainingConfig()
     training = replace(training, carry_state=False, segment_length=task.length or _longest(task, training.seed))
-    settings = config_for(task, model or TextConfig())
+    model = model or (TextConfig() if start is None else language_model(start, "meta").config)
+    settings = config_for(task, model)
     make = make_model or _titans(task)
+    begin = beginning_with(start, lambda: make(settings), take_over)
 
     def make_data() -> TrainingData:
         validation, test = (examples(task, training.seed, held_out, part) for part in ("validation", "test"))
         number = count if count is not None else training.max_steps * training.accumulate * training.batch_size
         items: Sequence[Any] = Examples(task, training.seed, number, "training", [*validation, *test])
         items = items if count is None else list(items)
-        return TrainingData(*example_loaders(items, validation, training, fresh=count is None), _card(task))
+        return TrainingData(*example_loaders(items, validation, training, fresh=count is None), _card(task, start))
 
-    folder = run(lambda: make(settings), make_data, training, output, resume, progress)
+    folder = run(begin, make_data, training, output, resume, progress)
     text = json.dumps({"task": task.name, "settings": task.settings(), "seed": training.seed}, indent=2)
     (folder / TASK_NAME).write_text(text + "\n", encoding="utf-8")
     return folder
@@ -108,10 +115,10 @@ def check_reads(model: Any, task: "Task") -> None:
         raise UserError(f"{task.name} needs a model that decodes the last token alone (LastTokenDecoder), not {type(model).__name__}.")
 
 
-def _card(task: "Task") -> Card:
+def _card(task: "Task", start: str | Path | None) -> Card:
     """What the model's README.md says of the task."""
     return Card(
         title=f"Trained on the task {task.name}",
         description=f"Answers {task.name}, and nothing else. `titans-seq text task evaluate MODEL` tests it, also at other lengths.",
-        data=f"Examples made by titans_seq, with the settings `{json.dumps(task.settings())}`.",
+        data=f"Examples made by titans_seq, with the settings `{json.dumps(task.settings())}`.{told(start)}",
     )

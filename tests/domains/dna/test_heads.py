@@ -126,13 +126,13 @@ def test_a_pretrained_backbone_is_taken_over(tmp_path: Path) -> None:
     encoder = encoder_of(str(tmp_path))
     assert encoder.titans == pretrained.config.titans
     model = DNAClassifier(ClassifierConfig(encoder=encoder)).eval()
-    take_over(model, pretrained, "pretrained")
+    take_over(model, tmp_path)
     codes = torch.randint(0, 5, (2, 11))
     seen = pretrained.titans(pretrained.embedding(torch.cat([torch.full((2, 1), 5), codes], dim=1)))[0][:, 1:]
     torch.testing.assert_close(model.encoder.reader(codes), seen)
     other = DNAClassifier(ClassifierConfig(encoder=encoder_config("lmm", "both")))
-    with pytest.raises(UserError, match=r"pretrained: its backbone does not fit: variant is 'mag' there, 'lmm' here\. Leave the sizes"):
-        take_over(other, pretrained, "pretrained")
+    with pytest.raises(UserError, match=r": its weights do not fit: variant is 'mag' there, 'lmm' here\. Leave the sizes"):
+        take_over(other, tmp_path)
 
 
 @torch.no_grad()
