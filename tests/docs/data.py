@@ -53,10 +53,11 @@ def texts(folder: Path) -> None:
     """Novels, another text, tasks of lm-evaluation-harness and of one's own, a file of bAbI."""
     held = {
         "README.md": BOOK * 20,
-        "examples/recall.toml": (ROOT / "examples" / "recall.toml").read_text(),
+        **{name: (ROOT / name).read_text() for name in ("examples/babilong.toml", "examples/recall.toml")},
         "novels/one.txt": BOOK * 20,
         "novels/two.txt": BOOK[::-1] * 20,
         "other.txt": BOOK * 20,
+        "letters/one.txt": BOOK * 20,
         "texts/lambada/lambada_test.jsonl": json.dumps({"text": "It was the best"}) + "\n",
         "texts/piqa/valid.jsonl": json.dumps({"goal": "open", "sol1": "push", "sol2": "pull"}) + "\n",
         "texts/piqa/valid-labels.lst": "1\n",

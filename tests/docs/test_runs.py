@@ -48,6 +48,8 @@ def small(words: list[str]) -> list[str]:
     flags = next((flags for command, flags in SMALL.items() if line.startswith(f"{command} ")), "")
     if line == "forecast backtest":
         flags = SMALL[line]
+    if "--start" in words:  # the size is that model's
+        flags = flags.replace("--preset debug ", "")
     for flag in re.findall(r"--[a-z-]+(?= [^-])", flags):
         line = re.sub(rf" {flag} \S+", "", line)
     return shlex.split(f"{line} {flags}")
