@@ -10,6 +10,7 @@ Shapes: B batch, H heads, T tokens, D head width.
 
 from collections.abc import Callable
 from dataclasses import dataclass, fields, replace
+from functools import partial
 from typing import Any, Literal
 
 import torch
@@ -26,7 +27,7 @@ from titans_seq.config import TitansConfig
 from titans_seq.memory.layer import Learner
 from titans_seq.state import State
 
-Mixer = Literal["titans", "frozen", "attention", "linear", "delta"]
+Mixer = Literal["titans", "frozen", "attention", "linear", "delta", "reflecting"]
 FORGOTTEN = -30.0
 """Log of the decay before a document: what was read leaves 1e-13 of itself, less than rounding."""
 
@@ -37,7 +38,7 @@ class BaselineConfig(TextConfig):
 
     Attributes:
         mixer: of each block. "titans" is ours, "frozen" ours with memories that never learn; "attention" sees a window; "linear" is gated
-            linear attention; "delta" the gated delta rule.
+            linear attention; "delta" the gated delta rule, "reflecting" with steps of up to 2.
     """
 
     mixer: Mixer = "titans"
@@ -74,12 +75,14 @@ class GatedDelta(MemoryMixer):
 
     It is our memory with one layer, without norm, residual and momentum, and with the gradient at the state of the token before; the
     convolution, output norm and gate around it are ours as well.
+
+    beta: its bound; up to 2 a step can reflect what is at a key (arXiv 2411.12537).
     """
 
-    def __init__(self, config: TitansConfig) -> None:
+    def __init__(self, config: TitansConfig, beta: float = 1.0) -> None:
         rule: dict[str, Any] = {"depth": 1, "norm": False, "residual": False, "momentum": False, "gradient": "token"}
         heads = {"num_heads": config.attention.num_heads, "head_dim": config.attention.head_dim}
-        memory = replace(config.memory, **rule, **heads, forgetting="head", max_step=0.5, chunk_size=64, local=None)  # beta: twice the step
+        memory = replace(config.memory, **rule, **heads, forgetting="head", max_step=beta / 2, chunk_size=64, local=None)
         super().__init__(replace(config, memory=memory))
         for first in self.first_state:
             nn.init.zeros_(first).requires_grad_(False)
@@ -119,7 +122,12 @@ class LinearAttention(LinearAttentionLayer):
         return self.join(self.norm(y)), LinearAttentionState(sums)
 
 
-MIXERS: dict[str, Callable[[TitansConfig], nn.Module]] = {"attention": WindowAttention, "linear": LinearAttention, "delta": GatedDelta}
+MIXERS: dict[str, Callable[[TitansConfig], nn.Module]] = {
+    "attention": WindowAttention,
+    "linear": LinearAttention,
+    "delta": GatedDelta,
+    "reflecting": partial(GatedDelta, beta=2.0),
+}
 
 
 @dataclass(frozen=True)
@@ -149,6 +157,7 @@ SUBJECTS = {
     "sliding-window": Subject("sliding-window transformer", "attention", attention=ALONE),
     "linear-attention": Subject("gated linear attention", "linear"),
     "gated-delta": Subject("gated delta rule", "delta"),
+    "reflecting-delta": Subject("gated delta rule, β to 2", "reflecting"),
     **{name: Subject(f"Titans {name.upper()}", backbone=(("variant", name),)) for name in ("lmm", "mac", "mag", "mal")},
     "titans-linear-memory": Subject("Titans, linear memory", memory=(("depth", 1),)),
     "titans-no-convolution": Subject("Titans, no convolution", memory=(("convolution_width", 1),)),

@@ -47,6 +47,7 @@ BACKBONE = TitansConfig(
     attention=AttentionConfig(num_heads=2, sliding_window=16, persistent_tokens=4),
 )
 NEEDLE_BACKBONE = replace(BACKBONE, attention=replace(BACKBONE.attention, sliding_window=32))
+BY_TOKEN = replace(BACKBONE, variant="lmm", memory=replace(BACKBONE.memory, chunk_size=1, max_step=1.0, momentum=False))
 BABILONG_BACKBONE = replace(BACKBONE, dim=128, variant="lmm", memory=replace(BACKBONE.memory, convolution_width=8, initial_forgetting=1e-4))
 TRAINING = TrainingConfig(batch_size=32, max_steps=800, weight_decay=0.1, keep_checkpoints=1)
 RATES, SEARCH_SEED = (1e-3, 3e-3, 1e-2), 100
@@ -117,6 +118,7 @@ TRIALS = {
         "mad_selective_copy", {"length": 64, "copied": 8}, **_MAD, training={"batch_size": 128, "max_steps": 150}, goal=0.994
     ),
     "parity": Trial("parity", {}, (1, 4, 16, 64), training={"max_steps": 500}),
+    "parity_by_token": Trial("parity", {}, (1, 4, 16, 64), training={"max_steps": 500}, backbone=BY_TOKEN),
     "s5": Trial("group_words", {"group": "S5"}, (1, 4, 16, 64)),
     "facts": Trial(
         "facts",
