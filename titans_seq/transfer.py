@@ -1,4 +1,4 @@
-"""Weights that a model takes over from one that was trained before."""
+"""Trainings that begin with a trained model: its settings and its weights."""
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
@@ -6,10 +6,65 @@ from typing import TypeVar
 
 from torch import nn
 
+from titans_seq.checkpoint import Pretrained
 from titans_seq.config import Config, flat
 from titans_seq.errors import UserError
+from titans_seq.presets import Preset
 
 Model = TypeVar("Model", bound=nn.Module)
+Settings = TypeVar("Settings", bound=Config)
+
+
+def settings_of(
+    start: str | Path | None, preset: Preset | None, of_preset: Callable[[Preset], Settings], of_model: Callable[[str | Path], Settings]
+) -> Settings:
+    """The settings of a trained model, or else of a preset.
+
+    Args:
+        start: the trained model, None for none.
+        preset: None for tiny.
+        of_preset, of_model: give the settings.
+
+    Raises:
+        UserError: both are given.
+    """
+    if start is None:
+        return of_preset(preset or "tiny")
+    if preset is not None:
+        raise UserError(f"--preset {preset}: the size is that of --start {start}. Leave one of them out.")
+    return of_model(start)
+
+
+def beginning_with(start: str | Path | None, make: Callable[[], Model], take: Callable[[Model, str | Path], None]) -> Callable[[], Model]:
+    """What makes a model that begins with the weights of a trained one; it is tried, so that what does not fit is said at once.
+
+    Args:
+        start: the trained model, None for none.
+        make: makes the model.
+        take: has the model take over what it needs.
+    """
+    if start is None:
+        return make
+
+    def made() -> Model:
+        model = make()
+        take(model, start)
+        return model
+
+    made()
+    return made
+
+
+def take_all(model: Pretrained, start: str | Path) -> None:
+    """Put all weights of a trained model into one of its kind.
+
+    start: its folder, or its name on the hub.
+
+    Raises:
+        UserError: there is no such model of this kind, or it does not fit.
+    """
+    trained = type(model).from_pretrained(start)
+    take_over([(model, trained)], model.config, trained.config, str(start))
 
 
 def take_over(modules: Iterable[tuple[nn.Module, nn.Module]], ours: Config, theirs: Config, name: str) -> None:
@@ -33,21 +88,6 @@ def take_over(modules: Iterable[tuple[nn.Module, nn.Module]], ours: Config, thei
         raise UserError(f"{name}: its weights do not fit: {different}. Leave the sizes as they are there.") from error
 
 
-def beginning_with(start: str | Path | None, make: Callable[[], Model], take: Callable[[Model, str | Path], None]) -> Callable[[], Model]:
-    """What makes a model that begins with the weights of a trained one; it is tried, so that what does not fit is said at once.
-
-    Args:
-        start: the trained model, None for none.
-        make: makes the model.
-        take: has the model take over what it needs.
-    """
-    if start is None:
-        return make
-
-    def made() -> Model:
-        model = make()
-        take(model, start)
-        return model
-
-    made()
-    return made
+def told(start: str | Path | None) -> str:
+    """A sentence for the model's card; nothing without a trained model."""
+    return "" if start is None else f" Its weights began as those of `{start}`."

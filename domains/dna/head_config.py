@@ -6,7 +6,6 @@ from typing import Literal
 
 from titans_seq import presets
 from titans_seq.config import Config, TitansConfig
-from titans_seq.errors import UserError
 from titans_seq.training.config import TrainingConfig
 
 Strands = Literal["forward", "both"]
@@ -104,10 +103,6 @@ def encoder_of(start: str | Path | None = None, preset: presets.Preset | None = 
     Raises:
         UserError: there is no such model, or both are given.
     """
-    if start is None:
-        return EncoderConfig(titans=presets.PRESETS[preset or "tiny"]("mag"))
-    if preset is not None:
-        raise UserError(f"--preset {preset}: the size is that of --start {start}. Leave one of them out.")
-    from domains.dna.model import TitansForDNA
+    from domains.dna.train import settings_of
 
-    return EncoderConfig(titans=TitansForDNA.from_pretrained(start, device="meta").config.titans)
+    return EncoderConfig(titans=settings_of(start, preset).titans)

@@ -3,8 +3,9 @@
 from collections.abc import Sequence
 from pathlib import Path
 
-from domains.dna.config import DNAConfig
+from domains.dna.config import DNAConfig, of_preset
 from titans_seq.errors import UserError
+from titans_seq.presets import Preset
 from titans_seq.training.config import TrainingConfig
 
 VALIDATION_SHARE = 0.05
@@ -15,12 +16,27 @@ GUARD = 1024
 """Bases before that which are not trained on either, so that the two do not touch."""
 
 
+def settings_of(start: str | Path | None = None, preset: Preset | None = None) -> DNAConfig:
+    """The settings of a trained nucleotide model, or else of one on the backbone that has a name.
+
+    start: folder or name of the model; of its files the shapes are read alone. preset: None for tiny.
+
+    Raises:
+        UserError: there is no such model, or both are given.
+    """
+    from domains.dna.model import TitansForDNA
+    from titans_seq.transfer import settings_of as either
+
+    return either(start, preset, of_preset, lambda start: TitansForDNA.from_pretrained(start, device="meta").config)
+
+
 def pretrain(
     genomes: Sequence[str | Path],
     output: str | Path,
     model: DNAConfig | None = None,
     training: TrainingConfig | None = None,
     *,
+    start: str | Path | None = None,
     validation_records: Sequence[str] = (),
     guard: int = GUARD,
     both_strands: bool = True,
@@ -33,7 +49,8 @@ def pretrain(
     Args:
         genomes: the files.
         output: the run's folder.
-        model, training: settings, None for the defaults.
+        model, training: settings, None for the defaults, of the model for those of `start`.
+        start: a trained model, folder or name on the hub, that is trained further; None for new weights.
         validation_records: names of records to validate on, not trained on; none for the last 5 % of every record.
         guard: bases before the last 5 % that are not trained on either, so that the two do not touch.
         both_strands: train on the reverse complement of each record as well. Validation reads the strand that the files hold.
@@ -50,8 +67,10 @@ def pretrain(
     from domains.dna.documents import split_ends, split_records
     from domains.dna.model import BEGIN, TitansForDNA
     from titans_seq.card import Card, plain
+    from titans_seq.transfer import beginning_with, take_all, told
 
-    model, training = model or DNAConfig(), training or TrainingConfig()
+    settings, training = model or (DNAConfig() if start is None else settings_of(start)), training or TrainingConfig()
+    make_model = beginning_with(start, lambda: TitansForDNA(settings), take_all)
     opened = [open_genome(path, cache, progress) for path in genomes]
     if validation_records:
         documents, held_out = split_records(opened, validation_records, both_strands)
@@ -64,7 +83,8 @@ def pretrain(
             raise UserError(f"{', '.join(map(str, genomes))}: every base to {does} is N. Take records with bases, for validation by name.")
 
     def about(**named: int) -> str:
-        parts = f"Trained on {documents.describe(**named)}", f"{origin} {held_out.describe(**named)}", tell_ambiguous(opened)
+        trained = f"Trained on {documents.describe(**named)}{told(start)}"
+        parts = trained, f"{origin} {held_out.describe(**named)}", tell_ambiguous(opened)
         return "\n\n".join(filter(None, parts))
 
     card = Card(
@@ -81,4 +101,4 @@ def pretrain(
     def make_data() -> TrainingData:
         return TrainingData(*document_loaders(documents, held_out, training, begin=BEGIN), card, plain(about(named=_NAMED)))
 
-    return run(lambda: TitansForDNA(model), make_data, training, output, resume, progress)
+    return run(make_model, make_data, training, output, resume, progress)

@@ -1,4 +1,4 @@
-"""Trainings that begin with a trained language model: its settings, its tokeniser, its weights."""
+"""Trainings that begin with a trained language model."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING
@@ -19,11 +19,9 @@ def settings_of(start: str | Path | None = None, preset: Preset | None = None) -
     Raises:
         UserError: there is no such model, or both are given.
     """
-    if start is None:
-        return of_preset(preset or "tiny")
-    if preset is not None:
-        raise UserError(f"--preset {preset}: the size is that of --start {start}. Leave one of them out.")
-    return language_model(start, "meta").config
+    from titans_seq.transfer import settings_of as either
+
+    return either(start, preset, of_preset, lambda start: language_model(start, "meta").config)
 
 
 def language_model(start: str | Path, device: str = "cpu") -> "TitansForCausalLM":
@@ -47,16 +45,12 @@ def take_over(model: "TitansForCausalLM", start: str | Path) -> None:
     Raises:
         UserError: there is no such model, its tokens are others, or its weights do not fit; what differs is named.
     """
-    from titans_seq import transfer
+    from titans_seq.transfer import take_all
 
-    trained = type(model).from_pretrained(start)
-    tokens = [(one.tokenizer, one.vocabulary) for one in (trained.config, model.config)]
-    if tokens[0] != tokens[1]:
-        there, here = (f"{name} of {size:,} tokens" for name, size in tokens)
-        raise UserError(f"{start}: its tokeniser is {there}, that of the training {here}. Train with its own, or start from another model.")
-    transfer.take_over([(model, trained)], model.config, trained.config, str(start))
-
-
-def told(start: str | Path | None) -> str:
-    """A sentence for the model's card."""
-    return "" if start is None else f" Its weights began as those of `{start}`."
+    there, here = language_model(start, "meta").config, model.config
+    if (there.tokenizer, there.vocabulary) != (here.tokenizer, here.vocabulary):
+        raise UserError(
+            f"{start}: its tokeniser is {there.tokenizer} of {there.vocabulary:,} tokens, that of the training {here.tokenizer} of "
+            f"{here.vocabulary:,}. Train with its own, or start from another model."
+        )
+    take_all(model, start)

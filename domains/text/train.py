@@ -54,9 +54,9 @@ def train(
     """
     from domains.text.data import read_texts
     from domains.text.model import TitansForCausalLM
-    from domains.text.start import language_model, take_over, told
+    from domains.text.start import language_model, take_over
     from domains.text.tokenizers import ByteTokenizer
-    from titans_seq.transfer import beginning_with
+    from titans_seq.transfer import beginning_with, told
 
     if start is not None:
         trained = language_model(start, "meta")

@@ -9,8 +9,19 @@ from titans_seq.presets import Preset
 
 RunFolder = Annotated[Path, Parameter(name=("--output", "-o"), help="Folder of the run: checkpoints, metrics.csv, and the model.")]
 Resume = Annotated[bool, Parameter(help="Go on from the newest checkpoint in the folder; without one, start.", negative="")]
+Start = Annotated[
+    str | None,
+    Parameter(
+        help="Trained model to go on from, with its settings unless flags say otherwise: a folder, or owner/name on the hub. "
+        "Default: new weights."
+    ),
+]
 Size = Annotated[
-    Preset, Parameter(help="Size that the flags of --model then change (their defaults here are tiny's). From 170m: the paper's.")
+    Preset | None,
+    Parameter(
+        help="Without --start: size that the flags of --model then change (their defaults here are tiny's). From 170m: the paper's. "
+        "Default: tiny."
+    ),
 ]
 QuietRun = Annotated[bool, Parameter(help="Print nothing but the folder of the model.", negative="")]
 

@@ -5,27 +5,28 @@ from typing import Annotated
 from cyclopts import Parameter
 
 from domains.dna.cli.options import Cache, Genomes, Guard, refuse_guard
-from domains.dna.config import DNAConfig, of_preset
-from domains.dna.train import GUARD
+from domains.dna.config import DNAConfig
+from domains.dna.train import GUARD, settings_of
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
 from titans_seq.training.config import TrainingConfig
-from titans_seq.training.options import QuietRun, Resume, RunFolder, Size, say_where
+from titans_seq.training.options import QuietRun, Resume, RunFolder, Size, Start, say_where
 
 
-@configured(model=of_preset, training=TrainingConfig)
+@configured(model=settings_of, training=TrainingConfig)
 def pretrain(
     genomes: Genomes,
     /,
     *,
     output: RunFolder,
     resume: Resume = False,
+    start: Start = None,
     validation_records: Annotated[
         list[str] | None, Parameter(help="Names of records to validate on, not trained on. Default: the last 5 % of every record.")
     ] = None,
     guard: Guard = None,
     both_strands: Annotated[bool, Parameter(help="Train on the reverse complement of each record as well.")] = True,
     cache: Cache = None,
-    preset: Size = "tiny",
+    preset: Size = None,
     quiet: QuietRun = False,
     model: DNAConfig,
     training: Annotated[TrainingConfig, TOP_LEVEL],
@@ -40,6 +41,7 @@ def pretrain(
         output,
         model,
         training,
+        start=start,
         validation_records=validation_records or (),
         guard=GUARD if guard is None else guard,
         both_strands=both_strands,

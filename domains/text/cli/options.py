@@ -5,8 +5,6 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
-from titans_seq.presets import Preset
-
 if TYPE_CHECKING:
     from domains.text.model import TitansForCausalLM
 
@@ -24,20 +22,9 @@ Cache = Annotated[Path | None, Parameter(help="Folder for the tokens of the file
 Quiet = Annotated[bool, Parameter(help="Show no progress.", negative="")]
 TokenizerFile = Annotated[
     Path | None,
-    Parameter(name="--tokenizer", help="JSON of the tokenizers library, as `titans-seq text tokenizer` writes it. Default: bytes."),
-]
-Start = Annotated[
-    str | None,
     Parameter(
-        help="Trained model to go on from, with its tokeniser and, unless flags say otherwise, its settings: a folder, or owner/name on "
-        "the hub. Default: new weights."
-    ),
-]
-Size = Annotated[
-    Preset | None,
-    Parameter(
-        help="Without --start: size that the flags of --model then change (their defaults here are tiny's). From 170m: the paper's. "
-        "Default: tiny."
+        name="--tokenizer",
+        help="JSON of the tokenizers library, as `titans-seq text tokenizer` writes it. Default: bytes, or that of --start.",
     ),
 ]
 EndToken = Annotated[

@@ -8,14 +8,14 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from domains.text.cli.options import EndToken, Model, Quiet, Size, Start, TokenizerFile
+from domains.text.cli.options import EndToken, Model, Quiet, TokenizerFile
 from domains.text.config import TextConfig
 from domains.text.start import language_model, settings_of
 from titans_seq.errors import UserError
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
 from titans_seq.progress import progress
 from titans_seq.training.config import TrainingConfig
-from titans_seq.training.options import QuietRun, Resume, RunFolder, say_where
+from titans_seq.training.options import QuietRun, Resume, RunFolder, Size, Start, say_where
 
 if TYPE_CHECKING:
     from domains.text.model import TitansForCausalLM

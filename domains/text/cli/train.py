@@ -5,12 +5,12 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from domains.text.cli.options import Cache, EndToken, Field, Joined, Size, Start, Texts, TokenizerFile
+from domains.text.cli.options import Cache, EndToken, Field, Joined, Texts, TokenizerFile
 from domains.text.config import Split, TextConfig
 from domains.text.start import settings_of
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
 from titans_seq.training.config import TrainingConfig
-from titans_seq.training.options import QuietRun, Resume, RunFolder, say_where
+from titans_seq.training.options import QuietRun, Resume, RunFolder, Size, Start, say_where
 
 
 @configured(model=settings_of, training=TrainingConfig)

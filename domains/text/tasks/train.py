@@ -8,7 +8,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from domains.text.config import TextConfig
-from domains.text.start import language_model, take_over, told
+from domains.text.start import language_model, take_over
 from titans_seq.card import Card
 from titans_seq.errors import UserError
 from titans_seq.training.config import TrainingConfig
@@ -117,6 +117,8 @@ def check_reads(model: Any, task: "Task") -> None:
 
 def _card(task: "Task", start: str | Path | None) -> Card:
     """What the model's README.md says of the task."""
+    from titans_seq.transfer import told
+
     return Card(
         title=f"Trained on the task {task.name}",
         description=f"Answers {task.name}, and nothing else. `titans-seq text task evaluate MODEL` tests it, also at other lengths.",

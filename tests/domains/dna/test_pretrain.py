@@ -100,10 +100,26 @@ def test_a_run_that_ended_goes_on_to_the_same_weights(write: Callable[..., Path]
     assert TitansForDNA.from_pretrained(tmp_path / "whole" / "model").config.soft_mask_weight == 1
 
 
+def test_a_trained_model_is_trained_further(write: Callable[..., Path], random_words: Words, tmp_path: Path, run: Run) -> None:
+    genome, folder = write(f">one\n{random_words(30, 1)}\n"), tmp_path / "trained"
+    trained = TitansForDNA(DNAConfig(titans=BACKBONE, soft_mask_weight=0.5))
+    torch.nn.init.normal_(trained.embedding.weight, std=0.5)
+    trained.save_pretrained(folder)
+    still = ("--max-steps", 1, "--learning-rate", "1e-9", "--warmup-steps", 0)
+    run("pretrain", genome, *SIZES[2:], "--guard", 0, "--start", folder, *still, "-o", tmp_path / "run")
+    model = TitansForDNA.from_pretrained(tmp_path / "run" / "model")
+    assert model.config == trained.config
+    for name, x in trained.state_dict().items():
+        torch.testing.assert_close(model.state_dict()[name], x, rtol=0, atol=1e-7)
+    assert f"Its weights began as those of `{folder}`." in (tmp_path / "run" / "model" / "README.md").read_text()
+
+
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
         (("none.fa",), "none.fa: no such file"),
+        (("g.fa", "--start", "none"), "none: no such folder"),
+        (("g.fa", "--start", "none", "--preset", "tiny"), "--preset tiny: the size is that of --start none"),
         (("g.fa",), "Take a smaller guard (--guard), longer records"),
         (("g.fa", "--validation-records", "chr1"), "has no record 'chr1'. Of its 1 records, close are: one"),
         (("g.fa", "--validation-records", "one"), "every record is held out for validation"),

@@ -85,7 +85,6 @@ def test_a_language_model_is_trained_on_a_task_of_text(folder: Path) -> None:
             "bytes: its weights do not fit: titans.num_layers is 2 there, 1 here. Leave the sizes as they are there.",
         ),
         (("task", "train", "mqar", "--start", "bytes"), "bytes: its tokeniser is bytes of 257 tokens, that of the training symbols of"),
-        (("task", "train", "mad_compression", "--start", "bytes"), "model_type is 'titans_text', TitansAutoencoder needs"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_written(arguments: tuple[Any, ...], message: str, folder: Path) -> None:
