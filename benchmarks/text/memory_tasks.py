@@ -72,6 +72,7 @@ class Trial:
         goal: published accuracy of Titans, at another size.
         backbone: of Titans.
         rates: of which the best on the validation is taken; where it is one, nothing is searched.
+        validated: so many times the length of the training are examples of the validation.
         vocabulary: of a tokeniser that learns from texts of the training, for tasks of text; None for bytes.
         longer: what it is trained on after that: so many times the length, as many tokens a step, the steps, and the rate.
         lessons: trials that it is trained on before, as they begin but with its tokeniser and rate, and the steps.
@@ -86,6 +87,7 @@ class Trial:
     goal: float | None = None
     backbone: TitansConfig = BACKBONE
     rates: tuple[float, ...] = RATES
+    validated: int = 1
     vocabulary: int | None = None
     longer: tuple[tuple[int, int, float], ...] = ()
     lessons: tuple[tuple[str, int], ...] = ()
@@ -118,7 +120,7 @@ TRIALS = {
         "mad_selective_copy", {"length": 64, "copied": 8}, **_MAD, training={"batch_size": 128, "max_steps": 150}, goal=0.994
     ),
     "parity": Trial("parity", {}, (1, 4, 16, 64), training={"max_steps": 500}),
-    "parity_by_token": Trial("parity", {}, (1, 4, 16, 64), training={"max_steps": 500}, backbone=BY_TOKEN),
+    "parity_by_token": Trial("parity", {}, (1, 4, 16, 64), training={"max_steps": 500}, backbone=BY_TOKEN, validated=4),
     "s5": Trial("group_words", {"group": "S5"}, (1, 4, 16, 64)),
     "facts": Trial(
         "facts",
@@ -183,7 +185,7 @@ def load(trial: Trial, data: Path, part: str, pieces: str | None = None) -> Task
     return load_task(trial.name, **given, **trial.settings)
 
 
-ELSEWHERE = ("goal", "backbone", "rates", "vocabulary", "longer", "lessons")
+ELSEWHERE = ("goal", "backbone", "rates", "validated", "vocabulary", "longer", "lessons")
 """Fields of a trial that its cells do not depend on, or that they have in other settings."""
 
 
@@ -194,6 +196,8 @@ def settings(trial: Trial, key: str, rate: float, steps: int | None, parameters:
     plain = {name: value for name, value in asdict(trial).items() if name not in ELSEWHERE}
     if trial.vocabulary is not None:
         plain["vocabulary"] = trial.vocabulary
+    if trial.validated > 1:
+        plain["validated"] = trial.validated
     if trial.longer:
         plain["longer"] = [(times, number if steps is None else steps, rate) for times, number, rate in trial.longer]
     if trial.lessons:
@@ -218,7 +222,9 @@ def validate(trial: Trial, key: str, of: Report, data: Path) -> Report:
     """Train a model, and score it on examples of the validation, whose seed no test has."""
     model, found = trained(trial, key, SEARCH_SEED, of, data)
     task = load(trial, data, "training")
-    found["accuracy"] = Scores.of(list(results(model, task, Examples(task, SEARCH_SEED, trial.tests[1], "validation")))).accuracy
+    task = task if trial.validated == 1 else task.at_length(trial.validated * task.length)
+    examples = Examples(task, SEARCH_SEED, trial.tests[trial.validated], "validation")
+    found["accuracy"] = Scores.of(list(results(model, task, examples))).accuracy
     return found
 
 
