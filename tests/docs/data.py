@@ -53,7 +53,7 @@ def texts(folder: Path) -> None:
     """Novels, another text, tasks of lm-evaluation-harness and of one's own, a file of bAbI."""
     held = {
         "README.md": BOOK * 20,
-        **{name: (ROOT / name).read_text() for name in ("examples/babilong.toml", "examples/recall.toml")},
+        **{name: (ROOT / name).read_text() for name in ("examples/babilong.toml", "examples/parity.toml", "examples/recall.toml")},
         "novels/one.txt": BOOK * 20,
         "novels/two.txt": BOOK[::-1] * 20,
         "other.txt": BOOK * 20,

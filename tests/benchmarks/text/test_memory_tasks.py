@@ -93,6 +93,7 @@ def test_every_subject_and_trial_can_be_made() -> None:
     for trial in memory_tasks.TRIALS.values():
         assert set(trial.settings) <= set(default_settings(trial.name))
         assert trial.tests.keys() == set(trial.times)
+        assert trial.validated in trial.times
     base = memory_tasks.config_for(memory_tasks.load_task("mqar", symbols=64), memory_tasks.TextConfig(titans=memory_tasks.BACKBONE))
     size = count(memory_tasks.configure("titans", base))
     for key in memory_tasks.USUAL:
