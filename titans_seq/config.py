@@ -234,10 +234,11 @@ class MemoryConfig(Config):
             keeps whatever a stream forgets. For streams that are carried on through training; not with gradient="token".
         gate_rank: rank of the projection to per-channel gates (forgetting="channel" only).
         convolution_width: of the causal depthwise convolution on q, k, v; 1 is none.
-        max_step: upper bound of theta, the size of a step on the sum of squares over head_dim; theta starts at a tenth of it.
+        max_step: upper bound of theta, the size of a step on the sum of squares over head_dim; theta starts at a tenth of it. With
+            gradient="token" theta is 1 - alpha / 2 at most, which turns over what is stored at a unit key.
         surprise_clip: largest norm of one token's gradient, per head and memory layer; None for none. The default is several times what
             is usual, and bounds the memory whatever it reads. gradient="token" has no clip: with unit keys and without momentum its
-            steps contract by themselves.
+            steps let nothing grow that is stored.
         initial_forgetting: the share alpha at the start of training.
         initial_momentum: the share eta at the start of training.
         local: local memories with small chunks beside this one, which is then the global memory and takes a large chunk_size; None for

@@ -114,7 +114,10 @@ class MemoryNetwork(Learner):
             return [Gates(zero, zero, zero) for zero in nothing]
         if not config.momentum:
             eta = torch.zeros_like(eta)
-        return [Gates(*layer) for layer in zip(self._alphas(x, eta), eta.unbind(0), theta.unbind(0), strict=True)]
+        alphas, thetas = self._alphas(x, eta), list(theta.unbind(0))
+        if config.gradient == "token":
+            thetas = [_no_further_than_over(theta, alpha) for theta, alpha in zip(thetas, alphas, strict=True)]
+        return [Gates(*layer) for layer in zip(alphas, eta.unbind(0), thetas, strict=True)]
 
     def _alphas(self, x: Tensor, eta: Tensor) -> list[Tensor]:
         if self.forgetting is None:
@@ -339,6 +342,15 @@ def _l2_norm(x: Tensor) -> Tensor:
 def _sigmoid(logits: Tensor) -> Tensor:
     """In at least float32: near 0 and 1 a bfloat16 gate has a handful of values."""
     return torch.sigmoid(logits.to(torch.promote_types(logits.dtype, torch.float32)))
+
+
+def _no_further_than_over(theta: Tensor, alpha: Tensor) -> Tensor:
+    """Steps that turn over what is stored at a unit key, at most: 1 - alpha - 2 theta of it stays, and beyond -1 it would grow without end.
+
+    theta: (B, H, T). alpha: (B, H, T), or (B, H, T, d_in) by channel.
+    """
+    most = alpha if alpha.dim() == theta.dim() else alpha.amax(-1)
+    return torch.minimum(theta, 1 - most / 2)
 
 
 def _logit(p: float) -> float:

@@ -6,7 +6,7 @@ import platform
 from dataclasses import dataclass, field
 from itertools import pairwise
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import pytest
 import torch
@@ -319,6 +319,21 @@ def test_endless_stream_takes_constant_memory(streams: dict, case: str, tokens: 
     if not seen.process_bytes:
         pytest.skip("needs Linux with glibc")
     assert max(seen.process_bytes[2:]) < max(seen.process_bytes[:2]) + 8 * 2**20
+
+
+@torch.inference_mode()
+@pytest.mark.parametrize("forgetting", ["head", "channel", "none"])
+def test_the_largest_steps_token_by_token_let_nothing_grow(forgetting: Literal["head", "channel", "none"]) -> None:
+    """All gates wide open: a step of 1 and a forgetting of a half would leave -1.5 of what is stored."""
+    torch.manual_seed(0)
+    options: dict[str, Any] = {"depth": 1, "norm": False, "residual": False, "momentum": False, "gradient": "token"}
+    layer = NeuralMemory(WIDTH, MemoryConfig(num_heads=2, max_step=1.0, forgetting=forgetting, initial_forgetting=0.5, **options)).eval()
+    layer.momentum_and_step.bias.fill_(20)
+    state, first = None, layer.initial_state(5).memory.weights[0].abs().max()
+    for start in range(0, 20_000, 4_000):
+        y, state = layer(stream_piece(start, 4_000), state)
+        assert torch.isfinite(y).all()
+        assert state.memory.weights[0][:4].abs().max() < 100 * first
 
 
 @pytest.mark.parametrize("local", [None, LocalMemoryConfig(chunk_sizes=(2,), shard_length=4)], ids=["one-level", "two-levels"])
