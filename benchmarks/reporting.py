@@ -51,10 +51,14 @@ def measured_at(runs: Iterable[Report]) -> str:
 
 
 def write_json(path: Path, found: Report) -> None:
-    """Whole or not at all: a run that is ended leaves the last complete file."""
+    """Whole or not at all: a run that is ended leaves the last complete file.
+
+    Raises:
+        ValueError: a number is not finite, which no JSON can say.
+    """
     path.parent.mkdir(parents=True, exist_ok=True)
     partial = path.with_suffix(".partial")
-    partial.write_text(json.dumps(found, indent=1) + "\n")
+    partial.write_text(json.dumps(found, indent=1, allow_nan=False) + "\n")
     partial.replace(path)
 
 
