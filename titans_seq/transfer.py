@@ -2,16 +2,18 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TypeVar
+from typing import TYPE_CHECKING, TypeVar
 
-from torch import nn
-
-from titans_seq.checkpoint import Pretrained
 from titans_seq.config import Config, flat
 from titans_seq.errors import UserError
 from titans_seq.presets import Preset
 
-Model = TypeVar("Model", bound=nn.Module)
+if TYPE_CHECKING:
+    from torch import nn
+
+    from titans_seq.checkpoint import Pretrained
+
+Model = TypeVar("Model", bound="nn.Module")
 Settings = TypeVar("Settings", bound=Config)
 
 
@@ -35,27 +37,26 @@ def settings_of(
     return of_model(start)
 
 
-def beginning_with(start: str | Path | None, make: Callable[[], Model], take: Callable[[Model, str | Path], None]) -> Callable[[], Model]:
-    """What makes a model that begins with the weights of a trained one; it is tried, so that what does not fit is said at once.
+def beginning_with(
+    start: str | Path | None, make: Callable[[], Model], take: Callable[[Model, str | Path], None]
+) -> Callable[[Model], None] | None:
+    """What puts the weights of a trained model into a new one; it is tried, so that what does not fit is said before anything slow.
 
     Args:
         start: the trained model, None for none.
-        make: makes the model.
-        take: has the model take over what it needs.
+        make: makes a new model.
+        take: has a model take over what it needs.
+
+    Returns:
+        For `titans_seq.training.run.train`; None without a trained model.
     """
     if start is None:
-        return make
-
-    def made() -> Model:
-        model = make()
-        take(model, start)
-        return model
-
-    made()
-    return made
+        return None
+    take(make(), start)
+    return lambda model: take(model, start)
 
 
-def take_all(model: Pretrained, start: str | Path) -> None:
+def take_all(model: "Pretrained", start: str | Path) -> None:
     """Put all weights of a trained model into one of its kind.
 
     start: its folder, or its name on the hub.
@@ -67,7 +68,7 @@ def take_all(model: Pretrained, start: str | Path) -> None:
     take_over([(model, trained)], model.config, trained.config, str(start))
 
 
-def take_over(modules: Iterable[tuple[nn.Module, nn.Module]], ours: Config, theirs: Config, name: str) -> None:
+def take_over(modules: "Iterable[tuple[nn.Module, nn.Module]]", ours: Config, theirs: Config, name: str) -> None:
     """Copy weights: of every pair those of the second into the first.
 
     Args:

@@ -142,13 +142,13 @@ TRIALS = {
             backbone=BABILONG_BACKBONE,
             rates=(1e-3,),
             vocabulary=1024,
-            longer=((4, 150, 1e-3), (2048 // length, 50, 1e-3)),
+            longer=longer,
             lessons=lessons,
         )
-        for task, length, steps, lessons in (
-            ("qa1", 128, 400, ()),
-            ("qa2", 256, 600, (("babilong_qa1", 200),)),
-            ("qa3", 512, 400, (("babilong_qa1", 200), ("babilong_qa2", 400))),
+        for task, length, steps, longer, lessons in (
+            ("qa1", 128, 400, ((4, 150, 1e-3), (16, 50, 1e-3)), ()),
+            ("qa2", 256, 600, ((4, 150, 1e-3), (8, 50, 1e-3)), (("babilong_qa1", 200),)),
+            ("qa3", 512, 400, ((4, 200, 1e-3),), (("babilong_qa1", 200), ("babilong_qa2", 400))),
         )
     },
 }
@@ -201,7 +201,9 @@ def settings(trial: Trial, key: str, rate: float, steps: int | None, parameters:
     if trial.longer:
         plain["longer"] = [(times, number if steps is None else steps, rate) for times, number, rate in trial.longer]
     if trial.lessons:
-        plain["lessons"] = [(name, number if steps is None else steps) for name, number in trial.lessons]
+        plain["lessons"] = [
+            (name, TRIALS[name].settings, rows_of(TRIALS[name]), number if steps is None else steps) for name, number in trial.lessons
+        ]
     plain["training"] = {name: getattr(training, name) for name in ("learning_rate", "batch_size", "max_steps", "weight_decay")}
     return {**plain, "subject": key, "backbone": trial.backbone.to_dict(), "parameters": parameters}
 
@@ -251,10 +253,15 @@ def trained(trial: Trial, key: str, seed: int, of: Report, data: Path) -> tuple[
 
 def lessons(trial: Trial, training: TrainingConfig, of: Report, data: Path) -> Iterator[tuple[Task, TrainingConfig]]:
     """Other trials that a model is trained on before its own, and how."""
-    for name, steps in of.get("lessons", ()):
-        other = TRIALS[name]
-        rows = other.training["batch_size"]
-        yield load(other, data, "training", pieces=trial.name), replace(training, batch_size=rows, max_steps=steps)
+    for name, _, rows, steps in of.get("lessons", ()):
+        lesson = replace(TRIALS[name], vocabulary=trial.vocabulary)
+        yield load(lesson, data, "training", pieces=trial.name), replace(training, batch_size=rows, max_steps=steps)
+
+
+def rows_of(trial: Trial) -> int:
+    """Of a step of its training."""
+    rows: int = trial.training.get("batch_size", TRAINING.batch_size)
+    return rows
 
 
 def longer(task: Task, training: TrainingConfig, of: Report) -> Iterator[tuple[Task, TrainingConfig]]:

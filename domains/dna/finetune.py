@@ -280,7 +280,7 @@ def _train(
         before()
         return TrainingData(*item_loaders(*items, training), card, plain(card.data))
 
-    return run(beginning_with(start, make, take_over), make_data, training, output, resume, progress)
+    return run(make, make_data, training, output, resume, progress, beginning_with(start, make, take_over))
 
 
 def _shares(labels: "Sequence[np.ndarray]", classes: int) -> list[float]:

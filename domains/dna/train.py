@@ -4,6 +4,7 @@ from collections.abc import Sequence
 from pathlib import Path
 
 from domains.dna.config import DNAConfig, of_preset
+from titans_seq import transfer
 from titans_seq.errors import UserError
 from titans_seq.presets import Preset
 from titans_seq.training.config import TrainingConfig
@@ -24,10 +25,14 @@ def settings_of(start: str | Path | None = None, preset: Preset | None = None) -
     Raises:
         UserError: there is no such model, or both are given.
     """
-    from domains.dna.model import TitansForDNA
-    from titans_seq.transfer import settings_of as either
 
-    return either(start, preset, of_preset, lambda start: TitansForDNA.from_pretrained(start, device="meta").config)
+    def of_model(start: str | Path) -> DNAConfig:
+        from domains.dna.model import TitansForDNA
+
+        config: DNAConfig = TitansForDNA.from_pretrained(start, device="meta").config
+        return config
+
+    return transfer.settings_of(start, preset, of_preset, of_model)
 
 
 def pretrain(
@@ -67,10 +72,13 @@ def pretrain(
     from domains.dna.documents import split_ends, split_records
     from domains.dna.model import BEGIN, TitansForDNA
     from titans_seq.card import Card, plain
-    from titans_seq.transfer import beginning_with, take_all, told
 
     settings, training = model or (DNAConfig() if start is None else settings_of(start)), training or TrainingConfig()
-    make_model = beginning_with(start, lambda: TitansForDNA(settings), take_all)
+
+    def make_model() -> TitansForDNA:
+        return TitansForDNA(settings)
+
+    begin = transfer.beginning_with(start, make_model, transfer.take_all)
     opened = [open_genome(path, cache, progress) for path in genomes]
     if validation_records:
         documents, held_out = split_records(opened, validation_records, both_strands)
@@ -83,7 +91,7 @@ def pretrain(
             raise UserError(f"{', '.join(map(str, genomes))}: every base to {does} is N. Take records with bases, for validation by name.")
 
     def about(**named: int) -> str:
-        trained = f"Trained on {documents.describe(**named)}{told(start)}"
+        trained = f"Trained on {documents.describe(**named)}{transfer.told(start)}"
         parts = trained, f"{origin} {held_out.describe(**named)}", tell_ambiguous(opened)
         return "\n\n".join(filter(None, parts))
 
@@ -101,4 +109,4 @@ def pretrain(
     def make_data() -> TrainingData:
         return TrainingData(*document_loaders(documents, held_out, training, begin=BEGIN), card, plain(about(named=_NAMED)))
 
-    return run(make_model, make_data, training, output, resume, progress)
+    return run(make_model, make_data, training, output, resume, progress, begin)

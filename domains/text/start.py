@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING
 
 from domains.text.config import TextConfig, of_preset
+from titans_seq import transfer
 from titans_seq.errors import UserError
 from titans_seq.presets import Preset
 
@@ -19,9 +20,7 @@ def settings_of(start: str | Path | None = None, preset: Preset | None = None) -
     Raises:
         UserError: there is no such model, or both are given.
     """
-    from titans_seq.transfer import settings_of as either
-
-    return either(start, preset, of_preset, lambda start: language_model(start, "meta").config)
+    return transfer.settings_of(start, preset, of_preset, lambda start: language_model(start, "meta").config)
 
 
 def language_model(start: str | Path, device: str = "cpu") -> "TitansForCausalLM":
@@ -45,12 +44,10 @@ def take_over(model: "TitansForCausalLM", start: str | Path) -> None:
     Raises:
         UserError: there is no such model, its tokens are others, or its weights do not fit; what differs is named.
     """
-    from titans_seq.transfer import take_all
-
     there, here = language_model(start, "meta").config, model.config
     if (there.tokenizer, there.vocabulary) != (here.tokenizer, here.vocabulary):
         raise UserError(
             f"{start}: its tokeniser is {there.tokenizer} of {there.vocabulary:,} tokens, that of the training {here.tokenizer} of "
             f"{here.vocabulary:,}. Train with its own, or start from another model."
         )
-    take_all(model, start)
+    transfer.take_all(model, start)

@@ -63,7 +63,11 @@ def train(
         model, tokenizer = model or trained.config, tokenizer or trained.tokenizer
     tokenizer, training = tokenizer or ByteTokenizer(), training or TrainingConfig()
     settings = (model or TextConfig()).with_tokenizer(tokenizer)
-    make_model = beginning_with(start, lambda: TitansForCausalLM(settings, tokenizer), take_over)
+
+    def make_model() -> TitansForCausalLM:
+        return TitansForCausalLM(settings, tokenizer)
+
+    begin = beginning_with(start, make_model, take_over)
 
     def read(some: Sequence[str | Path]) -> "TextDocuments":
         return read_texts(some, tokenizer, field=field, joined=joined, cache=cache, progress=progress)
@@ -91,7 +95,7 @@ def train(
         loaders = document_loaders(documents, held_out if len(held_out) else None, training, begin=tokenizer.end)
         return TrainingData(*loaders, card, plain(about(named=_NAMED)))
 
-    return run(make_model, make_data, training, output, resume, progress)
+    return run(make_model, make_data, training, output, resume, progress, begin)
 
 
 def _card(unit: str, data: str) -> Card:

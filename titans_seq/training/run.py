@@ -39,6 +39,7 @@ def train(
     folder: str | Path,
     resume: bool = False,
     progress: bool = True,
+    begin: Callable[[Any], None] | None = None,
 ) -> Path:
     """Train a model in a folder of its own.
 
@@ -49,6 +50,7 @@ def train(
         folder: the run's; made if it is not there.
         resume: go on from the newest whole checkpoint in `folder`; if there is none, start.
         progress: show it.
+        begin: gives a new model the weights that it begins with, in place; of a run that goes on it is not called.
 
     Returns:
         The folder of the trained model: the weights of the last checkpoint, or of the best validation (their average with ema_decay).
@@ -71,6 +73,8 @@ def train(
             check_same_run(checkpoint, model, config)
         elif resume and first:
             log.warning("%s: no whole checkpoint there; starting from the first step.", folder)
+        if checkpoint is None and begin is not None:
+            begin(model)
         data = make_data()
         if config.choose == "best" and not data.has_validation:
             raise UserError("choose='best' needs data to validate on, and there are none. Use 'last'.")

@@ -5,8 +5,11 @@ from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
 
+from titans_seq.errors import UserError
+
 if TYPE_CHECKING:
     from domains.text.model import TitansForCausalLM
+    from domains.text.tokenizers import Tokenizer
 
 Texts = Annotated[
     list[Path],
@@ -30,6 +33,15 @@ TokenizerFile = Annotated[
 EndToken = Annotated[
     str | None, Parameter(help="Token of --tokenizer that begins and ends documents. Default: a usual one that it has, or a new one.")
 ]
+
+
+def read_tokenizer(path: Path | None, end: str | None) -> "Tokenizer | None":
+    """That of --tokenizer and --end-token, None without."""
+    from domains.text.tokenizers import load_tokenizer
+
+    if path is None and end is not None:
+        raise UserError("--end-token names a token of --tokenizer, which was not given.")
+    return None if path is None else load_tokenizer(path, end)
 
 
 def load(model: str) -> "TitansForCausalLM":

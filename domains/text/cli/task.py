@@ -8,7 +8,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from domains.text.cli.options import EndToken, Model, Quiet, TokenizerFile
+from domains.text.cli.options import EndToken, Model, Quiet, TokenizerFile, read_tokenizer
 from domains.text.config import TextConfig
 from domains.text.start import language_model, settings_of
 from titans_seq.errors import UserError
@@ -74,7 +74,7 @@ def make(
     check_folder("--output", output.parent)
     if output.is_dir():
         raise UserError(f"--output {output}: is a folder. Name a file, such as {output / f'{name}.jsonl'}.")
-    task = _task(name, settings, books, _tokenizer(tokenizer, end_token))
+    task = _task(name, settings, books, read_tokenizer(tokenizer, end_token))
 
     def write(path: Path) -> None:
         with path.open("w", encoding="utf-8") as file:
@@ -108,14 +108,14 @@ def train(
     config: ConfigFile = None,
 ) -> None:
     """Train a model on a task. The first 128 examples that `evaluate` takes with the same seed are never trained on, where a task has more
-    than those. Segments are as long as the examples, and each begins afresh. A model that was trained on the same task (--start) goes on
-    with its settings, but for those of --set.
+    than those. Segments are as long as the examples, and each begins afresh. A model that was trained on the same task (--start, a folder)
+    goes on with its settings, but for those of --set.
     """
     from domains.text.tasks.train import train as run
 
     if training.length_warmup:
         raise UserError("--length-warmup: the examples of a task have one length; set that of the task, --set length=N.")
-    pieces, given = _tokenizer(tokenizer, end_token), None
+    pieces, given = read_tokenizer(tokenizer, end_token), None
     if start is not None:
         pieces, given = pieces or _tokenizer_of(language_model(start, "meta")), _settings_of(start, name)
     task = _task(name, settings, books, pieces, given)
@@ -242,14 +242,6 @@ def _values(settings: list[str]) -> dict[str, Any]:
         except json.JSONDecodeError:
             values[name.strip().replace("-", "_")] = text
     return values
-
-
-def _tokenizer(path: Path | None, end: str | None) -> "Tokenizer | None":
-    from domains.text.tokenizers import load_tokenizer
-
-    if path is None and end is not None:
-        raise UserError("--end-token names a token of --tokenizer, which was not given.")
-    return None if path is None else load_tokenizer(path, end)
 
 
 def _tokenizer_of(model: "TitansForCausalLM") -> "Tokenizer | None":

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from domains.text.cli.options import Cache, EndToken, Field, Joined, Texts, TokenizerFile
+from domains.text.cli.options import Cache, EndToken, Field, Joined, Texts, TokenizerFile, read_tokenizer
 from domains.text.config import Split, TextConfig
 from domains.text.start import settings_of
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
@@ -41,7 +41,6 @@ def train(
     config: ConfigFile = None,
 ) -> None:
     """Train a language model on texts. A run that was stopped goes on with the same command and --resume."""
-    from domains.text.tokenizers import load_tokenizer
     from domains.text.train import train as run
 
     folder = run(
@@ -50,7 +49,7 @@ def train(
         model,
         training,
         start=start,
-        tokenizer=None if tokenizer is None else load_tokenizer(tokenizer, end_token),
+        tokenizer=read_tokenizer(tokenizer, end_token),
         validation=validation,
         split=split,
         field=field,

@@ -63,8 +63,8 @@ def train(
     training = replace(training, carry_state=False, segment_length=task.length or _longest(task, training.seed))
     model = model or (TextConfig() if start is None else language_model(start, "meta").config)
     settings = config_for(task, model)
-    make = make_model or _titans(task)
-    begin = beginning_with(start, lambda: make(settings), take_over)
+    make = partial(make_model or _titans(task), settings)
+    begin = beginning_with(start, make, take_over)
 
     def make_data() -> TrainingData:
         validation, test = (examples(task, training.seed, held_out, part) for part in ("validation", "test"))
@@ -73,7 +73,7 @@ def train(
         items = items if count is None else list(items)
         return TrainingData(*example_loaders(items, validation, training, fresh=count is None), _card(task, start))
 
-    folder = run(begin, make_data, training, output, resume, progress)
+    folder = run(make, make_data, training, output, resume, progress, begin)
     text = json.dumps({"task": task.name, "settings": task.settings(), "seed": training.seed}, indent=2)
     (folder / TASK_NAME).write_text(text + "\n", encoding="utf-8")
     return folder
