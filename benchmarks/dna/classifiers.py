@@ -165,7 +165,7 @@ def _titans(label: str, rate: float = RATE, pooling: Pooling = "max", traits: di
     def make(task: Task, start: Path | None) -> DNAClassifier:
         model = DNAClassifier(ClassifierConfig(encoder=encoder, classes=task.classes, pooling=pooling))
         if start is not None:
-            take_over(model, TitansForDNA.from_pretrained(start), str(start))
+            take_over(model, start)
         return model
 
     return Subject(label, make, rate, {"encoder": encoder.to_dict(), "pooling": pooling}, **(traits or {}))
