@@ -15,7 +15,6 @@ from domains.dna.data.alphabet import BASE_BITS, N
 from domains.dna.data.labelled import Task
 from domains.dna.head_config import ClassifierConfig, EncoderConfig, Pooling
 from domains.dna.heads import DNAClassifier, take_over
-from domains.dna.model import TitansForDNA
 from titans_seq import MemoryConfig, TitansConfig
 from titans_seq.checkpoint import Pretrained
 from titans_seq.config import AttentionConfig, Config
