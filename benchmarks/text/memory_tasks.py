@@ -215,7 +215,7 @@ def measure(trial: Trial, key: str, seed: int, of: Report, data: Path) -> Report
     found["scores"] = {}
     for times, number in trial.tests.items():
         begin = process_time()
-        scores = evaluate(model, test if times == 1 else test.at_length(times * test.length), number, seed)
+        scores = evaluate(model, longer_by(test, times), number, seed)
         found["scores"][str(times)] = {**asdict(scores), "cpu_seconds": round(process_time() - begin, 1)}
     return found
 
@@ -223,11 +223,15 @@ def measure(trial: Trial, key: str, seed: int, of: Report, data: Path) -> Report
 def validate(trial: Trial, key: str, of: Report, data: Path) -> Report:
     """Train a model, and score it on examples of the validation, whose seed no test has."""
     model, found = trained(trial, key, SEARCH_SEED, of, data)
-    task = load(trial, data, "training")
-    task = task if trial.validated == 1 else task.at_length(trial.validated * task.length)
+    task = longer_by(load(trial, data, "training"), trial.validated)
     examples = Examples(task, SEARCH_SEED, trial.tests[trial.validated], "validation")
     found["accuracy"] = Scores.of(list(results(model, task, examples))).accuracy
     return found
+
+
+def longer_by(task: Task, times: int) -> Task:
+    """The task at so many times its length; itself at once its length, where some have shorter examples too."""
+    return task if times == 1 else task.at_length(times * task.length)
 
 
 def trained(trial: Trial, key: str, seed: int, of: Report, data: Path) -> tuple[BaselineForCausalLM, Report]:

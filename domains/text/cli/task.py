@@ -117,7 +117,7 @@ def train(
         raise UserError("--length-warmup: the examples of a task have one length; set that of the task, --set length=N.")
     pieces, given = read_tokenizer(tokenizer, end_token), None
     if start is not None:
-        pieces, given = pieces or _tokenizer_of(language_model(start, "meta")), _settings_of(start, name)
+        pieces, given = pieces or _tokenizer_of(language_model(start, "meta")), _settings_of(_trained_on(start), name)
     task = _task(name, settings, books, pieces, given)
     if not quiet:
         _print_chance(task)
@@ -166,7 +166,7 @@ def evaluate(
         raise UserError(f"{model}: was not trained on a task by titans-seq. Name one: --task.")
     name = task or known["task"]
     pieces = _tokenizer_of(loaded)
-    base = _task(name, settings, books, pieces, _settings_of(model, name))
+    base = _task(name, settings, books, pieces, _settings_of(known, name))
     wanted = lengths or [base.length << k for k in range((times or 1).bit_length())]
     used = known.get("seed", 0) if seed is None else seed
     with progress("reading", None, quiet) as on_read:
@@ -251,9 +251,8 @@ def _tokenizer_of(model: "TitansForCausalLM") -> "Tokenizer | None":
     return None if model.config.tokenizer == SYMBOLS else model.tokenizer
 
 
-def _settings_of(model: str, task: str) -> dict[str, Any]:
-    """Of the task, where the model was trained on it; else none."""
-    known = _trained_on(model)
+def _settings_of(known: Mapping[str, Any], task: str) -> dict[str, Any]:
+    """Of the task, where a model of which `_trained_on` is known was trained on it; else none."""
     return known["settings"] if task == known.get("task") else {}
 
 
