@@ -13,7 +13,9 @@ settings.register_profile("suite", max_examples=100, derandomize=True, database=
 settings.register_profile("fuzz", settings.get_profile("suite"), max_examples=10_000, derandomize=False, print_blob=True)
 settings.load_profile("suite")
 
-torch.set_num_threads(1)  # small operations: more threads only wait for one another where cores are shared
+# Small operations: more threads only wait for one another where cores are shared. For this process, and for those that tests start.
+torch.set_num_threads(1)
+os.environ["OMP_NUM_THREADS"] = "1"
 
 
 def pytest_make_parametrize_id(val: object) -> str | None:

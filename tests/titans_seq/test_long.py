@@ -17,7 +17,6 @@ from titans_seq.state import State
 PEAK = """
 import resource, sys, torch
 from titans_seq import MemoryConfig, Titans, TitansConfig
-torch.set_num_threads(1)
 variant, dim, layers, expansion, chunk_size, *lengths = [sys.argv[1], *map(int, sys.argv[2:])]
 memory = MemoryConfig(expansion=expansion, chunk_size=chunk_size)
 model = Titans(TitansConfig(dim=dim, num_layers=layers, variant=variant, memory=memory)).eval()

@@ -21,7 +21,7 @@ from titans_seq.training.checkpoints import checkpoints_of, step_of
 from titans_seq.training.metrics import read_metrics
 
 COMMAND = [str(Path(sys.executable).parent / "titans-seq"), "text"]
-ENVIRONMENT = os.environ | {"OMP_NUM_THREADS": "1", "COLUMNS": "160"}
+ENVIRONMENT = os.environ | {"COLUMNS": "160"}
 SIZES = ("--preset", "debug", "--batch-size", "2", "--segment-length", "16")
 
 

@@ -4,7 +4,6 @@ import contextlib
 import io
 import json
 import math
-import os
 import subprocess
 import sys
 from pathlib import Path
@@ -76,10 +75,7 @@ def test_a_text_is_read_once_and_asked_twice(texts: Path, capsys: pytest.Capture
     """In another process; the same as with the text before the prompt, and a state that was kept goes on."""
     state = texts / "kept" / "ships.safetensors"
     arguments = ["text", "read", str(texts / "model"), str(texts / "ships.txt"), "--state", str(state)]
-    environment = os.environ | {"OMP_NUM_THREADS": "1"}
-    done = subprocess.run(
-        [sys.executable, "-m", "titans_seq.cli", *arguments], env=environment, capture_output=True, text=True, timeout=120
-    )
+    done = subprocess.run([sys.executable, "-m", "titans_seq.cli", *arguments], capture_output=True, text=True, timeout=120)
     assert done.returncode == 0, done.stderr
     assert "840 tokens read" in done.stdout
     options = ("--max-tokens", 12, "--temperature", 0, "--json")

@@ -487,7 +487,7 @@ def test_a_killed_training_goes_on(run: Run, tmp_path: Path) -> None:
     flags = ("train", file, *lengths, *SMALL, "--quiet", "--calibration-windows", 9)
     command = [sys.executable, "-m", "titans_seq.cli", "forecast", *map(str, flags), "-o", "killed"]
     root = str(Path(__file__).parents[3])
-    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": root, "OMP_NUM_THREADS": "1"})
+    process = subprocess.Popen(command, cwd=tmp_path, env=os.environ | {"PYTHONPATH": root})
     while process.poll() is None and not list(tmp_path.glob("killed/checkpoints/*.ckpt")):
         time.sleep(0.01)
     process.kill()
@@ -509,7 +509,7 @@ def test_a_training_that_is_asked_to_end_goes_on(run: Run, tmp_path: Path, signu
     lengths = ("--prediction-length", 7, "--context-length", 14, "--windows", 0, "--max-steps", 80)
     flags = ("train", file, *lengths, *SMALL, "--quiet")
     command = [sys.executable, "-m", "titans_seq.cli", "forecast", *map(str, flags), "-o", "asked"]
-    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3]), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(Path(__file__).parents[3])}
     process = subprocess.Popen(command, cwd=tmp_path, env=environment, stderr=subprocess.PIPE, text=True)
     while process.poll() is None and not list(tmp_path.glob("asked/checkpoints/*.ckpt")):
         time.sleep(0.01)

@@ -207,7 +207,7 @@ def test_a_table_that_memory_does_not_hold_trains_and_workers_share_nothing(tmp_
 
     def run(how: str) -> subprocess.CompletedProcess[str]:
         script = Path(__file__).with_name("mapped_training.py")
-        environment = {**os.environ, "POLARS_MAX_THREADS": "2", "OMP_NUM_THREADS": "1", "MALLOC_ARENA_MAX": "2"}
+        environment = {**os.environ, "POLARS_MAX_THREADS": "2", "MALLOC_ARENA_MAX": "2"}
         command = [sys.executable, str(script), how, str(path), str(tmp_path / "cache"), "400"]
         return subprocess.run(command, env=environment, capture_output=True, text=True, timeout=600)
 

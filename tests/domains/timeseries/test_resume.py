@@ -81,7 +81,7 @@ HALF = "args[1].write(bytes(1000)); args[1].flush()"
 def kill(folder: Path, name: str, calls: int, half: str = "pass", **changes: Any) -> None:
     """Train in a process of its own, which kills itself at a call that takes part in writing a checkpoint."""
     script = KILLED.format(name=name, calls=calls, half=half, changes=changes)
-    environment = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+    environment = os.environ | {"PYTHONPATH": str(ROOT)}
     done = subprocess.run([sys.executable, "-c", script, str(folder)], cwd=ROOT, env=environment, capture_output=True, text=True)
     assert done.returncode == -signal.SIGKILL, done.stderr
 

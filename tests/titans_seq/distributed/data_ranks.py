@@ -125,7 +125,6 @@ def checkpoints(folder: Path, rank: int, ranks: int) -> dict[str, Any]:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
     folder, rank, ranks = Path(sys.argv[1]), int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", os.environ["INIT_METHOD"], timedelta(seconds=HANG), rank=rank, world_size=ranks)
     found = {variant: compare(variant, rank, ranks) for variant in ("lmm", "mac", "mag", "mal")}

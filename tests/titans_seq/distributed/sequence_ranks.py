@@ -180,7 +180,6 @@ def refused(group: SequenceParallelGroup) -> str:
 
 
 def main() -> None:
-    torch.set_num_threads(1)
     rank, ranks = int(os.environ["RANK"]), int(os.environ["WORLD_SIZE"])
     dist.init_process_group("gloo", os.environ["INIT_METHOD"], timedelta(seconds=HANG), rank=rank, world_size=ranks)
     group = SequenceParallelGroup.create(timeout=timedelta(seconds=HANG))

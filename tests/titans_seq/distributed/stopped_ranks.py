@@ -6,8 +6,6 @@ import sys
 import warnings
 from dataclasses import replace
 
-import torch
-
 from domains.text.data import read_texts
 from domains.text.model import TitansForCausalLM
 from tests.titans_seq.distributed.train_ranks import MODEL, TRAINING
@@ -17,7 +15,6 @@ from titans_seq.training.run import train
 
 
 def main(texts: str, output: str, stopped: str) -> None:
-    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     config = replace(TRAINING, strategy="ddp", devices=2, checkpoint_every=1000)
     make_training, _ = document_loaders(read_texts([texts]), None, config)

@@ -6,8 +6,6 @@ import warnings
 from dataclasses import replace
 from pathlib import Path
 
-import torch
-
 from domains.text.model import TextConfig
 from domains.text.train import train
 from tests.titans_seq.training.small import SMALL, TINY
@@ -18,7 +16,6 @@ TRAINING = replace(TINY, max_steps=10, batch_size=6, segment_length=12, ema_deca
 
 def main(texts: str, output: str, strategy: str, devices: str) -> None:
     """Goes on from the newest checkpoint, if there is one."""
-    torch.set_num_threads(1)
     warnings.simplefilter("ignore")
     Path(output).mkdir(exist_ok=True)
     (Path(output) / f"pid-{os.environ['TORCHELASTIC_RESTART_COUNT']}-{os.environ['RANK']}").write_text(str(os.getpid()))

@@ -51,8 +51,6 @@ def command(texts: Path, output: Path, config: TrainingConfig, resume: bool = Fa
     """Command line of a process that trains."""
     script = output.parent / f"{output.name}.py"
     script.write_text(f"""
-import torch
-torch.set_num_threads(1)
 from domains.text.model import TextConfig
 from domains.text.train import train
 from titans_seq.training import TrainingConfig
@@ -69,7 +67,6 @@ def forks(texts: Path, folder: Path, config: TrainingConfig, before: dict[str, s
     script.write_text(f"""
 import json, os
 import torch
-torch.set_num_threads(1)
 import titans_seq.training.run
 from domains.text.model import TextConfig
 from domains.text.train import train
@@ -90,7 +87,7 @@ print(json.dumps(codes))
     return json.loads(done.stdout)
 
 
-ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT), "OMP_NUM_THREADS": "1"}
+ENVIRONMENT = os.environ | {"PYTHONPATH": str(ROOT)}
 
 
 def start(arguments: list[str]) -> subprocess.Popen:

@@ -1,6 +1,5 @@
 """Servers as processes of their own, on loopback, and what their answers must be."""
 
-import os
 import re
 import signal
 import socket
@@ -34,7 +33,7 @@ class Server:
         name = () if "--name" in flags else ("--name", NAME)
         arguments = [*COMMAND, str(model), *name, "--port", "0", *map(str, flags)]
         with log.open("w") as file:
-            self.process = subprocess.Popen(arguments, stderr=file, env=os.environ | {"OMP_NUM_THREADS": "1"})
+            self.process = subprocess.Popen(arguments, stderr=file)
 
     def wait(self) -> "Server":
         """Until it answers."""
