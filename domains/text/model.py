@@ -65,9 +65,15 @@ class TitansForCausalLM(LanguageModel):
         self._tokenizer = saved_tokenizer(folder, self.config)
 
     def loss(self, batch: dict[str, Any], state: TitansState | None = None) -> LossOutput:
-        """Cross entropy in nats a token, of a batch of `DocumentStream`; the units are its targets but for the ends of documents."""
+        """Cross entropy in nats a token, of a batch of `DocumentStream`; the units are its targets but for the ends of documents.
+
+        Where few targets count, "asked" may say which, (A,) of B x T, and logits are made for these alone.
+        """
         y, state = self.hidden(batch["tokens"], state, mask=batch["mask"], reset=batch["reset"])
         counted: Tensor = batch["targets"] if batch["mask"] is None else torch.where(batch["mask"], batch["targets"], IGNORED)
-        total = total_nats(y.flatten(0, 1), self.output_weight, counted.flatten(), self.config.z_loss)
+        hidden, counted = y.flatten(0, 1), counted.flatten()
+        if (asked := batch.get("asked")) is not None:
+            hidden, counted = hidden[asked], counted[asked]
+        total = total_nats(hidden, self.output_weight, counted, self.config.z_loss)
         units = ((counted != IGNORED) & (counted != self.config.end)).sum()
         return LossOutput(total / units.clamp(min=1), units, state)

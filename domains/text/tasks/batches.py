@@ -16,18 +16,19 @@ from titans_seq.training.loaders import Batch, Source, TrainingLoader, WindowStr
 def collate(items: Sequence[Example]) -> Batch:
     """A batch as `TitansForCausalLM.loss` takes it.
 
-    tokens, targets: (B, T) int64, 0 and `IGNORED` where a row is padded. mask: (B, T) bool, False there; None if nothing is padded.
-    reset: None, each row begins anew.
+    tokens, targets: (B, T) int64, 0 and `IGNORED` where a row is padded. asked: (A,) int64, the targets that count, of all rows in one.
+    mask: None, as rows are padded at their ends alone, and no token sees a later one. reset: None, each row begins anew.
     """
     lengths = np.array([len(item.inputs) for item in items])
     tokens, targets = np.zeros((len(items), lengths.max()), np.int64), np.full((len(items), lengths.max()), IGNORED)
     for i, item in enumerate(items):
         tokens[i, : lengths[i]], targets[i, : lengths[i]] = item
-    mask = np.arange(lengths.max()) < lengths[:, None]
+    asked = np.flatnonzero(targets != IGNORED)
     return {
         "tokens": torch.from_numpy(tokens),
         "targets": torch.from_numpy(targets),
-        "mask": None if mask.all() else torch.from_numpy(mask),
+        "asked": torch.from_numpy(asked),
+        "mask": None,
         "reset": None,
     }
 

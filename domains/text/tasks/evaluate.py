@@ -129,8 +129,8 @@ def _read(items: Sequence[Example], model: Any, segment_length: int | None, on_r
     right, bits = (np.zeros(batch["tokens"].shape) for _ in range(2))
     for start in range(0, length, segment_length or length):
         part = slice(start, start + (segment_length or length))
-        tokens, mask = batch["tokens"][:, part].to(device), batch["mask"]
-        y, state = model.hidden(tokens, state, mask=None if mask is None else mask[:, part].to(device))
+        tokens = batch["tokens"][:, part].to(device)
+        y, state = model.hidden(tokens, state)
         row, place = torch.nonzero(batch["targets"][:, part] != IGNORED, as_tuple=True)
         for some in torch.arange(len(row)).split(SEGMENT):
             i, t = row[some], place[some]

@@ -72,14 +72,14 @@ def test_an_event_surprises_more_than_what_is_regular() -> None:
     """A level shift in an otherwise regular series, after training on others like it."""
     x = 10 + 3 * np.sin(2 * np.pi * np.arange(640) / 24) + 0.2 * np.random.default_rng(0).normal(size=640)
     start = pd.Period("2024-01-01 00:00", freq="h")
-    estimator = TitansEstimator(8, "h", context_length=48, patch_length=8, max_epochs=10, num_batches_per_epoch=20, progress=False)
+    estimator = TitansEstimator(8, "h", context_length=48, patch_length=8, max_epochs=30, num_batches_per_epoch=20, progress=False)
     predictor = estimator.train([{"start": start, "target": x[:400]}])
     x[560:576] += 12
     made = surprise(predictor, {"start": start, "target": x})
     patches = made.filter(pl.col("patch") >= 32).group_by("patch").agg(pl.col("relative").mean())
     event = pl.col("patch").is_in([560 // 8, 560 // 8 + 1, 560 // 8 + 2])
     of_event, of_others = (patches.filter(which)["relative"] for which in (event, ~event))
-    assert of_event.mean() > of_others.quantile(0.8)  # after so short a training the share depends on the rounding of the machine
+    assert of_event.mean() > of_others.quantile(0.9)
 
 
 @pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal"])

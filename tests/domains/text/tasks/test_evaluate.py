@@ -10,6 +10,7 @@ from domains.text.config import TextConfig
 from domains.text.model import TitansForCausalLM
 from domains.text.tasks import Example, Task, examples, load_task
 from domains.text.tasks.autoencoder import TitansAutoencoder
+from domains.text.tasks.batches import collate
 from domains.text.tasks.evaluate import Scores, _result, evaluate, results
 from domains.text.tasks.registry import SYMBOL_TASKS
 from domains.text.tasks.task import SymbolTask, generator
@@ -42,6 +43,26 @@ def test_scores_are_those_of_the_logits(segment_length: int) -> None:
         assert one.bits == pytest.approx(nats.sum() / np.log(2), rel=1e-4)
         assert (one.tokens, one.asked, one.answers) == (len(inputs), len(asked), 1)
     assert any(one.right for one in found)
+
+
+@pytest.mark.parametrize("variant", ["lmm", "mac", "mag", "mal"])
+def test_the_loss_of_a_batch_is_that_of_its_rows(variant: str) -> None:
+    """With all gradients: what rows are padded with at their ends changes nothing, and what is not asked does not count."""
+    task = load_task("copy", length=9, min_length=3)
+    torch.manual_seed(0)
+    model = TitansForCausalLM(config_for(task, TextConfig(titans=presets.debug(variant)))).double()
+    items, parameters = examples(task, 0, 6), list(model.parameters())
+    assert len({len(item.inputs) for item in items}) > 1
+    nats = torch.zeros((), dtype=torch.float64)
+    for inputs, targets in items:
+        logits = model(torch.from_numpy(inputs)[None])[0][0]
+        nats = nats + torch.nn.functional.cross_entropy(logits, torch.from_numpy(targets), ignore_index=IGNORED, reduction="sum")
+    found = model.loss(collate(items))
+    assert int(found.units) == sum(int((item.targets != IGNORED).sum()) for item in items)
+    torch.testing.assert_close(found.loss * found.units, nats)
+    expected = torch.autograd.grad(nats / found.units, parameters)
+    for x, y in zip(torch.autograd.grad(found.loss, parameters), expected, strict=True):
+        torch.testing.assert_close(x, y, rtol=1e-8, atol=1e-12)
 
 
 def test_what_is_counted() -> None:
