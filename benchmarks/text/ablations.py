@@ -5,8 +5,8 @@ in windows that begin afresh, here of 1,024 bytes; scored on the first 100,000 b
 parameters: what a part takes is given to the feed-forward layers. Nothing was chosen for any of them. The paper prepends persistent tokens
 to all its models; ours are keys and values of attention, so that LMM has none and their ablation is MAC's.
 
-Results are written after every measurement, and a run goes on where one was ended. `--table` prints them, and writes them into
-docs/text_benchmark.md.
+`--steps 1600` trains for longer, into a file and a table of its own. Results are written after every measurement, and a run goes on where
+one was ended. `--table` prints them, and writes them into docs/text_benchmark.md.
 """
 
 import argparse
@@ -67,22 +67,25 @@ ROWS = {
 }
 
 
-def in_windows(seed: int) -> TrainingConfig:
+def in_windows(seed: int, steps: int) -> TrainingConfig:
     """As many tokens a step as `benchmarks.text.books` has."""
     rows = max(1, TRAINING.batch_size * TRAINING.segment_length // WINDOW)
-    return replace(TRAINING, carry_state=False, segment_length=WINDOW, batch_size=rows, max_steps=STEPS, seed=seed)
+    return replace(TRAINING, carry_state=False, segment_length=WINDOW, batch_size=rows, max_steps=steps, seed=seed)
 
 
-def measure(config: BaselineConfig, seed: int, train: Tensor, books: Mapping[str, Tensor], say: Say, checkpoint: Path) -> Report:
-    training = in_windows(seed)
-    torch.manual_seed(seed)
+def measure(
+    config: BaselineConfig, training: TrainingConfig, train: Tensor, books: Mapping[str, Tensor], say: Say, checkpoint: Path
+) -> Report:
+    torch.manual_seed(training.seed)
     model = BaselineForCausalLM(config)
-    fitted = fit(model, train, training, lambda step, nats: say(f"step {step:,} of {STEPS:,}, {nats * BITS:.3f} bits"), checkpoint)
+    fitted = fit(
+        model, train, training, lambda step, nats: say(f"step {step:,} of {training.max_steps:,}, {nats * BITS:.3f} bits"), checkpoint
+    )
     scores = {name: window_nats(model, tokens, WINDOW, rows=4).mean().item() * BITS for name, tokens in books.items()}
     return {"scores": scores, "parameters": count(config), "cpu_seconds": round(fitted.cpu_seconds, 1)}
 
 
-def cells(data: Path, rows: Sequence[str], seeds: Sequence[int]) -> dict[str, Cell]:
+def cells(data: Path, rows: Sequence[str], seeds: Sequence[int], steps: int) -> dict[str, Cell]:
     train = torch.cat([read(data, name) for name in TRAINED])
     books = {name: read(data, name, SCORED) for name in UNSEEN}
     found = {}
@@ -90,12 +93,13 @@ def cells(data: Path, rows: Sequence[str], seeds: Sequence[int]) -> dict[str, Ce
         for name in rows:
             base = replace(BASE, titans=replace(BASE.titans, variant=ROWS[name].variant))
             config = configure(ROWS[name].subject, base, PARAMETERS, CONTEXT)
-            settings = {"model": config.to_dict(), "training": in_windows(seed).to_dict(), "scored": SCORED}
-            found[f"{name} | {seed}"] = Cell(settings, lambda say, keep, c=config, n=seed: measure(c, n, train, books, say, keep))
+            training = in_windows(seed, steps)
+            settings = {"model": config.to_dict(), "training": training.to_dict(), "scored": SCORED}
+            found[f"{name} | {seed}"] = Cell(settings, lambda say, keep, c=config, t=training: measure(c, t, train, books, say, keep))
     return found
 
 
-def markdown(found: Mapping[str, Report]) -> str:
+def markdown(found: Mapping[str, Report], command: str = MODULE) -> str:
     """Bits per byte, the differences to what each is compared with, and whether the paper's sign is found."""
     scores = {key: fmean(cell["scores"].values()) for key, cell in found.items()}
     lines = ["| | bits per byte | difference | paper, perplexity | its difference, % | here |", f"|{' --- |' * 6}"]
@@ -108,7 +112,7 @@ def markdown(found: Mapping[str, Report]) -> str:
         lines.append(f"| {row.label} | {_with_spread(values, '.4f')} | {apart} {paper}| {_verdict(name, differences)} |")
     books = ", ".join(next(iter(found.values()))["scores"])
     head = f"Mean of {books}; ± is the standard deviation over seeds {seeds_of(found)}, of differences"
-    return "\n".join([f"{head} between models of one seed. {measured_by(found, MODULE)}", "", *lines])
+    return "\n".join([f"{head} between models of one seed. {measured_by(found, command)}", "", *lines])
 
 
 def _differences(scores: Mapping[str, float], name: str) -> list[float]:
@@ -149,12 +153,17 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add = parser.add_argument
     add("--rows", type=names, default=list(ROWS), help=f"comma-separated: {', '.join(ROWS)}")
     add("--seeds", type=integers, default=[0, 1, 2], help="comma-separated")
+    add("--steps", type=int, default=STEPS, help=f"of training (default: {STEPS})")
     add_shared(parser, OUTPUT)
     options = parser.parse_args(arguments)
     check_names(parser, options.rows, ROWS)
+    output, section, command = options.output, SECTION, MODULE
+    if options.steps != STEPS:
+        output, section = output.with_stem(f"{output.stem}_{options.steps}"), Section(f"{section.name}-{options.steps}")
+        command += f" --steps {options.steps}"
     if not options.table:
-        run_cells(cells(options.data, options.rows, options.seeds), options.output, MODULE)
-    show(markdown(read_cells(options.output)), SECTION, options.table)
+        run_cells(cells(options.data, options.rows, options.seeds, options.steps), output, MODULE)
+    show(markdown(read_cells(output), command), section, options.table)
 
 
 if __name__ == "__main__":

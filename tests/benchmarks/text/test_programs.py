@@ -121,6 +121,14 @@ def test_ablations(data: Path) -> None:
     assert "| 28.49 | +5.5 |" in table
 
 
+def test_ablations_of_other_steps_have_their_own_results_and_table(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    ablations.main(["--data", str(data), "--output", str(data / "found.json"), "--rows", "lmm", "--seeds", "0", "--steps", "3"])
+    cells = json.loads((data / "found_3.json").read_text())["cells"]
+    assert cells["lmm | 0"]["settings"]["training"]["max_steps"] == 3
+    assert "`python -m benchmarks.text.ablations --steps 3`" in capsys.readouterr().out
+    assert not (data / "found.json").exists()
+
+
 def test_a_verdict_takes_seeds_and_sign() -> None:
     assert ablations._verdict("linear-memory", [0.02, 0.021, 0.019]) == "worse, as the paper"
     assert ablations._verdict("linear-memory", [-0.02, -0.021, -0.019]) == "better, unlike the paper"
