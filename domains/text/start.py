@@ -45,9 +45,14 @@ def take_over(model: "TitansForCausalLM", start: str | Path) -> None:
         UserError: there is no such model, its tokens are others, or its weights do not fit; what differs is named.
     """
     there, here = language_model(start, "meta").config, model.config
-    if (there.tokenizer, there.vocabulary) != (here.tokenizer, here.vocabulary):
+    if there.tokenizer != here.tokenizer:
         raise UserError(
             f"{start}: its tokeniser is {there.tokenizer} of {there.vocabulary:,} tokens, that of the training {here.tokenizer} of "
             f"{here.vocabulary:,}. Train with its own, or start from another model."
+        )
+    if there.vocabulary != here.vocabulary:
+        raise UserError(
+            f"{start}: has {there.vocabulary:,} tokens, the task {here.vocabulary:,}. Give the task the settings that say how many {there.tokenizer} "
+            "there are (--set) as that model's had them: they are in the task.json of its folder."
         )
     transfer.take_all(model, start)

@@ -1,6 +1,7 @@
 """`--start`: trainings that begin with a trained model."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -40,6 +41,7 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     model = TitansForCausalLM(debug())
     torch.nn.init.normal_(model.embedding.weight, std=0.5)
     model.save_pretrained("bytes")
+    TitansForCausalLM(replace(debug(), vocabulary=17, end=0, tokenizer="symbols")).save_pretrained("symbols")
     TitansForDNA(of_preset("debug")).save_pretrained("dna")
     return tmp_path
 
@@ -85,6 +87,7 @@ def test_a_language_model_is_trained_on_a_task_of_text(folder: Path) -> None:
             "bytes: its weights do not fit: titans.num_layers is 2 there, 1 here. Leave the sizes as they are there.",
         ),
         (("task", "train", "mqar", "--start", "bytes"), "bytes: its tokeniser is bytes of 257 tokens, that of the training symbols of"),
+        (("task", "train", "mqar", "--start", "symbols", "-s", "symbols=64"), "symbols: has 17 tokens, the task 65. Give the task"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_written(arguments: tuple[Any, ...], message: str, folder: Path) -> None:
