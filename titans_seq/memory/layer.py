@@ -16,6 +16,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from titans_seq.config import MemoryConfig
+from titans_seq.memory.convolution import causal_convolution
 from titans_seq.memory.functional import neural_memory, read_memory
 from titans_seq.memory.state import Gates, LocalMemory, MemoryState, MemoryWeights, TwoLevelState
 from titans_seq.memory.two_level import read_two_level, two_level_memory
@@ -300,15 +301,10 @@ class NeuralMemory(MemoryNetwork):
         x = torch.cat([tail.to(x.dtype), x], dim=1)
         if self.convolution is None:
             return x, last_rows(x, reach, length, mask, None)
-        # A sum of shifted products, one a tap: as (B, T, channels) lie in memory, conv1d would transpose there and back.
-        shifted = [x[:, reach - back : reach - back + length] for back in range(reach + 1)]
-        held = None
-        if reset is not None:  # a tap that reaches before the token's document sees zero
+        positions = held = None
+        if reset is not None:
             positions, held = token_positions(x.new_full((x.shape[0],), reach, dtype=torch.int64), length, mask, reset)
-            shifted = [torch.where((positions >= back).unsqueeze(-1), part, 0) for back, part in enumerate(shifted)]
-        weight = self.convolution.weight[:, 0]  # (channels, reach + 1), the token's own tap last
-        products = [part * weight[:, reach - back] for back, part in enumerate(shifted)]
-        return sum(products[1:], products[0]).to(x.dtype), last_rows(x, reach, length, mask, held)
+        return causal_convolution(x, self.convolution.weight[:, 0], positions).to(x.dtype), last_rows(x, reach, length, mask, held)
 
     def _finish(self, y: Tensor, gate: Tensor) -> Tensor:
         """y (B, H, T, D): norm, times the gate (B, T, H D), then projection to (B, T, dim)."""
