@@ -35,8 +35,13 @@ SMALL = {
     "forecast watch": "--interval 0.05 --idle 0.1",
 }
 """Flags by command: in place of the page's, or added."""
-LARGE = {"--lengths 1024 4096 16384": "--lengths 1024", "--lengths 4000 1000000": "--lengths 4000", "--cache /scratch/big": "--cache big"}
-"""What else of a command is made small."""
+LARGE = {
+    "--lengths 1024 4096 16384": "--lengths 1024",
+    "--lengths 4000 1000000": "--lengths 4000",
+    "--cache /scratch/big": "--cache big",
+    "length=128 -s reserve=40": "length=512 -s reserve=40",  # a tokeniser of 300 pieces takes more of them for a story
+}
+"""What else of a command is made small, or fits what is small."""
 STANDS_FOR = {"MODEL": "runs/novels/model"}
 
 
