@@ -1,6 +1,6 @@
 """The paper's ablations (arXiv 2501.00663, table 5) at a size that two cores train: `python -m benchmarks.text.ablations`.
 
-Two layers of width 128, bytes of novels, everything as in `benchmarks.text.books` but for fewer steps, and, as the paper trains and scores,
+Two layers of width 128, bytes of novels, everything as in `benchmarks.text.books` but for the steps, and, as the paper trains and scores,
 in windows that begin afresh, here of 1,024 bytes; scored on the first 100,000 bytes of each unseen book. All have the same number of
 parameters: what a part takes is given to the feed-forward layers. Nothing was chosen for any of them. The paper prepends persistent tokens
 to all its models; ours are keys and values of attention, so that LMM has none and their ablation is MAC's.

@@ -67,7 +67,8 @@ class TitansForCausalLM(LanguageModel):
     def loss(self, batch: dict[str, Any], state: TitansState | None = None) -> LossOutput:
         """Cross entropy in nats a token, of a batch of `DocumentStream`; the units are its targets but for the ends of documents.
 
-        Where few targets count, "asked" may say which, (A,) of B x T, and logits are made for these alone.
+        Where few targets count, "asked", (A,) int64, may name their places in the flattened (B T): logits are made for these alone, and no
+        other target counts.
         """
         y, state = self.hidden(batch["tokens"], state, mask=batch["mask"], reset=batch["reset"])
         counted: Tensor = batch["targets"] if batch["mask"] is None else torch.where(batch["mask"], batch["targets"], IGNORED)

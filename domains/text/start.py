@@ -53,6 +53,6 @@ def take_over(model: "TitansForCausalLM", start: str | Path) -> None:
     if there.vocabulary != here.vocabulary:
         raise UserError(
             f"{start}: has {there.vocabulary:,} tokens, the task {here.vocabulary:,}. Give the task the settings that say how many "
-            f"{there.tokenizer} there are (--set) as that model's had them: they are in the task.json of its folder."
+            f"{there.tokenizer} there are (--set) as that model's task had them: `text task train` wrote them into task.json beside it."
         )
     transfer.take_all(model, start)

@@ -22,7 +22,8 @@ def causal_convolution(x: Tensor, weight: Tensor, positions: Tensor | None = Non
     Returns:
         (B, T, C), of the dtype that products of x and weight have.
     """
-    if torch.compiler.is_compiling():  # the compiler makes a backward of its own, and takes no function with a forward-mode derivative
+    # The compiler makes a backward of its own, and takes no function that has a forward-mode derivative; reading needs none.
+    if torch.compiler.is_compiling() or not torch.is_grad_enabled():
         return _sum(_seen(x, weight, positions), weight)
     y: Tensor = _CausalConvolution.apply(x, weight, positions)
     return y
@@ -46,7 +47,7 @@ class _CausalConvolution(torch.autograd.Function):
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor | None, Tensor | None, None]:
         x, weight, positions = ctx.saved_tensors
         reach, of_x, of_weight = weight.shape[1] - 1, None, None
-        if ctx.needs_input_grad[0]:  # a token is seen by those up to `reach` after it, the farthest one's first tap among them
+        if ctx.needs_input_grad[0]:  # the token m later sees it through tap reach - m: hence the flip
             ahead = F.pad(gradient, (0, 0, reach, reach))
             parts = _shifted(ahead, reach + 1)
             if positions is not None:
@@ -69,7 +70,7 @@ def _sum(parts: Sequence[Tensor], weight: Tensor) -> Tensor:
     taps = weight.t().contiguous()
     y = parts[0] * taps[0]
     for part, tap in zip(parts[1:], taps[1:], strict=True):
-        y.addcmul_(part, tap)
+        y.addcmul_(part, tap)  # in place: half the time; torch.func.vmap does it row by row, and says so
     return y
 
 

@@ -16,8 +16,9 @@ from titans_seq.training.loaders import Batch, Source, TrainingLoader, WindowStr
 def collate(items: Sequence[Example]) -> Batch:
     """A batch as `TitansForCausalLM.loss` takes it.
 
-    tokens, targets: (B, T) int64, 0 and `IGNORED` where a row is padded. asked: (A,) int64, the targets that count, of all rows in one.
-    mask: None, as rows are padded at their ends alone, and no token sees a later one. reset: None, each row begins anew.
+    tokens, targets: (B, T) int64, 0 and `IGNORED` where a row is padded. asked: (A,) int64, places of
+    the targets that count, in the flattened (B T). mask: None, as rows are padded at their ends alone, and no token sees a later one; so a
+    state after a batch is none to go on from. reset: None, each row begins anew.
     """
     lengths = np.array([len(item.inputs) for item in items])
     tokens, targets = np.zeros((len(items), lengths.max()), np.int64), np.full((len(items), lengths.max()), IGNORED)

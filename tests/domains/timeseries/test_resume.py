@@ -61,8 +61,6 @@ def steps(folder: Path) -> list[int]:
 
 KILLED = """
 import os, signal, sys
-import torch
-torch.set_num_threads(1)
 from tests.domains.timeseries.test_resume import entries, estimator
 calls, real = 0, {name}
 def dying(*args, **kwargs):

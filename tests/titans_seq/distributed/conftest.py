@@ -17,7 +17,7 @@ ROOT = HERE.parents[2]
 
 
 def environment(**variables: object) -> dict[str, str]:
-    """One thread a rank, and this checkout's packages before others."""
+    """This checkout's packages before others."""
     path = os.pathsep.join(filter(None, (str(ROOT), os.environ.get("PYTHONPATH"))))
     return os.environ | {"PYTHONPATH": path} | {name: str(value) for name, value in variables.items()}
 

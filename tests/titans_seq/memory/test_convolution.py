@@ -64,25 +64,57 @@ def test_derivatives(lengths: list[int] | None) -> None:
 
 
 @pytest.mark.filterwarnings("ignore:There is a performance drop.*addcmul_:UserWarning")
-def test_under_vmap() -> None:
+@pytest.mark.parametrize("lengths", [None, [2, 5]], ids=str)
+def test_under_vmap(lengths: list[int] | None) -> None:
     """The gradient of each row by itself."""
     x, weight = (z.detach() for z in inputs(4, batch=3))
+    positions = None if lengths is None else positions_of(lengths)
 
     def loss(weight: Tensor, x: Tensor) -> Tensor:
-        return causal_convolution(x[None], weight).square().sum()
+        return causal_convolution(x[None], weight, positions).square().sum()
 
     each = torch.func.vmap(torch.func.grad(loss), in_dims=(None, 0))(weight, x)
     torch.testing.assert_close(each, torch.stack([torch.func.grad(loss)(weight, row) for row in x]))
 
 
-@pytest.mark.parametrize("dtype", [torch.float16, torch.bfloat16], ids=str)
-def test_half_precision_inputs_take_their_gradient_in_it(dtype: torch.dtype) -> None:
-    """With weights in float32 the sum is in float32, as products are."""
-    x, weight = (z.detach().float() for z in inputs(4))
-    half = x.to(dtype).requires_grad_()
-    y = causal_convolution(half, weight)
+def test_rows_go_on_at_positions_of_their_own() -> None:
+    """With all gradients as autograd has them of the products: the first row goes on with a document of before, the second begins one."""
+    x, weight = inputs(4)
+    positions = torch.tensor([[5, 6, 7, 0, 1, 2, 3], [0, 1, 2, 3, 4, 0, 1]])
+    shifted = [torch.where((positions >= 3 - n).unsqueeze(-1), x[:, n : n + 7], 0) * weight[:, n] for n in range(4)]
+    expected = torch.stack(shifted).sum(0)
+    y = causal_convolution(x, weight, positions)
+    torch.testing.assert_close(y, expected)
+    direction = torch.randn_like(y)
+    torch.testing.assert_close(torch.autograd.grad(y, (x, weight), direction), torch.autograd.grad(expected, (x, weight), direction))
+
+
+@pytest.mark.parametrize("lengths", [None, [2, 5]], ids=str)
+def test_compiled_and_without_gradients_it_is_the_same(lengths: list[int] | None) -> None:
+    x, weight = inputs(4, batch=1)
+    positions = None if lengths is None else positions_of(lengths)
+    y = causal_convolution(x, weight, positions)
+    with torch.no_grad():
+        assert torch.equal(causal_convolution(x, weight, positions), y)
+    compiled: Any = torch.compile(causal_convolution, backend="aot_eager", fullgraph=True)
+    found, direction = compiled(x, weight, positions), torch.randn_like(y)
+    torch.testing.assert_close(found, y)
+    torch.testing.assert_close(torch.autograd.grad(found, (x, weight), direction), torch.autograd.grad(y, (x, weight), direction))
+
+
+@pytest.mark.parametrize("dtypes", [("bfloat16", "float32"), ("float32", "bfloat16"), ("float16", "float32")], ids=str)
+def test_gradients_are_of_their_inputs_precision(dtypes: tuple[str, str]) -> None:
+    """The sum is of the precision of products, here float32."""
+    x, weight = (z.detach().to(getattr(torch, name)).requires_grad_() for z, name in zip(inputs(4), dtypes, strict=True))
+    y = causal_convolution(x, weight)
     assert y.dtype == torch.float32
-    torch.testing.assert_close(y, causal_convolution(half.float(), weight))
-    y.sum().backward()
-    assert half.grad is not None
-    assert half.grad.dtype == dtype
+    wide = [z.detach().float().requires_grad_() for z in (x, weight)]
+    expected = causal_convolution(*wide)
+    torch.testing.assert_close(y, expected)
+    y.square().sum().backward()
+    expected.square().sum().backward()
+    for z, w in zip((x, weight), wide, strict=True):
+        assert z.grad is not None
+        assert w.grad is not None
+        assert z.grad.dtype == z.dtype
+        torch.testing.assert_close(z.grad, w.grad.to(z.dtype), rtol=0.02, atol=0.02)
