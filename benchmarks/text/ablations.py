@@ -5,8 +5,8 @@ in windows that begin afresh, here of 1,024 bytes; scored on the first 100,000 b
 parameters: what a part takes is given to the feed-forward layers. Nothing was chosen for any of them. The paper prepends persistent tokens
 to all its models; ours are keys and values of attention, so that LMM has none and their ablation is MAC's.
 
-`--steps 1600` trains for longer, into a file and a table of its own. Results are written after every measurement, and a run goes on where
-one was ended. `--table` prints them, and writes them into docs/text_benchmark.md.
+`--steps 1600` trains for longer, into a file of its own, and prints its table. Results are written after every measurement, and a run goes on
+where one was ended. `--table` prints them, and writes those of the usual steps into docs/text_benchmark.md.
 """
 
 import argparse
@@ -157,13 +157,12 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_shared(parser, OUTPUT)
     options = parser.parse_args(arguments)
     check_names(parser, options.rows, ROWS)
-    output, section, command = options.output, SECTION, MODULE
-    if options.steps != STEPS:
-        output, section = output.with_stem(f"{output.stem}_{options.steps}"), Section(f"{section.name}-{options.steps}")
-        command += f" --steps {options.steps}"
+    output, command, usual = options.output, MODULE, options.steps == STEPS
+    if not usual:
+        output, command = output.with_stem(f"{output.stem}_{options.steps}"), f"{MODULE} --steps {options.steps}"
     if not options.table:
         run_cells(cells(options.data, options.rows, options.seeds, options.steps), output, MODULE)
-    show(markdown(read_cells(output), command), section, options.table)
+    show(markdown(read_cells(output), command), SECTION, options.table and usual)
 
 
 if __name__ == "__main__":

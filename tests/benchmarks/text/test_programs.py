@@ -121,7 +121,7 @@ def test_ablations(data: Path) -> None:
     assert "| 28.49 | +5.5 |" in table
 
 
-def test_ablations_of_other_steps_have_their_own_results_and_table(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_ablations_of_other_steps_have_their_own_results(data: Path, capsys: pytest.CaptureFixture[str]) -> None:
     ablations.main(["--data", str(data), "--output", str(data / "found.json"), "--rows", "lmm", "--seeds", "0", "--steps", "3"])
     cells = json.loads((data / "found_3.json").read_text())["cells"]
     assert cells["lmm | 0"]["settings"]["training"]["max_steps"] == 3
