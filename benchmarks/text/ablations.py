@@ -5,8 +5,8 @@ in windows that begin afresh, here of 1,024 bytes; scored on the first 100,000 b
 parameters: what a part takes is given to the feed-forward layers. Nothing was chosen for any of them. The paper prepends persistent tokens
 to all its models; ours are keys and values of attention, so that LMM has none and their ablation is MAC's.
 
-`--steps 1600` trains for longer, into a file of its own, and prints its table. Results are written after every measurement, and a run goes on
-where one was ended. `--table` prints them, and writes those of the usual steps into docs/text_benchmark.md.
+`--steps 1600` trains for longer, into a file of its own. Results are written after every measurement, and a run goes on where one was
+ended. `--table` prints them, and writes those of the usual steps into docs/text_benchmark.md.
 """
 
 import argparse
