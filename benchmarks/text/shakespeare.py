@@ -164,7 +164,7 @@ def markdown(found: Mapping[str, Report], chosen: Mapping[str, Report]) -> str:
     for label, head, row in made:
         shown = ["" if x is None else f"**{x:.4f}**" if x == low else f"{x:.4f}" for x, low in zip(row, best, strict=True)]
         lines.append(f"| {label} | {head} | {' | '.join(shown)} |")
-    took = ", ".join(f"{RUNS[name].label} {x / 60:.0f}" for name, x in seconds.items())
+    took = "; ".join(f"{RUNS[name].label}, rate {RUNS[name].rate:g}: {x / 60:.0f}" for name, x in seconds.items())
     head = f"Seeds {seeds_of(found)}. CPU minutes of training: {took}. {measured_by(found, MODULE)}"
     head_of_search = f"held-out training text, {SEARCH_STEPS} steps, full pass"
     return "\n".join([head, "", *lines, "", *rates_table(head_of_search, chosen, lambda cell: cell["scores"]["full_pass"])])

@@ -7,8 +7,8 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from domains.text.tasks.babi import LABELS, compare_answers, find_file, read_stories
-from domains.text.tasks.stories import TOLD, tell
+from domains.text.tasks.babi import LABELS, Story, compare_answers, find_file, read_stories
+from domains.text.tasks.stories import GOT, MOVED, THINGS, TOLD, tell
 from tests.domains.text.tasks.solver import answer
 from titans_seq.errors import UserError
 
@@ -28,6 +28,27 @@ def test_our_stories_have_the_answers_that_follow_from_them(task: str) -> None:
         assert len({asked.question, *(question for question, _ in asked.more)}) == 1 + len(asked.more) <= 6
     assert set(",".join(answers).split(",")) >= set(LABELS[task]) - {"three"}  # all answers come up
     assert max(answers.values()) < 240
+
+
+@needs_babi
+@pytest.mark.parametrize("task", ["qa2", "qa3"])
+def test_our_stories_of_things_are_as_those_of_the_files(task: str) -> None:
+    """How long they are, what happens in them, and what is asked: as often held, as long since it was got or dropped."""
+    theirs = read_stories(find_file(DATA, task))
+    ours = [tell(task, np.random.default_rng(seed)) for seed in range(1000)]
+    found = [np.array([_measures(story) for story in stories]) for stories in (ours, theirs)]
+    lengths, parts = ([x[:, 0] for x in found], [x[:, 1:].mean(0) for x in found])
+    np.testing.assert_allclose(*(np.quantile(x, [0.1, 0.25, 0.5, 0.75, 0.9]) for x in lengths), rtol=0.15)
+    np.testing.assert_allclose(*parts, rtol=0.1, atol=0.03)
+    assert all(length % 2 == 0 for length in lengths[0])
+
+
+def _measures(story: Story) -> tuple[float, ...]:
+    """Facts; of them the shares of moves and of things got; whether the thing is held; facts since it was got or dropped."""
+    moves, got = ([any(verb in fact for verb in verbs) for fact in story.facts] for verbs in (MOVED, GOT))
+    thing = next(thing for thing in THINGS if thing in story.question)
+    last = max(n for n, fact in enumerate(story.facts) if thing in fact)
+    return len(moves), float(np.mean(moves)), float(np.mean(got)), got[last], len(moves) - last
 
 
 @needs_babi
