@@ -61,6 +61,7 @@ def steps(folder: Path) -> list[int]:
 
 KILLED = """
 import os, signal, sys
+import torch
 from tests.domains.timeseries.test_resume import entries, estimator
 calls, real = 0, {name}
 def dying(*args, **kwargs):
