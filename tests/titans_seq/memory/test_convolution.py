@@ -26,7 +26,7 @@ def test_it_is_conv1d_over_time(taps: int) -> None:
     for length in (7, 1, 0):
         x, weight = inputs(taps, length=length)
         y = causal_convolution(x, weight)
-        expected = F.conv1d(x.transpose(1, 2), weight[:, None], groups=3).transpose(1, 2) if length else y.detach()
+        expected = F.conv1d(x.transpose(1, 2), weight[:, None], groups=3).transpose(1, 2) if length else x.new_zeros(2, 0, 3)
         torch.testing.assert_close(y, expected)
         if length:
             direction = torch.randn_like(y)

@@ -259,8 +259,6 @@ def read_stream(options: dict, tokens: int) -> Stream:
     torch.manual_seed(0)
     layer = NeuralMemory(WIDTH, MemoryConfig(num_heads=2, expansion=2, **options)).eval()
     seen, state = Stream(), None
-    threads = torch.get_num_threads()
-    torch.set_num_threads(1)  # the operations are tiny: a second thread only waits, on busy cores for minutes
     with torch.inference_mode():
         for start in range(0, tokens, PIECE):
             y, state = layer(stream_piece(start, min(PIECE, tokens - start)), state)
@@ -270,7 +268,6 @@ def read_stream(options: dict, tokens: int) -> Stream:
             del y
             if platform.libc_ver()[0] == "glibc":
                 seen.process_bytes.append(resident_bytes())
-    torch.set_num_threads(threads)
     return seen
 
 
