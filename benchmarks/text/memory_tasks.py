@@ -10,7 +10,6 @@ Results are written after every cell, and a run goes on where one was ended. `--
 
 import argparse
 import sys
-import tempfile
 from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
@@ -23,13 +22,14 @@ from typing import Any
 from benchmarks.reporting import RESULTS, Report, Section, integers, names
 from benchmarks.text.baselines import SUBJECTS, BaselineForCausalLM, configure, count
 from benchmarks.text.cells import Cell, add_shared, check_names, measured_by, read_cells, run_cells, show
+from benchmarks.text.stages import Stage, train_stages
 from domains.text.config import TextConfig
 from domains.text.tasks import Task, load_task
 from domains.text.tasks.autoencoder import LastTokenDecoder
 from domains.text.tasks.books import Books
 from domains.text.tasks.evaluate import Scores, evaluate, results
 from domains.text.tasks.task import Examples, generator
-from domains.text.tasks.train import config_for, train
+from domains.text.tasks.train import config_for
 from domains.text.tokenizers import Tokenizer, train_tokenizer
 from titans_seq import MemoryConfig, TitansConfig
 from titans_seq.config import AttentionConfig
@@ -38,6 +38,8 @@ from titans_seq.training import TrainingConfig
 MODULE = "benchmarks.text.memory_tasks"
 OUTPUT = RESULTS / "text_memory_tasks.json"
 SECTION = Section("memory-tasks")
+TRAINED = ".memory_tasks_trained.checkpoint"
+"""Folder beside the results, of the models of every stage of a training."""
 USUAL = ("titans", "titans-memory-off", "transformer", "sliding-window", "linear-attention", "gated-delta")
 BACKBONE = TitansConfig(
     dim=64,
@@ -74,6 +76,7 @@ class Trial:
         rates: of which the best on the validation is taken; where it is one, nothing is searched.
         validated: so many times the length of the training are examples of the validation.
         vocabulary: of a tokeniser that learns from texts of the training, for tasks of text; None for bytes.
+        pieces: task whose texts the tokeniser learns from; None for its own.
         longer: what it is trained on after that: so many times the length, as many tokens a step, the steps, and the rate.
         lessons: trials that it is trained on before, as they begin but with its tokeniser and rate, and the steps.
     """
@@ -89,6 +92,7 @@ class Trial:
     rates: tuple[float, ...] = RATES
     validated: int = 1
     vocabulary: int | None = None
+    pieces: str | None = None
     longer: tuple[tuple[int, int, float], ...] = ()
     lessons: tuple[tuple[str, int], ...] = ()
 
@@ -142,13 +146,14 @@ TRIALS = {
             backbone=BABILONG_BACKBONE,
             rates=(1e-3,),
             vocabulary=1024,
+            pieces=None if task == "qa1" else "babilong_qa3",
             longer=longer,
             lessons=lessons,
         )
         for task, length, steps, longer, lessons in (
             ("qa1", 128, 400, ((4, 150, 1e-3), (16, 50, 1e-3)), ()),
-            ("qa2", 128, 600, ((4, 150, 1e-3), (16, 50, 1e-3)), (("babilong_qa1", 400),)),
-            ("qa3", 256, 600, ((4, 150, 1e-3), (8, 50, 1e-3)), (("babilong_qa1", 400), ("babilong_qa2", 600))),
+            ("qa2", 128, 600, ((4, 150, 1e-3), (16, 50, 1e-3), (64, 30, 1e-3)), (("babilong_qa1", 400),)),
+            ("qa3", 256, 600, ((4, 150, 1e-3), (8, 50, 1e-3), (32, 30, 1e-3)), (("babilong_qa1", 400), ("babilong_qa2", 600))),
         )
     },
 }
@@ -179,13 +184,13 @@ def load(trial: Trial, data: Path, part: str, pieces: str | None = None) -> Task
     if in_books(trial.name):
         given["books"] = books(data, part)
     if trial.vocabulary is not None:
-        given["tokenizer"] = tokenizer(pieces or trial.name, trial.vocabulary, data)
+        given["tokenizer"] = tokenizer(pieces or trial.pieces or trial.name, trial.vocabulary, data)
     if trial.name.startswith("babilong") and part == "test":
         given["babi"] = str(data / "text" / "babi" / "en")
     return load_task(trial.name, **given, **trial.settings)
 
 
-ELSEWHERE = ("goal", "backbone", "rates", "validated", "vocabulary", "longer", "lessons")
+ELSEWHERE = ("goal", "backbone", "rates", "validated", "vocabulary", "pieces", "longer", "lessons")
 """Fields of a trial that its cells do not depend on, or that they have in other settings."""
 
 
@@ -196,6 +201,8 @@ def settings(trial: Trial, key: str, rate: float, steps: int | None, parameters:
     plain = {name: value for name, value in asdict(trial).items() if name not in ELSEWHERE}
     if trial.vocabulary is not None:
         plain["vocabulary"] = trial.vocabulary
+    if trial.pieces is not None:
+        plain["pieces"] = trial.pieces
     if trial.validated > 1:
         plain["validated"] = trial.validated
     if trial.longer:
@@ -208,10 +215,10 @@ def settings(trial: Trial, key: str, rate: float, steps: int | None, parameters:
     return {**plain, "subject": key, "backbone": trial.backbone.to_dict(), "parameters": parameters}
 
 
-def measure(trial: Trial, key: str, seed: int, of: Report, data: Path) -> Report:
+def measure(trial: Trial, key: str, seed: int, of: Report, data: Path, kept: Path) -> Report:
     """Train a model, and test it at every length."""
     test = load(trial, data, "test")
-    model, found = trained(trial, key, seed, of, data)
+    model, found = trained(trial, key, seed, of, data, kept)
     found["scores"] = {}
     for times, number in trial.tests.items():
         begin = process_time()
@@ -220,9 +227,9 @@ def measure(trial: Trial, key: str, seed: int, of: Report, data: Path) -> Report
     return found
 
 
-def validate(trial: Trial, key: str, of: Report, data: Path) -> Report:
+def validate(trial: Trial, key: str, of: Report, data: Path, kept: Path) -> Report:
     """Train a model, and score it on examples of the validation, whose seed no test has."""
-    model, found = trained(trial, key, SEARCH_SEED, of, data)
+    model, found = trained(trial, key, SEARCH_SEED, of, data, kept)
     task = longer_by(load(trial, data, "training"), trial.validated)
     examples = Examples(task, SEARCH_SEED, trial.tests[trial.validated], "validation")
     found["accuracy"] = Scores.of(list(results(model, task, examples))).accuracy
@@ -234,8 +241,8 @@ def longer_by(task: Task, times: int) -> Task:
     return task if times == 1 else task.at_length(times * task.length)
 
 
-def trained(trial: Trial, key: str, seed: int, of: Report, data: Path) -> tuple[BaselineForCausalLM, Report]:
-    """A model, and what there is to report of its training."""
+def trained(trial: Trial, key: str, seed: int, of: Report, data: Path, kept: Path) -> tuple[BaselineForCausalLM, Report]:
+    """A model, and what there is to report of its training, whose stages are kept in a folder."""
     task = load(trial, data, "training")
     training = replace(TRAINING, **of["training"], seed=seed)
     stages = [*lessons(trial, training, of, data), (task, training), *longer(task, training, of)]
@@ -243,23 +250,15 @@ def trained(trial: Trial, key: str, seed: int, of: Report, data: Path) -> tuple[
     size = of["parameters"] or count(configure("titans", base))
     config = configure(key, base, size, context=max(one.length for one, _ in stages))
     kind = BaselineAutoencoder if task.at_once else BaselineForCausalLM
-    begin, folder = process_time(), None
-    with tempfile.TemporaryDirectory() as temporary:
-        for number, (one, plan) in enumerate(stages):
-            steps = plan.max_steps
-            plan = replace(plan, validate_every=steps, checkpoint_every=steps, log_every=min(steps, 50))
-            output = Path(temporary) / str(number)
-            folder = train(one, output, config, plan, start=folder, count=trial.examples, make_model=kind, progress=False)
-        seconds = round(process_time() - begin, 1)
-        assert folder is not None
-        return kind.from_pretrained(folder), {"parameters": count(config), "cpu_seconds": seconds}
+    model, seconds = train_stages(stages, kind, config, kept, trial.examples)
+    return model, {"parameters": count(config), "cpu_seconds": seconds}
 
 
-def lessons(trial: Trial, training: TrainingConfig, of: Report, data: Path) -> Iterator[tuple[Task, TrainingConfig]]:
+def lessons(trial: Trial, training: TrainingConfig, of: Report, data: Path) -> Iterator[Stage]:
     """Other trials that a model is trained on before its own, and how."""
     for name, _, rows, steps in of.get("lessons", ()):
         lesson = replace(TRIALS[name], vocabulary=trial.vocabulary)
-        yield load(lesson, data, "training", pieces=trial.name), replace(training, batch_size=rows, max_steps=steps)
+        yield load(lesson, data, "training", pieces=trial.pieces or trial.name), replace(training, batch_size=rows, max_steps=steps)
 
 
 def rows_of(trial: Trial) -> int:
@@ -268,7 +267,7 @@ def rows_of(trial: Trial) -> int:
     return rows
 
 
-def longer(task: Task, training: TrainingConfig, of: Report) -> Iterator[tuple[Task, TrainingConfig]]:
+def longer(task: Task, training: TrainingConfig, of: Report) -> Iterator[Stage]:
     """Longer texts of the task that a model is trained on after its own, as many tokens a step, and how."""
     for times, steps, rate in of.get("longer", ()):
         rows = max(1, training.batch_size // times)
@@ -282,7 +281,7 @@ def search_cells(options: argparse.Namespace) -> dict[str, Cell]:
         for rate in TRIALS[name].rates if len(TRIALS[name].rates) > 1 else ():
             of = settings(TRIALS[name], key, rate, options.steps, options.parameters)
             work = partial(validate, TRIALS[name], key, of, options.data)
-            made[f"{name} | {key} | {rate:g}"] = Cell(of, lambda say, checkpoint, work=work: work())  # type: ignore[misc]
+            made[f"{name} | {key} | {rate:g}"] = Cell(of, lambda say, checkpoint, work=work: work(checkpoint.with_name(TRAINED)))  # type: ignore[misc]
     return made
 
 
@@ -293,7 +292,7 @@ def cells(options: argparse.Namespace, searched: Report) -> dict[str, Cell]:
         of = settings(TRIALS[name], key, rate_of(searched, name, key), options.steps, options.parameters)
         for seed in options.seeds:
             work = partial(measure, TRIALS[name], key, seed, of, options.data)
-            made[f"{name} | {key} | {seed}"] = Cell(of, lambda say, checkpoint, work=work: work())  # type: ignore[misc]
+            made[f"{name} | {key} | {seed}"] = Cell(of, lambda say, checkpoint, work=work: work(checkpoint.with_name(TRAINED)))  # type: ignore[misc]
     return made
 
 

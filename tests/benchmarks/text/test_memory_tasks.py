@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from benchmarks.text import memory_tasks
+from benchmarks.text import memory_tasks, stages
 from benchmarks.text.baselines import count
 
 
@@ -47,7 +47,7 @@ def test_a_trial_goes_on_at_longer_lengths_from_what_it_learned(tmp_path: Path) 
     short = memory_tasks.Trial("mqar", {"symbols": 64, "length": 32, "pairs": 4}, training={"batch_size": 4, "max_steps": 3}, rates=(1e-3,))
     longer = replace(short, longer=((2, 1, 1e-3),))
     alone, both = (
-        memory_tasks.trained(trial, "transformer", 0, memory_tasks.settings(trial, "transformer", 1e-3, None, None), tmp_path)[0]
+        memory_tasks.trained(trial, "transformer", 0, memory_tasks.settings(trial, "transformer", 1e-3, None, None), tmp_path, tmp_path)[0]
         for trial in (short, longer)
     )
     windows = [model.config.titans.attention.sliding_window for model in (alone, both)]
@@ -58,13 +58,13 @@ def test_a_trial_goes_on_at_longer_lengths_from_what_it_learned(tmp_path: Path) 
 
 def test_a_trial_begins_with_its_lessons(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     seen = []
-    taught = memory_tasks.train
+    taught = stages.train
 
     def noted(task: memory_tasks.Task, output: Path, config: object, plan: memory_tasks.TrainingConfig, **given: object) -> Path:
         seen.append((task.length, plan.batch_size, plan.max_steps))
         return taught(task, output, config, plan, **given)
 
-    monkeypatch.setattr(memory_tasks, "train", noted)
+    monkeypatch.setattr(stages, "train", noted)
     trial = memory_tasks.Trial(
         "mqar",
         {"symbols": 64, "length": 64, "pairs": 4},
@@ -73,11 +73,22 @@ def test_a_trial_begins_with_its_lessons(tmp_path: Path, monkeypatch: pytest.Mon
         lessons=(("mqar", 1),),
     )
     of = memory_tasks.settings(trial, "transformer", 1e-3, None, None)
-    model, _ = memory_tasks.trained(trial, "transformer", 0, of, tmp_path)
+    model, _ = memory_tasks.trained(trial, "transformer", 0, of, tmp_path, tmp_path)
     assert seen == [(32, 128, 1), (64, 4, 3), (128, 2, 2)]
     assert model.config.titans.attention.sliding_window == 128
     alone = memory_tasks.settings(replace(trial, lessons=()), "transformer", 1e-3, None, None)
     assert of != alone, "a cell is measured anew where its lessons are others"
+    further = replace(trial, longer=(*trial.longer, (4, 1, 1e-3)))
+    of = memory_tasks.settings(further, "gated-delta", 1e-3, None, None)
+    _, begun = memory_tasks.trained(trial, "gated-delta", 0, of | {"longer": trial.longer}, tmp_path, tmp_path)
+    del seen[:]
+    memory_tasks.trained(further, "gated-delta", 0, of, tmp_path, tmp_path)
+    assert seen == [(256, 1, 1)], "stages that were trained before are not trained again"
+    _, again = memory_tasks.trained(trial, "gated-delta", 0, of | {"longer": trial.longer}, tmp_path, tmp_path)
+    assert again == begun, "seconds are those of all stages, whenever they were trained"
+    memory_tasks.trained(further, "gated-delta", 1, of, tmp_path, tmp_path)
+    assert len(seen) == 5, "another seed begins anew"
+    assert not [path for path in tmp_path.iterdir() if path.name.startswith("tmp")]
 
 
 def test_tasks_of_text_have_pieces_of_their_own_training(tmp_path: Path) -> None:
