@@ -6,7 +6,7 @@ parameters: what a part takes is given to the feed-forward layers. Nothing was c
 to all its models; ours are keys and values of attention, so that LMM has none and their ablation is MAC's.
 
 `--steps 1600` trains for longer, into a file of its own. Results are written after every measurement, and a run goes on where one was
-ended. `--table` prints them, and writes those of the usual steps into docs/text_benchmark.md.
+ended. `--table` prints them, and writes those of 400 and 1,600 steps into docs/text_benchmark.md.
 """
 
 import argparse
@@ -28,8 +28,9 @@ from titans_seq.training import TrainingConfig
 
 MODULE = "benchmarks.text.ablations"
 OUTPUT = RESULTS / "text_ablations.json"
-SECTION = Section("text-ablations")
 STEPS, SCORED, WINDOW = 400, 100_000, 1024
+SECTIONS = {STEPS: Section("text-ablations"), 1600: Section("text-ablations-1600")}
+"""Of the page, by the steps."""
 
 
 @dataclass(frozen=True)
@@ -99,7 +100,12 @@ def cells(data: Path, rows: Sequence[str], seeds: Sequence[int], steps: int) -> 
     return found
 
 
-def markdown(found: Mapping[str, Report], command: str = MODULE) -> str:
+def output_of(steps: int, output: Path = OUTPUT) -> Path:
+    """The results of so many steps."""
+    return output if steps == STEPS else output.with_stem(f"{output.stem}_{steps}")
+
+
+def markdown(found: Mapping[str, Report], steps: int = STEPS) -> str:
     """Bits per byte, the differences to what each is compared with, and whether the paper's sign is found."""
     scores = {key: fmean(cell["scores"].values()) for key, cell in found.items()}
     lines = ["| | bits per byte | difference | paper, perplexity | its difference, % | here |", f"|{' --- |' * 6}"]
@@ -112,6 +118,7 @@ def markdown(found: Mapping[str, Report], command: str = MODULE) -> str:
         lines.append(f"| {row.label} | {_with_spread(values, '.4f')} | {apart} {paper}| {_verdict(name, differences)} |")
     books = ", ".join(next(iter(found.values()))["scores"])
     head = f"Mean of {books}; ± is the standard deviation over seeds {seeds_of(found)}, of differences"
+    command = MODULE if steps == STEPS else f"{MODULE} --steps {steps}"
     return "\n".join([f"{head} between models of one seed. {measured_by(found, command)}", "", *lines])
 
 
@@ -157,12 +164,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
     add_shared(parser, OUTPUT)
     options = parser.parse_args(arguments)
     check_names(parser, options.rows, ROWS)
-    output, command, usual = options.output, MODULE, options.steps == STEPS
-    if not usual:
-        output, command = output.with_stem(f"{output.stem}_{options.steps}"), f"{MODULE} --steps {options.steps}"
+    output = output_of(options.steps, options.output)
     if not options.table:
         run_cells(cells(options.data, options.rows, options.seeds, options.steps), output, MODULE)
-    show(markdown(read_cells(output), command), SECTION, options.table and usual)
+    show(markdown(read_cells(output), options.steps), SECTIONS.get(options.steps), options.table)
 
 
 if __name__ == "__main__":

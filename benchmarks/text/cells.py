@@ -104,8 +104,8 @@ def seeds_of(found: Mapping[str, Report]) -> str:
     return ", ".join(sorted({key.split(" | ")[1] for key in found}))
 
 
-def show(text: str, section: Section, write: bool) -> None:
-    """Print what was found, and write it into the section of the page where that is asked for."""
-    if write:
+def show(text: str, section: Section | None, write: bool) -> None:
+    """Print what was found, and write it into the section of the page, where it has one, if that is asked for."""
+    if write and section is not None:
         section.write(PAGE, text)
     print(text)

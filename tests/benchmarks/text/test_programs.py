@@ -149,11 +149,12 @@ def test_the_page_shows_the_results_that_ship() -> None:
     shown = {
         shakespeare: lambda: shakespeare.markdown(read_cells(shakespeare.OUTPUT), read_cells(shakespeare.SEARCH)),
         books: lambda: books.markdown(read_cells(books.OUTPUT)),
-        ablations: lambda: ablations.markdown(read_cells(ablations.OUTPUT)),
     }
     for module, text in shown.items():
         expected = text() if module.OUTPUT.exists() else f"Not measured yet: `python -m {module.MODULE}`."
         assert module.SECTION.read(page) == expected
+    for steps, section in ablations.SECTIONS.items():
+        assert section.read(page) == ablations.markdown(read_cells(ablations.output_of(steps)), steps)
 
 
 def test_settings_that_ship_can_be_read() -> None:
