@@ -127,8 +127,8 @@ class CafeModel(Pretrained):
         self.titans = Titans(config.titans)
         self.head = nn.Linear(dim, len(DRINKS))
 
-    def initial_state(self, batch_size: int) -> TitansState:
-        return self.titans.initial_state(batch_size)
+    def init_state(self, batch_size: int) -> TitansState:
+        return self.titans.init_state(batch_size)
 
     def forward(self, orders: Tensor, next_times: Tensor, state: TitansState | None = None, **marks: Any) -> tuple[Tensor, TitansState]:
         """Logits (B, T, drinks) of what follows each of the orders (B, T, 2), at the times (B, T); and the state after."""

@@ -140,7 +140,7 @@ class SlidingWindowAttention(_Attention):
         """As far as rotations tell positions apart."""
         return 2**53
 
-    def initial_state(self, batch_size: int) -> SlidingWindowState:
+    def init_state(self, batch_size: int) -> SlidingWindowState:
         """The state before the first token."""
         return SlidingWindowState(*self.empty_cache(batch_size))
 
@@ -227,7 +227,7 @@ class SegmentAttention(_Attention):
         """Rows of keys a token."""
         return 1 if self.config.memory_tokens else 2
 
-    def initial_state(self, batch_size: int) -> SegmentState:
+    def init_state(self, batch_size: int) -> SegmentState:
         """The state at a segment's begin."""
         return SegmentState(*self.empty_cache(batch_size))
 
@@ -246,7 +246,7 @@ class SegmentAttention(_Attention):
         Returns:
             (B, T, dim) and the state after the piece.
         """
-        state = state or self.initial_state(x.shape[0])
+        state = state or self.init_state(x.shape[0])
         self.check_cache(state)
         return self.attend_projected(self.query(x), self.key_value(x), memory, state, mask)
 

@@ -49,9 +49,9 @@ class Titans(Pretrained):
                 ends_branch = name.endswith("output.weight")
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.num_layers) if ends_branch else 0.02)
 
-    def initial_state(self, batch_size: int) -> TitansState:
+    def init_state(self, batch_size: int) -> TitansState:
         """The state before the first token of `batch_size` streams; a call without a state begins with it."""
-        return TitansState(tuple(block.mixer.initial_state(batch_size) for block in self.blocks))  # type: ignore[union-attr, operator]
+        return TitansState(tuple(block.mixer.init_state(batch_size) for block in self.blocks))  # type: ignore[union-attr, operator]
 
     def forward(
         self, x: Tensor, state: TitansState | None = None, *, mask: Tensor | None = None, reset: Tensor | None = None
@@ -107,7 +107,7 @@ class Titans(Pretrained):
         elif mask is not None and not torch.compiler.is_compiling():  # looking costs a graph break
             empty = mask.logical_not().all(1).nonzero().flatten().tolist()
             if empty:
-                raise ValueError(f"mask must have a token in each row that begins a stream, got none in rows {empty}; see initial_state")
+                raise ValueError(f"mask must have a token in each row that begins a stream, got none in rows {empty}; see init_state")
 
     def _check_state(self, state: TitansState, batch_size: int) -> None:
         if len(state.blocks) != len(self.blocks):
@@ -119,4 +119,4 @@ class Titans(Pretrained):
                     f"state is of another variant: it holds {type(block_state).__name__}, {self.config.variant!r} needs {expected.__name__}"
                 )
         if state.batch_size != batch_size:
-            raise ValueError(f"state is of a batch of {state.batch_size}, x has {batch_size} rows; see State.index_select")
+            raise ValueError(f"state is of a batch of {state.batch_size}, x has {batch_size} rows; see State.select")

@@ -103,17 +103,17 @@ class MemoryAsContext(nn.Module):
         tokens = config.attention.memory_tokens
         self.memory_queries = nn.Parameter(torch.randn(tokens, config.dim)) if tokens else None
 
-    def initial_state(self, batch_size: int) -> ContextMixerState:
+    def init_state(self, batch_size: int) -> ContextMixerState:
         """The state before the first token."""
-        memory = self.memory.initial_state(batch_size)
-        return ContextMixerState(memory, self.memory.snapshot(memory), self.attention.initial_state(batch_size))
+        memory = self.memory.init_state(batch_size)
+        return ContextMixerState(memory, self.memory.snapshot(memory), self.attention.init_state(batch_size))
 
     def forward(
         self, x: Tensor, state: ContextMixerState | None = None, mask: Tensor | None = None, reset: Tensor | None = None
     ) -> tuple[Tensor, ContextMixerState]:
         """x (B, T, dim) -> (B, T, dim) and the state after the last token."""
         fresh = state is None
-        state = self.initial_state(x.shape[0]) if state is None else state
+        state = self.init_state(x.shape[0]) if state is None else state
         self.attention.check_cache(state.segment)
         read = () if self.memory_queries is not None else self.memory.project_read(x)
         inputs = (self.attention.query(x), self.attention.key_value(x), *read)
@@ -123,7 +123,7 @@ class MemoryAsContext(nn.Module):
             y, m, state = self._piece(piece, state)
             outputs.append((y, m))
         if last_restart is not None:
-            state = self.initial_state(x.shape[0]).where(last_restart, state)
+            state = self.init_state(x.shape[0]).where(last_restart, state)
         y, m = (collect(list(parts)) for parts in zip(*outputs, strict=True))
         return self.gate(y, m), state  # equation 25
 
@@ -159,7 +159,7 @@ class MemoryAsContext(nn.Module):
         """Tokens of one segment in each row: y and M(y), (B, T, dim) each, and the state after them."""
         query, key_value, *read = piece.inputs
         if piece.restart is not None:
-            state = self.initial_state(query.shape[0]).where(piece.restart, state)
+            state = self.init_state(query.shape[0]).where(piece.restart, state)
         context = self._context(query.shape[0], read, state.before_segment, piece.begins)
         y, segment = self.attention.attend_projected(query, key_value, context, state.segment, piece.mask)  # equation 22, equation 23
         m, memory = self.memory(self.norm(y), state.memory, mask=piece.mask)  # equation 24
@@ -169,7 +169,7 @@ class MemoryAsContext(nn.Module):
         """Rows that have reached their segment's end stand before the next one."""
         if piece.ends is False:
             return state
-        now, empty = self.memory.snapshot(state.memory), self.attention.initial_state(len(state.segment.position))
+        now, empty = self.memory.snapshot(state.memory), self.attention.init_state(len(state.segment.position))
         if piece.ends:
             return ContextMixerState(state.memory, now, empty)
         between = state.segment.position % self.segment_length == 0  # rows that end theirs, and rows without a token yet
@@ -207,9 +207,9 @@ class _WindowMixer(nn.Module):
         self.memory = NeuralMemory(config.dim, config.memory)
         self.attention = SlidingWindowAttention(config.dim, config.attention)
 
-    def initial_state(self, batch_size: int) -> WindowMixerState:
+    def init_state(self, batch_size: int) -> WindowMixerState:
         """The state before the first token."""
-        return WindowMixerState(self.memory.initial_state(batch_size), self.attention.initial_state(batch_size))
+        return WindowMixerState(self.memory.init_state(batch_size), self.attention.init_state(batch_size))
 
 
 class MemoryAsGate(_WindowMixer):

@@ -18,7 +18,7 @@ class Decoder:
     "reduce-overhead"), once for a batch size: all that depends on where a stream stands is in tensors. On a CPU the model itself is called,
     and where torch has compiled too many steps (`torch._dynamo.config.recompile_limit`).
 
-    >>> decoder, state = Decoder(model), model.initial_state(1)
+    >>> decoder, state = Decoder(model), model.init_state(1)
     >>> for x in prompt.split(1, dim=1):
     ...     y, state = decoder(x, state)
 
@@ -42,7 +42,7 @@ class Decoder:
 
         Args:
             x: (B, 1, ..), what the model reads.
-            state: before it, as of `initial_state(B)` or of the call before.
+            state: before it, as of `init_state(B)` or of the call before.
 
         Returns:
             What the model gives, and the state after the token; both stay as they are when further tokens are read.

@@ -44,9 +44,9 @@ class LanguageModel(Pretrained):
         if self.head is not None and bias:
             nn.init.zeros_(self.head.bias)
 
-    def initial_state(self, batch_size: int) -> TitansState:
+    def init_state(self, batch_size: int) -> TitansState:
         """The state before the first token of `batch_size` rows."""
-        return self.titans.initial_state(batch_size)
+        return self.titans.init_state(batch_size)
 
     @property
     def output_weight(self) -> Tensor:
@@ -84,7 +84,7 @@ class LanguageModel(Pretrained):
             if mask is not None:
                 raise ValueError("lengths and mask say the same, where tokens are; give one of them")
             mask = lengths_to_mask(lengths, *tokens.shape)
-            state = self.initial_state(len(tokens)) if state is None else state  # a row may be empty
+            state = self.init_state(len(tokens)) if state is None else state  # a row may be empty
         y, state = self.titans(self.embedding(self.rows_of(tokens)), state, mask=mask, reset=reset)
         return y, state
 

@@ -29,7 +29,7 @@ def state_bytes(model: "nn.Module") -> int | None:
     """Bytes that the backbones in a model carry for one stream; None for a model without any."""
     from titans_seq.backbone import Titans
 
-    sizes = [module.initial_state(1).nbytes for module in model.modules() if isinstance(module, Titans)]
+    sizes = [module.init_state(1).nbytes for module in model.modules() if isinstance(module, Titans)]
     return sum(sizes) if sizes else None
 
 

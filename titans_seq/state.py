@@ -66,9 +66,9 @@ class State:
         device, dtype, non_blocking, _ = torch._C._nn._parse_to(*args, **kwargs)  # as nn.Module.to
         return self.map(lambda x: x.to(device, dtype if x.is_floating_point() else None, non_blocking))
 
-    def index_select(self, index: Tensor) -> Self:
-        """Rows `index` (N,) int64 of the batch, in that order; a row may be taken more than once (beam search)."""
-        return self.map(lambda x: x.index_select(0, index))
+    def select(self, rows: Tensor) -> Self:
+        """Rows `rows` (N,) int64 of the batch, in that order; a row may be taken more than once (beam search)."""
+        return self.map(lambda x: x.index_select(0, rows))
 
     @classmethod
     def cat(cls, states: Sequence[Self]) -> Self:

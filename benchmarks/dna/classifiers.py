@@ -42,7 +42,7 @@ class Peer(Pretrained):
         super().__init__()
         self.config = config
 
-    def initial_state(self, batch_size: int) -> None:
+    def init_state(self, batch_size: int) -> None:
         return None
 
     def forward(self, codes: Tensor, mask: Tensor | None = None) -> Tensor:

@@ -10,13 +10,13 @@ ended. `--table` prints them, and writes those of 400 and 1,600 steps into docs/
 """
 
 import argparse
-import math
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 from statistics import fmean, stdev
 
 import torch
+from scipy.stats import ttest_1samp
 from torch import Tensor
 
 from benchmarks.reporting import RESULTS, Report, Section, integers, names
@@ -31,6 +31,8 @@ OUTPUT = RESULTS / "text_ablations.json"
 STEPS, SCORED, WINDOW = 400, 100_000, 1024
 SECTIONS = {STEPS: Section("text-ablations"), 1600: Section("text-ablations-1600")}
 """Of the page, by the steps."""
+CHANCE = 0.05
+"""Of a difference as large, or larger, between models that do not differ: a larger one is none beyond seeds."""
 
 
 @dataclass(frozen=True)
@@ -108,6 +110,8 @@ def output_of(steps: int, output: Path = OUTPUT) -> Path:
 def markdown(found: Mapping[str, Report], steps: int = STEPS) -> str:
     """Bits per byte, the differences to what each is compared with, and whether the paper's sign is found."""
     scores = {key: fmean(cell["scores"].values()) for key, cell in found.items()}
+    if not found:
+        return f"Not measured yet: `python -m {_command(steps)}`."
     lines = ["| | bits per byte | difference | paper, perplexity | its difference, % | here |", f"|{' --- |' * 6}"]
     for name in (name for name in ROWS if name in by_subject(found)):
         row = ROWS[name]
@@ -118,8 +122,11 @@ def markdown(found: Mapping[str, Report], steps: int = STEPS) -> str:
         lines.append(f"| {row.label} | {_with_spread(values, '.4f')} | {apart} {paper}| {_verdict(name, differences)} |")
     books = ", ".join(next(iter(found.values()))["scores"])
     head = f"Mean of {books}; ± is the standard deviation over seeds {seeds_of(found)}, of differences"
-    command = MODULE if steps == STEPS else f"{MODULE} --steps {steps}"
-    return "\n".join([f"{head} between models of one seed. {measured_by(found, command)}", "", *lines])
+    return "\n".join([f"{head} between models of one seed. {measured_by(found, _command(steps))}", "", *lines])
+
+
+def _command(steps: int) -> str:
+    return MODULE if steps == STEPS else f"{MODULE} --steps {steps}"
 
 
 def _differences(scores: Mapping[str, float], name: str) -> list[float]:
@@ -130,18 +137,20 @@ def _differences(scores: Mapping[str, float], name: str) -> list[float]:
 
 
 def _verdict(name: str, differences: Sequence[float]) -> str:
-    """Whether the difference is more than two standard errors from 0, and has the paper's sign."""
+    """Whether seeds tell the difference from 0 (t test, two-sided), and its sign is the paper's."""
     row = ROWS[name]
     if row.against == name:
         return ""
     if len(differences) < 2:
         return "too few seeds"
-    if abs(fmean(differences)) <= 2 * stdev(differences) / math.sqrt(len(differences)):
-        return "no difference beyond seeds"
+    chance = ttest_1samp(differences, 0.0).pvalue
+    p = f"p = {chance:.2g}"
+    if not chance < CHANCE:
+        return f"no difference beyond seeds, {p}"
     worse = fmean(differences) > 0
     if row.perplexity is None:
-        return "worse" if worse else "better"
-    return f"{'worse' if worse else 'better'}, {'as' if worse == (_percent(row) > 0) else 'unlike'} the paper"
+        return f"{'worse' if worse else 'better'}, {p}"
+    return f"{'worse' if worse else 'better'}, {'as' if worse == (_percent(row) > 0) else 'unlike'} the paper, {p}"
 
 
 def _percent(row: Row) -> float:

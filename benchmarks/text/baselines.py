@@ -104,7 +104,7 @@ class LinearAttention(LinearAttentionLayer):
         super().__init__(config.dim, config.attention.num_heads)
         self.norm = nn.RMSNorm(config.dim // self.heads, eps=config.norm_eps)
 
-    def initial_state(self, batch_size: int) -> LinearAttentionState:
+    def init_state(self, batch_size: int) -> LinearAttentionState:
         width = self.output.in_features // self.heads
         return LinearAttentionState(self.output.weight.new_zeros(batch_size, self.heads, width, width))
 
@@ -118,7 +118,7 @@ class LinearAttention(LinearAttentionLayer):
             log_decay = torch.where(reset.unsqueeze(1), FORGOTTEN, log_decay)
         if mask is not None:
             k, log_decay = torch.where(mask[:, None, :, None], k, 0), torch.where(mask.unsqueeze(1), log_decay, 0)
-        y, sums = chunked_linear_attention(q, k, v, log_decay, (state or self.initial_state(len(x))).sums)
+        y, sums = chunked_linear_attention(q, k, v, log_decay, (state or self.init_state(len(x))).sums)
         return self.join(self.norm(y)), LinearAttentionState(sums)
 
 

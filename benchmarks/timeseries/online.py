@@ -181,7 +181,7 @@ def cold(half: Half, net: OurNetwork, look_back: int) -> Iterator[Tensor]:
 def first_half(half: Half, net: OurNetwork) -> ForecasterState:
     """The state after the first half, but for the few first steps: so that every origin is at the end of a patch, as in training."""
     new = half.series_TC[half.middle % half.setting.patch_length : half.middle].unsqueeze(0)
-    return net.model.observe(net.model.initial_state(1), new, torch.ones_like(new))
+    return net.model.observe(net.model.init_state(1), new, torch.ones_like(new))
 
 
 def carried(half: Half, net: OurNetwork, state: ForecasterState) -> Iterator[Tensor]:

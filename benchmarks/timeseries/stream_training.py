@@ -80,7 +80,7 @@ def carried_mse(model: TitansForecaster, series_TC: Tensor, first: int) -> float
     c = model.config
     H, P = c.prediction_length, c.patch_length
     model.eval()
-    state, place, errors = model.initial_state(1), first % P, []
+    state, place, errors = model.init_state(1), first % P, []
     last = place + (len(series_TC) - H - place) // P * P
     while place < last:
         end = min(place + 128 * P, last)
@@ -103,11 +103,11 @@ def train_on_streams(model: TitansForecaster, series_TC: Tensor, border: int, lr
     torch.manual_seed(seed)
     optimizer = torch.optim.AdamW(model.parameters(), lr, weight_decay=0.0)
     schedule = torch.optim.lr_scheduler.OneCycleLR(optimizer, lr, total_steps=budget.segments, pct_start=0.1)
-    errors, state = [carried_mse(model, series_TC, border)], model.initial_state(budget.streams)
+    errors, state = [carried_mse(model, series_TC, border)], model.init_state(budget.streams)
     best = {name: x.clone() for name, x in model.state_dict().items()}
     for done, (x_BTC, begins) in enumerate(segments(series_TC[:border], model, budget, seed), start=1):
         model.train()
-        after, distr_args, outlooks = read_on(model, model.initial_state(budget.streams) if begins else state, x_BTC)
+        after, distr_args, outlooks = read_on(model, model.init_state(budget.streams) if begins else state, x_BTC)
         loss = model.distr_output.loss(in_units(model, x_BTC, outlooks).to(distr_args[0].dtype), distr_args)
         loss = in_series_units(loss, outlooks.scale.unsqueeze(1), outlooks.scale.new_ones(len(loss), 1), model.config.output).mean()
         optimizer.zero_grad()

@@ -59,7 +59,7 @@ class ContextLayer(Learner):
         nn.init.constant_(self.weights.bias, FIRST_WEIGHT)
         self.register_buffer("smoothing", torch.tensor(config.smoothing)[:, None], persistent=False)
 
-    def initial_state(self, batch_size: int) -> ContextLayerState:
+    def init_state(self, batch_size: int) -> ContextLayerState:
         """Of a memory that was told nothing."""
         f = self.smoothing.new_zeros(batch_size, len(self.config.lengths), 4, dtype=torch.float32)
         return ContextLayerState(ContextMemoryState.initial(self.config, batch_size, f.device), f, f[..., 0].clone())

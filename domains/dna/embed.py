@@ -172,7 +172,7 @@ def _segments(
 def _first_rows(state: DNAState | None, count: int) -> DNAState | None:
     if state is None or state.batch_size == count:
         return state
-    return state.index_select(torch.arange(count, device=state.tensors()[0].device))
+    return state.select(torch.arange(count, device=state.tensors()[0].device))
 
 
 class _Means:

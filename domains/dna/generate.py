@@ -53,8 +53,8 @@ def generate(
     with torch.no_grad():
         state = read_on(model, tokens[None, :-1], None, _SEGMENT)
         if state is None:
-            state = model.initial_state(1)
-        state = state.index_select(torch.zeros(num_sequences, dtype=torch.int64, device=device))
+            state = model.init_state(1)
+        state = state.select(torch.zeros(num_sequences, dtype=torch.int64, device=device))
     generators = _generators(seed, stream, num_sequences)
     made = np.empty((num_sequences, length), np.uint8)
     last = np.full(num_sequences, tokens[-1], np.uint8)

@@ -46,7 +46,7 @@ class DNAClassifier(Pretrained):
         nn.init.normal_(self.head.weight, std=0.02)
         nn.init.zeros_(self.head.bias)
 
-    def initial_state(self, batch_size: int) -> None:
+    def init_state(self, batch_size: int) -> None:
         """None: no sequence goes on from another."""
 
     def forward(self, codes: Tensor, mask: Tensor | None = None) -> Tensor:
@@ -82,7 +82,7 @@ class WindowModel(Pretrained):
         nn.init.normal_(self.head.linear.weight, std=0.02)
         nn.init.zeros_(self.head.linear.bias)
 
-    def initial_state(self, batch_size: int) -> None:
+    def init_state(self, batch_size: int) -> None:
         """None: windows are trained on by themselves."""
 
 

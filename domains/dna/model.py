@@ -47,10 +47,10 @@ class TitansForDNA(LanguageModel):
         super().__init__(config, VOCABULARY, N, bias=True)
         self.contexts = None if config.contexts is None else ContextLayer(config.titans.dim, config.contexts)
 
-    def initial_state(self, batch_size: int) -> DNAState:  # type: ignore[override]
+    def init_state(self, batch_size: int) -> DNAState:  # type: ignore[override]
         """The state before the first base of `batch_size` sequences."""
-        contexts = None if self.contexts is None else self.contexts.initial_state(batch_size)
-        return DNAState(self.titans.initial_state(batch_size), contexts)
+        contexts = None if self.contexts is None else self.contexts.init_state(batch_size)
+        return DNAState(self.titans.init_state(batch_size), contexts)
 
     def rows_of(self, tokens: Tensor) -> Tensor:
         """Codes (B, T) without their soft mask, which changes nothing that is read.
@@ -87,7 +87,7 @@ class TitansForDNA(LanguageModel):
         if self.contexts is None:
             y, titans = self.titans(x, None if state is None else state.titans, mask=mask, reset=reset)
             return y, self.logits_of(y), DNAState(titans, None)
-        state = self.initial_state(len(tokens)) if state is None else state
+        state = self.init_state(len(tokens)) if state is None else state
         if state.contexts is None:
             raise ValueError("state is of a model without a context memory, this one has one (DNAConfig.contexts)")
         f, record, told, contexts = self.contexts.ask(bases, state.contexts, mask, reset)

@@ -166,7 +166,7 @@ def _ratios_of_batch(model: TitansForDNA, windows: Sequence[Window], segment_len
     texts = [text[: max(window.lengths)] for window in windows for text in (window.reference, *window.alternatives)]
     owner = np.repeat(np.arange(len(windows)), [1 + len(window.alternatives) for window in windows])  # (R,)
     if state is not None:
-        state = state.index_select(torch.from_numpy(owner).to(model.output_weight.device))
+        state = state.select(torch.from_numpy(owner).to(model.output_weight.device))
     targets = np.full((len(texts), max(map(len, texts))), N, np.uint8)  # (R, T); what is behind a shorter one changes nothing before
     for row, text in enumerate(texts):
         targets[row, : len(text)] = text

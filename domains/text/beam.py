@@ -69,7 +69,7 @@ def beam_search(
         costs = torch.tensor([cost for *_, cost in going], dtype=torch.float64)
         rows = torch.tensor([parent for parent, *_ in going], device=now.last.device)
         last = torch.tensor([token for _, token, _ in going], device=now.last.device)
-        now = Context(state.index_select(rows), last, now.length.index_select(0, rows) + 1)
+        now = Context(state.select(rows), last, now.length.index_select(0, rows) + 1)
     else:
         done += [_beam(model, row, cost, False) for row, cost in zip(tokens, costs.tolist(), strict=True)]
     return sorted(done, key=lambda beam: beam.cost(length_penalty))[:beams]

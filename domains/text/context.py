@@ -79,7 +79,7 @@ def begin(model: TitansForCausalLM, rows: int = 1) -> Context:
     """Before the first token of `rows` texts: the end of a document before them was read."""
     device = model.output_weight.device
     last = torch.full((rows,), model.config.end, device=device)
-    return Context(model.initial_state(rows).detach(), last, torch.ones_like(last))
+    return Context(model.init_state(rows).detach(), last, torch.ones_like(last))
 
 
 @torch.no_grad()

@@ -145,9 +145,9 @@ def fork(context: Context, rows: int) -> Context:
     have = len(context.last)
     if have not in (1, rows):
         raise ValueError(f"context must have one row or {rows}, one for each prompt, got {have}")
-    return context if have == rows else context.index_select(torch.zeros(rows, dtype=torch.int64, device=context.last.device))
+    return context if have == rows else context.select(torch.zeros(rows, dtype=torch.int64, device=context.last.device))
 
 
 def select(context: Context, row: int) -> Context:
     """One row of it."""
-    return context.index_select(torch.tensor([row], device=context.last.device))
+    return context.select(torch.tensor([row], device=context.last.device))

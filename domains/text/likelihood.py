@@ -67,7 +67,7 @@ def likelihoods(
         rows = [(row, number) for row, context in enumerate(some) for number in following[context]]
         for part in batched(rows, batch_size):
             index = torch.tensor([row for row, _ in part], device=read.last.device)
-            nats, greedy = follow(model, read.index_select(index), [pairs[number][1] for _, number in part])
+            nats, greedy = follow(model, read.select(index), [pairs[number][1] for _, number in part])
             for (_, number), *one in zip(part, nats.tolist(), greedy.tolist(), strict=True):
                 found[number] = Likelihood(*one)
             on_done(len(part))

@@ -70,7 +70,7 @@ def score(
     """
     device = model.output_weight.device
     for n in range(len(documents)):
-        last, state = int(documents.lengths[n]) - 1, model.initial_state(1).detach()
+        last, state = int(documents.lengths[n]) - 1, model.init_state(1).detach()
         sums, counts = np.zeros(64), np.zeros(64, np.int64)
         for start in range(0, last, segment_length):
             read = torch.from_numpy(documents.read(n, start, min(start + segment_length, last) + 1).astype(np.int64)).to(device)

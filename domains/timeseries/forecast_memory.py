@@ -104,7 +104,7 @@ class ForecastMemory(Learner):
     def _weights(self) -> MemoryWeights:
         return MemoryWeights(layers=[self.components.new_zeros(self.heads, self.width, self.width)], residual=False)
 
-    def initial_state(self, rows: int) -> ForecastMemoryState:
+    def init_state(self, rows: int) -> ForecastMemoryState:
         """Before the first patch."""
         one, J = self.components, self.heads
         return ForecastMemoryState(
@@ -228,7 +228,7 @@ def _whitened(moments_KK: Tensor, steps: int, components: int) -> Tensor:
 
 def _squared_errors(memory: ForecastMemory, patches: Patches, weight_RN: Tensor) -> Tensor:
     """Sum of squared errors of each head's corrected forecasts over a stream, (J,) float64; weight of the units of each patch."""
-    correction, _ = memory(patches, memory.initial_state(len(patches.x)))
+    correction, _ = memory(patches, memory.init_state(len(patches.x)))
     forecast = patches.forecast.double() + correction
     whole = (patches.seen > 0).all(-1)
     found = []

@@ -130,14 +130,14 @@ class TitansForecaster(LinearView):
         distr_args = self._forecast(last, context.x, context.seen, self._features_ahead(future_feat, len(context.x)))
         return self._for_gluonts(distr_args, last, univariate=past_target.dim() == 2)
 
-    def initial_state(self, batch_size: int) -> ForecasterState:
+    def init_state(self, batch_size: int) -> ForecasterState:
         """The state before the first step of `batch_size` series."""
         c, rows, device = self.config, batch_size * self.config.num_channels, self.linear.weight.device
         values = torch.zeros(rows, max(c.linear_steps, c.patch_length), dtype=torch.float64, device=device)
         features = self.linear.weight.new_zeros(rows, c.patch_length, c.num_past_feat)
         hidden = self.linear.weight.new_zeros(rows, c.titans.dim)
-        titans = self.titans.initial_state(rows)
-        learned = None if self.linear_memory is None else self.linear_memory.initial_state(rows)
+        titans = self.titans.init_state(rows)
+        learned = None if self.linear_memory is None else self.linear_memory.init_state(rows)
         return ForecasterState(titans, Moments.initial(rows, device), hidden, values, torch.zeros_like(values), features, 0, learned)
 
     def observe(
@@ -307,7 +307,7 @@ class TitansForecaster(LinearView):
         hidden, titans = self.titans(tokens, titans)
         correction = None
         if self.linear_memory is not None:
-            learned = self.linear_memory.initial_state(rows) if learned is None else learned
+            learned = self.linear_memory.init_state(rows) if learned is None else learned
             with torch.autocast(x.device.type, enabled=False):
                 patches = self._patches_of(*context[:2], self._phases(context.features), padding, x, seen, loc, scale, before)
                 correction, learned = self.linear_memory(patches, learned)

@@ -89,7 +89,7 @@ class OnlineForecaster:
         self.steps = self.missing = self.dropped = 0
         self._next = None if start is None else self._period(start).ordinal
         self._static = self._checked_static(feat_static_real, feat_static_cat)
-        self._state = self.model.initial_state(1)
+        self._state = self.model.init_state(1)
 
     def _repr_html_(self) -> str:
         """In a notebook: how far the stream has come, and what it carries."""

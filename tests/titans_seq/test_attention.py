@@ -160,7 +160,7 @@ def test_rotary_positions_keep_float32_precision_after_a_million_tokens() -> Non
     expected, _ = layer(x)
     layer = layer.float()
     for start in (0, 1_000_000):
-        y, _ = layer(x.float(), dataclasses.replace(layer.initial_state(1), position=torch.tensor([start])))
+        y, _ = layer(x.float(), dataclasses.replace(layer.init_state(1), position=torch.tensor([start])))
         torch.testing.assert_close(y[:, 5:].double(), expected[:, 5:], rtol=1e-5, atol=1e-5)  # tokens whose window is of this call
 
 

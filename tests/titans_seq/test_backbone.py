@@ -146,18 +146,18 @@ def test_rows_do_not_touch_each_other(name: str) -> None:
             assert torch.equal(z[1:], y[1:])
             assert not torch.allclose(z[0], y[0])
             rest = torch.tensor([1, 2])
-            assert all(map(torch.equal, tensors(state_z.index_select(rest)), tensors(state.index_select(rest))))
+            assert all(map(torch.equal, tensors(state_z.select(rest)), tensors(state.select(rest))))
 
 
 @variants
-def test_index_select_takes_rows_of_a_stream(name: str) -> None:
+def test_select_takes_rows_of_a_stream(name: str) -> None:
     """A row that is taken twice goes on as two streams, in the order of the index."""
     model, x, rest = make_model(name), inputs(9, batch=3), inputs(7, batch=3)
     index = torch.tensor([2, 0, 2, 1])
     with torch.inference_mode():
         _, state = model(x)
         expected, _ = model(rest, state)
-        y, _ = model(rest[index], state.index_select(index))
+        y, _ = model(rest[index], state.select(index))
     torch.testing.assert_close(y, expected[index], **TOLERANCE)
 
 
@@ -219,7 +219,7 @@ def test_the_state_does_not_grow(name: str) -> None:
             _, state = model(inputs(1, dtype=torch.float32), state)
             sizes.append(state.nbytes)
         _, state = model(inputs(4 * SEGMENT * WINDOW, dtype=torch.float32), state)
-    assert {*sizes, state.nbytes, model.initial_state(2).nbytes} == {sizes[0]}
+    assert {*sizes, state.nbytes, model.init_state(2).nbytes} == {sizes[0]}
 
 
 @variants

@@ -257,7 +257,7 @@ def test_the_meta_device_reads_no_values(folder: Path) -> None:
     outline, model = Titans.from_pretrained(folder, device="meta"), Titans.from_pretrained(folder)
     assert all(x.is_meta for x in outline.parameters())
     assert [(x.shape, x.dtype) for x in outline.parameters()] == [(x.shape, x.dtype) for x in model.parameters()]
-    assert outline.initial_state(1).nbytes == model.initial_state(1).nbytes
+    assert outline.init_state(1).nbytes == model.init_state(1).nbytes
 
 
 def test_a_gpu_that_is_not_there_is_said_so(folder: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -271,7 +271,7 @@ def test_info_says_what_a_model_is(capsys: pytest.CaptureFixture[str]) -> None:
         assert found["dtype"] == ["float32"]
         assert found["bytes_on_disk"]["model.safetensors"] == (GOLDEN / name / "model.safetensors").stat().st_size
         backbone = model.titans if name == "forecaster" else model
-        assert found["state_bytes_per_stream"] == backbone.initial_state(1).nbytes
+        assert found["state_bytes_per_stream"] == backbone.init_state(1).nbytes
         assert found["config"] == json.loads(json.dumps(model.config.to_dict()))  # an older file's, with the defaults of what came since
         assert holds(found["config"], json.loads((GOLDEN / name / "config.json").read_text())["config"])
         cli.build_app()(["info", str(GOLDEN / name)])

@@ -27,7 +27,7 @@ def make_model(variant: str, device: str = "cpu", local: LocalMemoryConfig | Non
 
 
 def read(step: Any, model: Titans, x: torch.Tensor) -> torch.Tensor:
-    outputs, state = [], model.initial_state(len(x))
+    outputs, state = [], model.init_state(len(x))
     for token in x.split(1, dim=1):
         y, state = step(token, state)
         outputs.append(y)
@@ -51,7 +51,7 @@ def test_one_compilation_serves_the_whole_stream(variant: str, local: LocalMemor
 def test_one_token_at_a_time() -> None:
     model = make_model("lmm")
     with pytest.raises(ValueError, match=r"x must hold one token, \(B, 1, \.\.\), got \(1, 2, 16\)"):
-        Decoder(model)(torch.zeros(1, 2, 16), model.initial_state(1))
+        Decoder(model)(torch.zeros(1, 2, 16), model.init_state(1))
 
 
 @pytest.mark.gpu

@@ -54,7 +54,7 @@ def test_a_configuration_shows_every_value_and_marks_what_was_chosen() -> None:
 
 def test_a_state_shows_its_tensors_and_its_bytes() -> None:
     model = Titans(TitansConfig(dim=16, num_layers=1, memory=MemoryConfig(num_heads=2)))
-    state = model.initial_state(3)
+    state = model.init_state(3)
     text = shown(state)
     assert text[0].startswith("TitansState, ")
     assert "for 3 rows" in text[0]

@@ -57,10 +57,10 @@ def alone(model: Titans, x: Tensor, mask: Tensor, reset: Tensor | None) -> tuple
     rows, states = [], []
     for b in range(len(x)):
         document = torch.zeros_like(mask[b], dtype=torch.int64) if reset is None else reset[b].long().cumsum(0)
-        y, state = torch.zeros_like(x[b]), model.initial_state(1)
+        y, state = torch.zeros_like(x[b]), model.init_state(1)
         for d in range(int(document[-1]) + 1):
             places = ((document == d) & mask[b]).nonzero().flatten()
-            state = model.initial_state(1)
+            state = model.init_state(1)
             if len(places):
                 piece, state = model(x[b : b + 1, places])
                 y = y.index_put((places,), piece[0])
@@ -70,7 +70,7 @@ def alone(model: Titans, x: Tensor, mask: Tensor, reset: Tensor | None) -> tuple
 
 
 def in_pieces(model: Titans, x: Tensor, cuts: list[int], mask: Tensor, reset: Tensor | None) -> tuple[Tensor, TitansState]:
-    pieces, state = [], model.initial_state(len(x))
+    pieces, state = [], model.init_state(len(x))
     for start, stop in pairwise([0, *cuts, x.shape[1]]):
         y, state = model(x[:, start:stop], state, mask=mask[:, start:stop], reset=None if reset is None else reset[:, start:stop])
         pieces.append(y)
@@ -79,7 +79,7 @@ def in_pieces(model: Titans, x: Tensor, cuts: list[int], mask: Tensor, reset: Te
 
 def assert_rows(state: TitansState, expected: list[TitansState]) -> None:
     for b, row in enumerate(expected):
-        for a, e in zip(state.index_select(torch.tensor([b])).tensors(), row.tensors(), strict=True):
+        for a, e in zip(state.select(torch.tensor([b])).tensors(), row.tensors(), strict=True):
             torch.testing.assert_close(a, e, **TOLERANCE)
 
 
@@ -185,7 +185,7 @@ def test_a_full_mask_and_no_reset_change_nothing(name: str) -> None:
     for options in ({"mask": every}, {"reset": none}, {"mask": every, "reset": none}):
         y, state = model(x, **options)
         torch.testing.assert_close(y, expected, **TOLERANCE)
-        assert_rows(state, [expected_state.index_select(torch.tensor([b])) for b in range(2)])
+        assert_rows(state, [expected_state.select(torch.tensor([b])) for b in range(2)])
 
 
 MEMORIES = {
@@ -293,7 +293,7 @@ def test_bad_marks_name_expected_and_given(name: str) -> None:
     y, after = model(x, state, mask=empty)  # a row that has ended may rest
     assert (y[1] == 0).all()
     last = torch.tensor([1])
-    assert all(map(torch.equal, after.index_select(last).tensors(), state.index_select(last).tensors()))
+    assert all(map(torch.equal, after.select(last).tensors(), state.select(last).tensors()))
 
 
 @pytest.mark.parametrize("name", [pytest.param("mac", marks=pytest.mark.slow), "mag"])
@@ -307,5 +307,5 @@ def test_padding_and_unequal_rows_compile_as_one_graph(name: str) -> None:
             y, state = compiled(piece, state, mask=mask)
             expected, expected_state = model(piece, expected_state, mask=mask)
             torch.testing.assert_close(y, expected, **TOLERANCE)
-    assert_rows(state, [expected_state.index_select(torch.tensor([b])) for b in range(2)])
+    assert_rows(state, [expected_state.select(torch.tensor([b])) for b in range(2)])
     torch._dynamo.reset()

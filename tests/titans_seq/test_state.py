@@ -88,8 +88,8 @@ def test_an_optimizer_does_not_change_a_carried_state(name: str, length: int, ro
     x = torch.randn(rows, max(length, 1), 16)
     y, trained = model(x)
     with torch.no_grad():
-        untrained = model.initial_state(rows) if length == 0 else model(x)[1]
-    carried = [model.initial_state(rows).detach() if length == 0 else trained.detach(), untrained]
+        untrained = model.init_state(rows) if length == 0 else model(x)[1]
+    carried = [model.init_state(rows).detach() if length == 0 else trained.detach(), untrained]
     assert all(storages(state.tensors()).isdisjoint(storages(list(model.parameters()))) for state in carried)
     before = [[x.clone() for x in state.tensors()] for state in carried]
     y.square().sum().backward()
@@ -111,7 +111,7 @@ def test_the_operator_returns_no_view_of_its_weights(impl: str) -> None:
 @pytest.mark.parametrize("name", CONFIGS)
 def test_a_clone_that_is_written_to_leaves_the_state(name: str) -> None:
     model = Titans(CONFIGS[name]).requires_grad_(False)
-    for state in (model.initial_state(2), model(torch.randn(2, 3, 16))[1]):
+    for state in (model.init_state(2), model(torch.randn(2, 3, 16))[1]):
         fork = state.clone()
         assert storages(fork.tensors()).isdisjoint(storages(state.tensors()))
         before = [x.clone() for x in state.tensors()]
@@ -128,10 +128,10 @@ def test_states_are_put_together_and_taken_apart() -> None:
     both = TitansState.cat([one, other])
     assert both.batch_size == 3
     for index, state in (([0], one), ([1, 2], other)):
-        taken = both.index_select(torch.tensor(index))
+        taken = both.select(torch.tensor(index))
         assert all(torch.equal(x, y) for x, y in zip(taken.tensors(), state.tensors(), strict=True))
     with pytest.raises(ValueError, match="states are of different models: number 1"):
-        TitansState.cat([one, Titans(presets.debug("mag")).initial_state(1)])
+        TitansState.cat([one, Titans(presets.debug("mag")).init_state(1)])
     with pytest.raises(ValueError, match="at least one state"):
         TitansState.cat([])
 
@@ -139,12 +139,12 @@ def test_states_are_put_together_and_taken_apart() -> None:
 def test_a_state_knows_whose_it_is(tmp_path: Path) -> None:
     model, other = Titans(presets.debug("lmm")), Titans(presets.debug("lmm"))
     path = tmp_path / "state.safetensors"
-    model.initial_state(1).save(path, model.identity())
+    model.init_state(1).save(path, model.identity())
     TitansState.load(path)
     TitansState.load(path, owner=model.identity())
     with pytest.raises(UserError, match=rf"is a state of another model \({model.identity()}\), not of this one \({other.identity()}\)"):
         TitansState.load(path, owner=other.identity())
-    model.initial_state(1).save(path)
+    model.init_state(1).save(path)
     with pytest.raises(UserError, match="is a state of a model that it does not name"):
         TitansState.load(path, owner=model.identity())
 

@@ -21,7 +21,7 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, forward_methods: Sequence[st
     """Shard parameters, gradients and with them the optimizer's state over the ranks of `mesh` by FSDP2, in place, block by block.
 
     Make the optimizer afterwards. Parameters are gathered and gradients averaged in their own dtype: with float32 parameters the memory is
-    float32 all through, exactly as on one device; `torch.autocast` makes the large products cheap. `initial_state` works without autograd
+    float32 all through, exactly as on one device; `torch.autocast` makes the large products cheap. `init_state` works without autograd
     alone: in training begin with None.
 
     Args:
@@ -40,7 +40,7 @@ def shard_model(model: nn.Module, mesh: DeviceMesh, forward_methods: Sequence[st
     use_every_parameter(model)
     policy = MixedPrecisionPolicy(cast_forward_inputs=False)
     for block in blocks:
-        block.mixer.initial_state = _WholeInitialState(block.mixer)  # type: ignore[assignment]
+        block.mixer.init_state = _WholeInitialState(block.mixer)  # type: ignore[assignment]
         fully_shard(block, mesh=mesh, mp_policy=policy)
     fully_shard(model, mesh=mesh, mp_policy=policy)
     for name in forward_methods:
@@ -68,10 +68,10 @@ def _touch_first_states(block: nn.Module, inputs: Any, output: tuple[Tensor, Sta
 
 
 class _WholeInitialState:
-    """`initial_state` of a mixer, outside of its block's forward too: there parameters are shards, and are gathered."""
+    """`init_state` of a mixer, outside of its block's forward too: there parameters are shards, and are gathered."""
 
     def __init__(self, mixer: nn.Module) -> None:
-        self._make = mixer.initial_state
+        self._make = mixer.init_state
 
     def __call__(self, batch_size: int) -> State:
         state: State = self._make(batch_size)  # type: ignore[operator]
@@ -79,6 +79,6 @@ class _WholeInitialState:
             return state
         if torch.is_grad_enabled():
             raise ValueError(
-                "initial_state of a model sharded by FSDP has no gradient: pass state=None instead, or call it in torch.no_grad()"
+                "init_state of a model sharded by FSDP has no gradient: pass state=None instead, or call it in torch.no_grad()"
             )
         return state.map(lambda x: x.full_tensor().detach() if isinstance(x, DTensor) else x)

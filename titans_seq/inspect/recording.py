@@ -160,7 +160,7 @@ def _begin(watched: dict[NeuralMemory, _Watched], owners: dict[NeuralMemory, Tit
         assert isinstance(backbone, Titans)
         given = _arguments(backbone, args, kwargs)
         state, rows = given.get("state"), len(given["x"])
-        fresh = state is None or _same(state, backbone.initial_state(rows))
+        fresh = state is None or _same(state, backbone.init_state(rows))
         for memory, owner in owners.items():
             streams = watched[memory].streams
             if owner is backbone and (fresh or not streams or rows != len(streams[-1][-1].active)):

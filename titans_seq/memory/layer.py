@@ -164,7 +164,7 @@ class NeuralMemory(MemoryNetwork):
         self._make_network(dim, config)
         self.local = nn.ModuleList(LocalMemoryNetwork(dim, config) for _ in config.local.chunk_sizes) if config.local else None
 
-    def initial_state(self, batch_size: int) -> MemoryLayerState:
+    def init_state(self, batch_size: int) -> MemoryLayerState:
         """The state before the first token."""
         tail = self.qkv.weight.new_zeros(batch_size, self.config.convolution_width - 1, self.qkv.out_features)
         config = self.config
@@ -288,7 +288,7 @@ class NeuralMemory(MemoryNetwork):
         """M(q) of queries (B, H, T, D), same shape, from the memory as `snapshot` gives it or, if None, from the first state."""
         if self.local is None:
             return read_memory(q, self.weights, layers)
-        layers = self.snapshot(self.initial_state(q.shape[0])) if layers is None else layers
+        layers = self.snapshot(self.init_state(q.shape[0])) if layers is None else layers
         return read_two_level(q, self.weights, [memory.weights for memory in self._locals()], layers)
 
     def _convolve(self, x: Tensor, tail: Tensor | None, mask: Tensor | None = None, reset: Tensor | None = None) -> tuple[Tensor, Tensor]:

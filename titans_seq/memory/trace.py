@@ -61,7 +61,7 @@ def trace_memory(
     if mask is not None:
         aligned = LeftAligned(mask, reset)
         x, active, reset = aligned.take(x), aligned.mask, aligned.reset
-    first = memory.initial_state(len(x))
+    first = memory.init_state(len(x))
     state = first if state is None else state
     begin: Any = first.memory
     q, k, v, _ = memory._project(x, state.convolution, None if mask is None else active, reset)

@@ -176,7 +176,7 @@ class TrainingModule(pl.LightningModule):
         """Count the loss of a batch; documents are read as in training."""
         if self._validation_state is None:  # a row that has ended has nothing to begin a stream with
             rows = next(x for x in batch.values() if isinstance(x, Tensor)).shape[0]
-            self._validation_state = self.model.initial_state(rows)
+            self._validation_state = self.model.init_state(rows)
         result = self.loss(batch, self._validation_state)
         self._validation_state = result.state if self.config.carry_state else None
         self.validation.add(result.loss, result.units)

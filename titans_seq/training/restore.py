@@ -90,7 +90,7 @@ def _check_ours(ours: dict[str, Any], model: Any, config: TrainingConfig) -> Non
         check_random(f"random[{i}]", parts["random"][i])
         check_form(f"window[{i}]", parts["window"][i], (zero, zero))
     with torch.no_grad():
-        initial = model.initial_state(config.batch_size // devices)
+        initial = model.init_state(config.batch_size // devices)
     carries = parts["carried"][0] is not None
     if carries and (initial is None or not config.carry_state):
         raise ValueError("it carries a state, which this run does not")
@@ -207,7 +207,7 @@ def unpack_rows(packed: list[Any], rank: int, world_size: int, device: torch.dev
     tensors = iter([torch.cat(parts) for parts in zip(*(state.tensors() for state in states), strict=True)])
     whole = states[0].map(lambda _: next(tensors))
     rows = whole.batch_size // world_size
-    return whole.index_select(torch.arange(rank * rows, (rank + 1) * rows)).to(device)
+    return whole.select(torch.arange(rank * rows, (rank + 1) * rows)).to(device)
 
 
 def random_state() -> dict[str, Any]:

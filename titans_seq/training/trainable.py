@@ -52,6 +52,6 @@ class Trainable(Protocol):
         """Loss of a batch of the domain's loader, going on from `state` (None: every row begins a stream)."""
         ...
 
-    def initial_state(self, batch_size: int) -> State | None:
+    def init_state(self, batch_size: int) -> State | None:
         """The state before the first token of `batch_size` rows; None if the model carries none."""
         ...

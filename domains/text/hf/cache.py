@@ -48,7 +48,7 @@ class TitansCache(Cache):
     def batch_select_indices(self, indices: Tensor) -> None:
         """Rows `indices` (N,) int64, in that order."""
         if self.state is not None:
-            self.state = self.state.index_select(indices.to(self.state.tensors()[0].device))
+            self.state = self.state.select(indices.to(self.state.tensors()[0].device))
 
     def reorder_cache(self, beam_idx: Any) -> None:
         """The rows of the beams that go on."""

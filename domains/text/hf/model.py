@@ -65,7 +65,8 @@ class TitansTextForCausalLM(PreTrainedModel, GenerationMixin):
             return_dict: False for a tuple.
 
         Returns:
-            logits (B, T, V), those of padding being the ones after the row's last token before it; loss in nats a token; cache.
+            logits (B, T, V), those of padding being the ones after the row's last token before it; loss in nats a token; cache. In
+            training with labels there are no logits, None, unless `logits_to_keep` asks for some: the loss never has (B, T, V) at once.
 
         Raises:
             ValueError: a shape or a token that does not fit, or a cache of other rows or of another model.
@@ -73,7 +74,7 @@ class TitansTextForCausalLM(PreTrainedModel, GenerationMixin):
         mask = _mask(attention_mask, input_ids)
         state = None if cache is None else cache.state
         if state is None and mask is not None:
-            state = self.model.initial_state(len(input_ids))
+            state = self.model.init_state(len(input_ids))
         y, state = self.model.hidden(input_ids, state, mask=mask)
         loss = None if labels is None else self._loss(y, labels, mask, num_items_in_batch)
         if use_cache is None:
@@ -81,11 +82,15 @@ class TitansTextForCausalLM(PreTrainedModel, GenerationMixin):
         if use_cache:
             cache = TitansCache() if cache is None else cache
             cache.state = state
-        shown = y if mask is None else _carried_over(y, mask)
-        kept = slice(-logits_to_keep if logits_to_keep else None, None) if isinstance(logits_to_keep, int) else logits_to_keep
-        logits = self.model.logits_of(shown[:, kept])
+        all_kept = isinstance(logits_to_keep, int) and logits_to_keep == 0
+        logits = None if self.training and labels is not None and all_kept else self._logits(y, mask, logits_to_keep)
         output = CausalLMOutputWithPast(loss=loss, logits=logits, cache=cache if use_cache else None)
         return output.to_tuple() if return_dict is False else output
+
+    def _logits(self, y: Tensor, mask: Tensor | None, kept: int | Tensor) -> Tensor:
+        """(B, kept, V): those of the last so many tokens, or of those at these places; 0 for all."""
+        shown = y if mask is None else _carried_over(y, mask)
+        return self.model.logits_of(shown[:, slice(-kept if kept else None, None) if isinstance(kept, int) else kept])
 
     def _loss(self, y: Tensor, labels: Tensor, mask: Tensor | None, count: Tensor | int | None) -> Tensor:
         if labels.shape != y.shape[:2]:

@@ -80,6 +80,10 @@ def install(app: FastAPI) -> None:
         first = error.errors()[0]
         if first["type"] == "json_invalid":
             return _response(error_body(400, f"the body is no JSON: {first['ctx']['error']}", "invalid_json"), 400)
+        if first["loc"] == ("body",) and isinstance(first["input"], bytes):  # FastAPI reads what says that it is JSON alone
+            kind = request.headers.get("content-type", "none")
+            message = f"the body's Content-Type is '{kind}': send JSON with 'Content-Type: application/json'."
+            return _response(error_body(415, message, "unsupported_media_type"), 415)
         param = first.get("ctx", {}).get("param") or ".".join(str(part) for part in first["loc"][1:] if isinstance(part, str))
         message = f"unknown parameter {param!r}" if first["type"] == "extra_forbidden" else f"{param or 'body'}: {first['msg']}"
         return _response(error_body(400, message, first["type"], param or None), 400)

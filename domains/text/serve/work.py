@@ -81,7 +81,7 @@ def work(model: TitansForCausalLM, decoder: Decoder, job: Job) -> Generator[Step
             with torch.no_grad():
                 echo.add(parts[row].tolist(), model.logits_of(y[row, : len(parts[row])]).float().cpu())
         yield Step(read=sum(map(len, parts)))
-    context = context.index_select(torch.arange(len(job.prompts), device=context.last.device).repeat_interleave(job.samples))
+    context = context.select(torch.arange(len(job.prompts), device=context.last.device).repeat_interleave(job.samples))
     if job.echo:
         given: list[dict[str, Any] | None] = [echo.logprobs.take() for echo in echoes] if echoes else [None] * len(job.prompts)
         yield Step(deltas=[Delta(row, job.texts[row // job.samples], given[row // job.samples]) for row in job.rows])

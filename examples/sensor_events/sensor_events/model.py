@@ -29,9 +29,9 @@ class EventModel(Pretrained):
         self.titans = Titans(config.titans)
         self.head = nn.Linear(config.titans.dim, 3 * len(EVENTS))
 
-    def initial_state(self, batch_size: int) -> TitansState:
+    def init_state(self, batch_size: int) -> TitansState:
         """The state before the first event of `batch_size` shifts."""
-        return self.titans.initial_state(batch_size)
+        return self.titans.init_state(batch_size)
 
     def forward(
         self, events: Tensor, state: TitansState | None = None, *, mask: Tensor | None = None, reset: Tensor | None = None

@@ -150,7 +150,7 @@ def test_a_memory_that_is_off_is_not_changed_by_what_it_reads() -> None:
     """Its state after a sequence is that before it."""
     reader = SUBJECTS["titans-no-memory"].make(_Task(), None).eval().encoder.reader
     _, state = reader.read(torch.randint(0, 4, (1, 300)))
-    before, after = reader.titans.initial_state(1).tensors(), state.titans.tensors()
+    before, after = reader.titans.init_state(1).tensors(), state.titans.tensors()
     weights = [(x, y) for x, y in zip(before, after, strict=True) if x.shape == y.shape and x.dim() >= 4]
     assert weights
     assert all(np.allclose(x, y, atol=1e-6) for x, y in weights)

@@ -130,10 +130,11 @@ def test_ablations_of_other_steps_have_their_own_results(data: Path, capsys: pyt
 
 
 def test_a_verdict_takes_seeds_and_sign() -> None:
-    assert ablations._verdict("linear-memory", [0.02, 0.021, 0.019]) == "worse, as the paper"
-    assert ablations._verdict("linear-memory", [-0.02, -0.021, -0.019]) == "better, unlike the paper"
-    assert ablations._verdict("linear-memory", [-0.02, 0.021, 0.0]) == "no difference beyond seeds"
-    assert ablations._verdict("memory-off", [0.02, 0.021, 0.019]) == "worse"
+    assert ablations._verdict("linear-memory", [0.02, 0.021, 0.019]) == "worse, as the paper, p = 0.00083"
+    assert ablations._verdict("linear-memory", [-0.02, -0.021, -0.019]) == "better, unlike the paper, p = 0.00083"
+    assert ablations._verdict("linear-memory", [-0.02, 0.021, 0.0]) == "no difference beyond seeds, p = 0.98"
+    assert ablations._verdict("linear-memory", [0.01, 0.02, 0.007]) == "no difference beyond seeds, p = 0.088", "of three seeds"
+    assert ablations._verdict("memory-off", [0.02, 0.021, 0.019]) == "worse, p = 0.00083"
     assert ablations._verdict("linear-memory", [0.02]) == "too few seeds"
 
 

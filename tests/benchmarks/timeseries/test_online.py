@@ -111,7 +111,7 @@ def test_the_ridge_is_least_squares_of_complete_windows(kind: online_ridge.Kind)
 
 def test_the_error_of_a_stream_is_that_of_observe_and_predict() -> None:
     one, net = half(), network()
-    errors, state = [], net.model.initial_state(1)
+    errors, state = [], net.model.init_state(1)
     with torch.inference_mode():
         for end in range(4, 500 - 12 + 1, 4):
             new = one.series_TC[end - 4 : end].unsqueeze(0)

@@ -85,13 +85,13 @@ def test_rows_of_unequal_length_and_documents_do_not_touch_one_another(rows: lis
         place = slice(longest - len(row), None) if i % 2 else slice(len(row))
         x[i, place], mask[i, place] = torch.tensor(row), True
         reset[i, place] = torch.arange(len(row)) == len(row) // 2
-    f, record, _, state = layer.ask(x, layer.initial_state(len(rows)), mask, reset)
+    f, record, _, state = layer.ask(x, layer.init_state(len(rows)), mask, reset)
     for i, row in enumerate(rows):
-        alone = layer.initial_state(1)
+        alone = layer.init_state(1)
         parts, records = [], []
         for part in (row[: len(row) // 2], row[len(row) // 2 :]):
             if part:
-                alone = layer.initial_state(1)
+                alone = layer.init_state(1)
                 told, its_record, _, alone = layer.ask(torch.tensor([part]), alone)
                 parts.append(told)
                 records.append(its_record)
@@ -111,7 +111,7 @@ def test_the_other_strand_is_learned() -> None:
 
 def test_frozen_it_answers_and_learns_nothing() -> None:
     layer, bases = ContextLayer(8, CONFIG), torch.tensor([[0, 1, 2, 3] * 8])
-    *_, state = layer.ask(bases, layer.initial_state(1))
+    *_, state = layer.ask(bases, layer.init_state(1))
     before = state.clone()
     with frozen_memory(layer):
         f, _, _, after = layer.ask(bases, state)
@@ -123,7 +123,7 @@ def test_frozen_it_answers_and_learns_nothing() -> None:
 @given(bases=BASES, cut=st.integers(0, 80))
 def test_the_record_is_a_mean_of_what_each_context_told(bases: list[int], cut: int) -> None:
     layer, x = ContextLayer(8, CONFIG), torch.tensor([bases])
-    parts, state = [], layer.initial_state(1)
+    parts, state = [], layer.init_state(1)
     for part in (x[:, :cut], x[:, cut:]):
         if part.shape[1]:
             f, record, _, state = layer.ask(part, state)

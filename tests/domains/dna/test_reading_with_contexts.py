@@ -89,7 +89,7 @@ def test_sequences_that_are_drawn_together_do_not_touch() -> None:
 def test_large_tables_are_read_few_at_a_time(monkeypatch: pytest.MonkeyPatch) -> None:
     model = make_model()
     assert CONTEXTS.table_bytes == sum(
-        x.nbytes for x in (model.initial_state(1).contexts.memory.counts, model.initial_state(1).contexts.memory.tags)
+        x.nbytes for x in (model.init_state(1).contexts.memory.counts, model.init_state(1).contexts.memory.tags)
     )
     monkeypatch.setattr(reading, "TABLE_BYTES", 10 * CONTEXTS.table_bytes)
     assert [reading.rows_at_once(model, 16, states) for states in (1, 3, 20)] == [10, 3, 1]

@@ -61,7 +61,7 @@ def test_the_context_of_another_model_is_refused(model: TitansForCausalLM, tmp_p
     load_context(small(0), path)  # the same weights
     with pytest.raises(UserError, match="is a state of another model"):
         load_context(small(1), path)
-    model.initial_state(1).save(path, model.identity())
+    model.init_state(1).save(path, model.identity())
     with pytest.raises(UserError, match="holds a TitansState, expected a Context"):
         load_context(model, path)
     with pytest.raises(UserError, match="no such file"):

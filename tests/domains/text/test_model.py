@@ -15,7 +15,7 @@ from domains.text.data import END
 from domains.text.metrics import BITS_PER_BYTE, BITS_PER_TOKEN
 from domains.text.model import TitansForCausalLM
 from domains.text.tokenizers import JsonTokenizer
-from tests.domains.text.conftest import small
+from tests.domains.text.conftest import WORDS, small
 from titans_seq import UserError, load_model, losses, presets
 from titans_seq.training.trainable import LossOutput
 
@@ -143,7 +143,7 @@ def test_lengths_are_padding_on_the_right(of_variant: TitansForCausalLM) -> None
     """Each row as it alone, in two calls: logits of what is there, and the state, also where a row gets nothing."""
     of_variant = of_variant.double()
     rows = [b"", b"It was the best of times", b"it wa"]
-    state, alone = None, [of_variant.initial_state(1) for _ in rows]
+    state, alone = None, [of_variant.init_state(1) for _ in rows]
     for start, width in ((0, 9), (9, 15)):
         parts = [row[start : start + width] for row in rows]
         tokens = torch.full((3, width), 7)
@@ -192,7 +192,7 @@ def test_rows_never_touch_each_other(of_variant: TitansForCausalLM) -> None:
 def test_forked_streams_diverge_and_leave_the_first_alone(of_variant: TitansForCausalLM) -> None:
     _, state = of_variant(TEXT[:1, :13])
     kept = state.clone()
-    forked = state.index_select(torch.tensor([0, 0]))
+    forked = state.select(torch.tensor([0, 0]))
     logits, after = of_variant(TEXT[:, 13:14].clone().fill_(97), forked)
     assert torch.equal(logits[0], logits[1])
     logits, _ = of_variant(torch.tensor([[98], [99]]), after)
@@ -202,7 +202,7 @@ def test_forked_streams_diverge_and_leave_the_first_alone(of_variant: TitansForC
 
 @torch.no_grad()
 def test_the_state_has_one_size_from_the_first_token_on(of_variant: TitansForCausalLM) -> None:
-    sizes = {of_variant.initial_state(1).nbytes}
+    sizes = {of_variant.init_state(1).nbytes}
     state = None
     for length in (1, 1, 7, 300):
         _, state = of_variant(torch.full((1, length), 100), state)
@@ -214,4 +214,24 @@ def test_states_of_other_models_are_refused() -> None:
     model, other = small(), TitansForCausalLM(TextConfig(titans=presets.tiny("mac"))).eval()
     for stranger in (other, TitansForCausalLM(TextConfig(titans=presets.debug("mag")))):
         with pytest.raises(ValueError, match="state"):
-            model(TEXT[:1], stranger.initial_state(1))
+            model(TEXT[:1], stranger.init_state(1))
+
+
+def test_no_token_sees_the_future_after_training(of_variant: TitansForCausalLM) -> None:
+    """What training makes of gates and steps does not open a way back: other tokens from t on change nothing before t."""
+    model = of_variant.double()
+    tokens = torch.tensor([[model.config.end, *WORDS.encode()[:40]]])
+    optimizer = torch.optim.Adam(model.parameters(), lr=1e-2)
+    losses = []
+    for _ in range(25):
+        optimizer.zero_grad()
+        losses.append(F.cross_entropy(model(tokens)[0][0, :-1], tokens[0, 1:]))
+        losses[-1].backward()
+        optimizer.step()
+    assert losses[-1] < losses[0] / 2, "it has learned"
+    with torch.inference_mode():
+        logits, _ = model(tokens)
+        for t in range(1, tokens.shape[1], 5):
+            other, _ = model(torch.cat([tokens[:, :t], 255 - tokens[:, t:].clamp(max=255)], 1))
+            torch.testing.assert_close(other[:, :t], logits[:, :t], rtol=0, atol=1e-12)
+            assert ((other[:, t:] - logits[:, t:]).abs().amax(-1) > 1e-6).all()

@@ -33,7 +33,7 @@ def walk(steps: int) -> torch.Tensor:
 
 def corrections(model: TitansForecaster, x: torch.Tensor, seen: torch.Tensor) -> torch.Tensor:
     patches = model.linear_patches(x, seen, torch.zeros(x.shape[:2], dtype=torch.int64))
-    return model.linear_memory(patches, model.linear_memory.initial_state(1))[0][0]
+    return model.linear_memory(patches, model.linear_memory.init_state(1))[0][0]
 
 
 def test_it_is_the_delta_rule_on_the_errors_of_the_past() -> None:
@@ -144,10 +144,10 @@ def fitted(x_TC: torch.Tensor, linear_length: int, width: int) -> TitansForecast
 @torch.inference_mode()
 def mse(model: TitansForecaster, x_TC: torch.Tensor, origins: list[int], context: int | None) -> float:
     """Of forecasts at origins, from a stream that is carried on, or each from the latest `context` steps."""
-    state, read, errors = model.initial_state(1), 0, []
+    state, read, errors = model.init_state(1), 0, []
     for origin in origins:
         if context is not None:
-            state, read = model.initial_state(1), origin - context
+            state, read = model.init_state(1), origin - context
         new = x_TC[read:origin].unsqueeze(0)
         state, read = model.observe(state, new, torch.ones_like(new)), origin
         (mean, *_), loc, scale = model.predict(state)

@@ -58,7 +58,7 @@ def statics(x: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
 def stream(model: TitansForecaster, x: dict[str, torch.Tensor], cuts: list[int]) -> ForecasterState:
     """Observe the pieces between the cuts."""
     steps = x["target"].shape[1]
-    state = model.initial_state(len(x["target"]))
+    state = model.init_state(len(x["target"]))
     for start, stop in zip([0, *cuts], [*cuts, steps], strict=True):
         if stop > start:
             piece = (x[name][:, start:stop] for name in ("target", "observed_values", "feat"))

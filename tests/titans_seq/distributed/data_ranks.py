@@ -101,10 +101,10 @@ def compare(variant: str, rank: int, ranks: int) -> dict[str, Any]:
         found[f"{wrap} parameters"] = difference(run, alone)
     found["held"] = sum(p.to_local().numel() for p in run.model.parameters()) / sum(p.numel() for p in run.model.parameters())  # type: ignore[attr-defined]
     with torch.no_grad():
-        first = [x.backbone.initial_state(3).tensors() for x in (run.model, alone.model)]  # type: ignore[union-attr, operator]
+        first = [x.backbone.init_state(3).tensors() for x in (run.model, alone.model)]  # type: ignore[union-attr, operator]
     found["initial state"] = max(float((a - b).abs().max().detach()) for a, b in zip(*first, strict=True) if a.numel())
     try:
-        run.model.backbone.initial_state(3)  # type: ignore[union-attr, operator]
+        run.model.backbone.init_state(3)  # type: ignore[union-attr, operator]
     except ValueError as error:
         found["refused"] = str(error)
     return found

@@ -54,7 +54,7 @@ def test_two_ranks_give_what_one_process_gives(start_ranks: Callable[..., list[s
                 assert of_variant[what] < 1e-9, f"{variant} {what}"
             assert of_variant["moved"] > 0.01, variant
             assert 0.3 < of_variant["held"] < 0.7, variant
-            assert of_variant["refused"].startswith("initial_state of a model sharded by FSDP has no gradient: pass state=None")
+            assert of_variant["refused"].startswith("init_state of a model sharded by FSDP has no gradient: pass state=None")
     for first, second in zip(*(report.values() for report in reports), strict=True):
         assert first["held"] + second["held"] == pytest.approx(1)
 

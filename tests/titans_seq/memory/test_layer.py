@@ -326,7 +326,7 @@ def test_the_largest_steps_token_by_token_let_nothing_grow(forgetting: Literal["
     options: dict[str, Any] = {"depth": 1, "norm": False, "residual": False, "momentum": False, "gradient": "token"}
     layer = NeuralMemory(WIDTH, MemoryConfig(num_heads=2, max_step=1.0, forgetting=forgetting, initial_forgetting=0.5, **options)).eval()
     layer.momentum_and_step.bias.fill_(20)
-    state, first = None, layer.initial_state(5).memory.weights[0].abs().max()
+    state, first = None, layer.init_state(5).memory.weights[0].abs().max()
     for start in range(0, 20_000, 4_000):
         y, state = layer(stream_piece(start, 4_000), state)
         assert torch.isfinite(y).all()
@@ -339,7 +339,7 @@ def test_a_frozen_memory_reads_what_it_knew_and_learns_nothing(local: LocalMemor
     plain, _ = layer(x)
     with frozen_memory(layer):
         y, state = layer(x)
-    first = layer.initial_state(2)
+    first = layer.init_state(2)
     torch.testing.assert_close(layer.snapshot(state)[:2], layer.snapshot(first)[:2], rtol=0, atol=0)
     if local is None:
         torch.testing.assert_close(y, layer.read(x, None), **TOLERANCE)

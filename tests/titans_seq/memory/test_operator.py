@@ -98,7 +98,7 @@ def test_state_saves_and_resumes_bit_for_bit(make_case: Any, tmp_path: Any) -> N
 def test_state_operations(make_case: Any) -> None:
     case = make_case(batch=3, length=6, chunk_size=4, requires_grad=True)
     _, state = case.run("chunkwise")
-    picked = state.index_select(torch.tensor([2, 0, 2]))
+    picked = state.select(torch.tensor([2, 0, 2]))
     assert torch.equal(picked.weights[1], state.weights[1][[2, 0, 2]])
     assert picked.position.tolist() == [2, 2, 2]
     assert not any(x.requires_grad for x in state.detach().weights)

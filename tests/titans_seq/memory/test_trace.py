@@ -18,7 +18,7 @@ def test_surprise_is_the_norm_of_the_inner_gradient_wherever_the_stream_is_cut(o
     surprise = trace_memory(layer, x).surprise
     assert surprise.shape == (2, layer.heads, layer.config.depth, 7)
     _, k, v, _ = layer._project(x, None)
-    state = layer.initial_state(2)
+    state = layer.init_state(2)
     for t in range(7):
         points = layer.weights.at(state.memory.weights if layer.config.gradient == "token" else state.memory.anchor)
         for l, gradient in enumerate(loss_gradients(k[:, :, t], v[:, :, t], points, layer.weights)):

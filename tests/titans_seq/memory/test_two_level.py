@@ -280,7 +280,7 @@ def test_a_padded_row_and_a_packed_document_are_as_if_alone(make_case: Any) -> N
         expected, after = alone.run("reference")
         torch.testing.assert_close(y[b : b + 1, :, tokens], expected, **TOLERANCE)
         if tokens[-1] != 7:
-            for a, e in zip(state.index_select(torch.tensor([b])).tensors(), after.tensors(), strict=True):
+            for a, e in zip(state.select(torch.tensor([b])).tensors(), after.tensors(), strict=True):
                 torch.testing.assert_close(a, e, **TOLERANCE)
 
 
@@ -396,7 +396,7 @@ def test_state_operations(make_case: Any, tmp_path: Path) -> None:
     loaded = TwoLevelState.load(tmp_path / "state.safetensors")
     expected, actual = (case.run("auto", 17, state=s) for s in (state, loaded))
     assert torch.equal(actual[0], expected[0])
-    picked = state.index_select(torch.tensor([2, 0, 2]))
+    picked = state.select(torch.tensor([2, 0, 2]))
     assert torch.equal(picked.projection, state.projection[[2, 0, 2]])
     assert torch.equal(picked.local[1].weights[0], state.local[1].weights[0][[2, 0, 2]])
     assert torch.equal(picked.position, state.position)

@@ -175,6 +175,16 @@ def test_the_loss_counts_what_is_there(z_loss: float) -> None:
         torch.testing.assert_close(x, y, rtol=1e-9, atol=1e-13)
 
 
+def test_training_makes_no_logits_that_nobody_asked_for() -> None:
+    """The loss makes some at a time; (B, T, V) of them would take more memory than the model."""
+    model = loaded(small())
+    given = {"input_ids": STEP, "labels": STEP}
+    assert model.train()(**given).logits is None
+    assert model(**given, logits_to_keep=2).logits.shape[:2] == (2, 2)
+    assert model(input_ids=STEP).logits.shape[:2] == STEP.shape
+    assert model.eval()(**given).logits.shape[:2] == STEP.shape, "evaluation has them for its metrics"
+
+
 def test_half_precision_is_loaded_as_asked(tmp_path: Path) -> None:
     small().save_pretrained(tmp_path)
     model = AutoModelForCausalLM.from_pretrained(tmp_path, dtype=torch.bfloat16)
@@ -198,7 +208,7 @@ def test_what_does_not_fit_is_refused(tmp_path: Path) -> None:
     for arguments, message in (
         ({"attention_mask": STEP[:, :3]}, "attention_mask must be"),
         ({"labels": STEP[:, :3]}, "labels must be"),
-        ({"cache": TitansCache(small().initial_state(3))}, "state is of a batch of 3"),
+        ({"cache": TitansCache(small().init_state(3))}, "state is of a batch of 3"),
     ):
         with pytest.raises(ValueError, match=message):
             model(input_ids=STEP, **arguments)

@@ -185,6 +185,17 @@ def test_what_is_no_json_object_is_refused(body: bytes, server: Server) -> None:
     assert answer.json()["error"]["message"]
 
 
+@pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain"])
+@pytest.mark.parametrize("path", ["/v1/completions", "/v1/sessions"])
+def test_a_body_that_is_not_said_to_be_json_is_refused_as_that(path: str, kind: str | None, server: Server) -> None:
+    """As curl sends it where -H is forgotten; a page of another site could send it without being asked for leave."""
+    headers = {} if kind is None else {"Content-Type": kind}
+    answer = requests.post(server.url + path, data=b'{"model": "ships", "prompt": "a"}', headers=headers, timeout=60)
+    error = answer.json()["error"]
+    assert (answer.status_code, error["code"]) == (415, "unsupported_media_type")
+    assert error["message"] == f"the body's Content-Type is '{kind or 'none'}': send JSON with 'Content-Type: application/json'."
+
+
 def test_neutral_values_ask_for_nothing(server: Server) -> None:
     neutral: dict[str, Any] = {"best_of": 1, "frequency_penalty": 0.0, "presence_penalty": 0, "logit_bias": {}, "suffix": None, "user": ""}
     neutral |= {"logprobs": None, "stop": None, "top_p": None, "stream": False}
