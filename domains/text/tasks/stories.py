@@ -1,9 +1,10 @@
 """Stories as bAbI's own generator tells them (facebookarchive/bAbI-tasks), for training: people, things, rooms, and a question.
 
 Rooms of people and things are drawn at the start and are not told. What a question may ask follows from what was told alone. Where bAbI's
-files are not what that generator writes, ours are as the files: questions come after pairs of facts, and where a thing is or was
-(qa2, qa3) is asked within five facts of its being got or dropped, of things whose way two or three facts tell. How often they are got
-and dropped was fitted to the files.
+files are not what that generator writes, ours are as the files: questions come after pairs of facts and ask for one of the last five facts.
+It is of a thing that was got or dropped (qa2, qa3: one whose way two or three facts tell), of who moved (qa6), of who got, dropped or gave
+a thing (qa7, qa8), or of whom it was told where they are or are not (qa9). How often things are got, dropped and given was fitted to the
+files. qa1 asks for older facts too, which the files do not.
 """
 
 from collections.abc import Callable
@@ -19,20 +20,20 @@ PEOPLE = ("Mary", "John", "Sandra", "Daniel")
 COUNTS = ("none", "one", "two", "three")
 MOVED = ("went to", "journeyed to", "travelled to", "moved to", "went back to")
 GOT = ("grabbed", "took", "got", "picked up")
-_DROPPED = ("dropped", "left", "discarded", "put down")
-_GAVE = ("gave", "handed", "passed")
+DROPPED = ("dropped", "left", "discarded", "put down")
+GAVE = ("gave", "handed", "passed")
 QUESTIONS = 5
 """Of a story; one of them is the last."""
 RECENT = 5
-"""Facts: that a thing was got or dropped within."""
+"""Facts: that a question asks for one of (qa1 for older ones too)."""
 
 
 @dataclass
 class _World:
     """What is so, and what was told of it. things: where each lies, a room or a person. rooms, excluded: of people, as told. histories: of
-    things, the rooms where they were known to be. held: what each person is known to hold, in order. acted: got, dropped or gave a thing.
-    facts: that were told before this one. handled: of things, `facts` when they were last got or dropped. carried: of things, how often who
-    got them last went on with them.
+    things, the rooms where they were known to be. held: what each person is known to hold, in order. facts: that were told before this one.
+    placed, acted: of facts, by their number, who is told to be or not to be somewhere, and who got, dropped or gave a thing. handled: of
+    things, `facts` when they were last got or dropped. carried: of things, how often who got them last went on with them.
     """
 
     draw: np.random.Generator
@@ -42,8 +43,9 @@ class _World:
     excluded: dict[str, str] = field(default_factory=dict)
     histories: dict[str, list[str]] = field(default_factory=lambda: {thing: [] for thing in THINGS})
     held: dict[str, list[str]] = field(default_factory=lambda: {person: [] for person in PEOPLE})
-    acted: list[str] = field(default_factory=list)
     facts: int = 0
+    placed: dict[int, str] = field(default_factory=dict)
+    acted: dict[int, str] = field(default_factory=dict)
     handled: dict[str, int] = field(default_factory=dict)
     carried: dict[str, int] = field(default_factory=dict)
 
@@ -55,6 +57,7 @@ class _World:
         person = self.choose(PEOPLE)
         room = self.choose([room for room in ROOMS if room != self.people[person]])
         self.people[person] = self.rooms[person] = room
+        self.placed[self.facts] = person
         self.excluded.pop(person, None)
         for thing in self.held[person]:
             self.carried[thing] += 1
@@ -67,46 +70,41 @@ class _World:
         there = self.choose(("", " there"))
         if self.things[thing] == person:
             self.things[thing], self.handled[thing] = self.people[person], self.facts
-            self._act(person)
+            self.acted[self.facts] = person
             if thing in self.held[person]:
                 self.held[person].remove(thing)
-            return f"{person} {self.choose(_DROPPED)} the {thing}{there}."
+            return f"{person} {self.choose(DROPPED)} the {thing}{there}."
         if self.things[thing] == self.people[person]:
             self.things[thing], self.handled[thing] = person, self.facts
-            self._act(person)
+            self.acted[self.facts] = person
             self._take(person, thing)
             return f"{person} {self.choose(GOT)} the {thing}{there}."
         return None
 
     def give(self) -> str | None:
         """Somebody gives a thing to somebody in the same room."""
-        giver, taker, thing = self.choose(PEOPLE), self.choose(PEOPLE), self.choose(THINGS)
-        if giver == taker or self.things[thing] != giver or self.people[giver] != self.people[taker]:
+        giver = self.choose(PEOPLE)
+        takers = [person for person in PEOPLE if person != giver and self.people[person] == self.people[giver]]
+        if not takers or not self.held[giver]:
             return None
-        self.things[thing] = taker
-        self._act(giver)
+        thing, taker = self.choose(self.held[giver]), self.choose(takers)
+        self.things[thing], self.acted[self.facts] = taker, giver
         self.held[giver].remove(thing)
         self._take(taker, thing)
-        return f"{giver} {self.choose(_GAVE)} the {thing} to {taker}."
+        return f"{giver} {self.choose(GAVE)} the {thing} to {taker}."
 
     def be(self) -> str:
-        """It is told where somebody is or is not."""
+        """Somebody goes to another room, and it is told where they are or are no longer."""
         person = self.choose(PEOPLE)
+        left, room = self.people[person], self.choose([room for room in ROOMS if room != self.people[person]])
+        self.people[person], self.placed[self.facts] = room, person
         if self.draw.integers(2):
-            room = self.rooms[person] = self.people[person]
+            self.rooms[person] = room
             self.excluded.pop(person, None)
             return f"{person} is in the {room}."
-        room = self.choose([room for room in ROOMS if room != self.people[person]])
-        if self.draw.integers(2):  # it is the room that was left, for another that is not told
-            room, self.people[person] = self.people[person], room
-            self.rooms.pop(person, None)
-        if person not in self.rooms:
-            self.excluded[person] = room
-        return f"{person} {self.choose(('is not in', 'is no longer in'))} the {room}."
-
-    def _act(self, person: str) -> None:
-        if person not in self.acted:
-            self.acted.append(person)
+        self.rooms.pop(person, None)
+        self.excluded[person] = left
+        return f"{person} {self.choose(('is not in', 'is no longer in'))} the {left}."
 
     def _take(self, person: str, thing: str) -> None:
         self.held[person].append(thing)
@@ -114,9 +112,13 @@ class _World:
         if person in self.rooms:
             self._seen(thing, self.rooms[person])
 
-    def lately(self) -> list[str]:
-        """Things that were got or dropped within the last facts."""
+    def things_lately(self) -> list[str]:
+        """That were got or dropped within the last facts."""
         return [thing for thing, when in self.handled.items() if self.facts - when < RECENT]
+
+    def people_lately(self, told: dict[int, str]) -> list[str]:
+        """Of the last facts, in their order: somebody of two facts comes twice, and is as likely again to be asked for."""
+        return [person for fact, person in told.items() if self.facts - fact < RECENT]
 
     def _seen(self, thing: str, room: str) -> None:
         if not self.histories[thing] or self.histories[thing][-1] != room:
@@ -160,7 +162,7 @@ def _where_is_person(world: _World) -> Asked:
 
 def _where_is_thing(world: _World) -> Asked:
     """Of one that was carried on, or dropped where it is known to be."""
-    known = [thing for thing in world.lately() if world.carried[thing] or world.histories[thing][-1:] == [world.things[thing]]]
+    known = [thing for thing in world.things_lately() if world.carried[thing] or world.histories[thing][-1:] == [world.things[thing]]]
     if not known:
         return None
     thing = world.choose(known)
@@ -169,7 +171,7 @@ def _where_is_thing(world: _World) -> Asked:
 
 def _where_was_thing(world: _World) -> Asked:
     """Of one that was carried through two rooms."""
-    known = [thing for thing in world.lately() if world.carried[thing] > 1]
+    known = [thing for thing in world.things_lately() if world.carried[thing] > 1]
     if not known:
         return None
     thing = world.choose(known)
@@ -179,7 +181,9 @@ def _where_was_thing(world: _World) -> Asked:
 
 def _is_person_there(world: _World) -> Asked:
     """yes and no are as likely; where only a room is known in which somebody is not, it is asked of that one."""
-    known = sorted({*world.rooms, *world.excluded})
+    known = world.people_lately(world.placed)
+    if not known:
+        return None
     person = world.choose(known)
     room = world.rooms.get(person)
     if room is None:
@@ -190,29 +194,31 @@ def _is_person_there(world: _World) -> Asked:
 
 
 def _how_many(world: _World) -> Asked:
-    if not world.acted:
+    known = world.people_lately(world.acted)
+    if not known:
         return None
-    person = world.choose(world.acted)
+    person = world.choose(known)
     return f"How many objects is {person} carrying?", COUNTS[len(world.held[person])]
 
 
 def _what(world: _World) -> Asked:
-    if not world.acted:
+    known = world.people_lately(world.acted)
+    if not known:
         return None
-    person = world.choose(world.acted)
+    person = world.choose(known)
     return f"What is {person} carrying?", ",".join(world.held[person]) or "nothing"
 
 
 Kind = Callable[[_World], str | None]
 _HANDS: tuple[Kind, ...] = (_World.get_or_drop, _World.get_or_drop, _World.get_or_drop, _World.move)
-_COUNTED: tuple[Kind, ...] = (_World.get_or_drop, _World.give, _World.move, _World.give)
+_GIVES: tuple[Kind, ...] = (*_HANDS, _World.give, _World.give, _World.give, _World.give)
 _TASKS: dict[str, tuple[tuple[Kind, ...], Callable[[_World], Asked]]] = {
     "qa1": ((_World.move,), _where_is_person),
     "qa2": (_HANDS, _where_is_thing),
     "qa3": (_HANDS, _where_was_thing),
-    "qa6": ((_World.move,), _is_person_there),
-    "qa7": (_COUNTED, _how_many),
-    "qa8": (_COUNTED, _what),
+    "qa6": (_HANDS, _is_person_there),
+    "qa7": (_GIVES, _how_many),
+    "qa8": (_HANDS, _what),
     "qa9": ((_World.move, _World.be), _is_person_there),
 }
 """What happens, as likely each (again, where it cannot), and what is asked."""

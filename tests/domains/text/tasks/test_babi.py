@@ -8,11 +8,12 @@ import numpy as np
 import pytest
 
 from domains.text.tasks.babi import LABELS, Story, compare_answers, find_file, read_stories
-from domains.text.tasks.stories import GOT, MOVED, THINGS, TOLD, tell
+from domains.text.tasks.stories import DROPPED, GAVE, GOT, MOVED, RECENT, THINGS, TOLD, tell
 from tests.domains.text.tasks.solver import answer
 from titans_seq.errors import UserError
 
 DATA = Path(os.environ.get("TITANS_SEQ_DATA", "data")) / "text" / "babi" / "en"
+VERBS = {"move": MOVED, "is": ("is in",), "is not": ("is not in", "is no longer in"), "get": GOT, "drop": DROPPED, "give": GAVE}
 needs_babi = pytest.mark.skipif(not DATA.is_dir(), reason="TITANS_SEQ_DATA has no text/babi/en")
 
 
@@ -49,6 +50,32 @@ def _measures(story: Story) -> tuple[float, ...]:
     thing = next(thing for thing in THINGS if thing in story.question)
     last = max(n for n, fact in enumerate(story.facts) if thing in fact)
     return len(moves), float(np.mean(moves)), float(np.mean(got)), got[last], len(moves) - last
+
+
+@needs_babi
+@pytest.mark.parametrize("task", ["qa6", "qa7", "qa8", "qa9"])
+def test_our_stories_of_people_are_as_those_of_the_files(task: str) -> None:
+    """How long they are, what happens in them, what is answered, and how long ago what is asked for was told."""
+    theirs = [story for part in ("train", "test") for story in read_stories(find_file(DATA, task, part))]
+    ours = [tell(task, np.random.default_rng(seed)) for seed in range(2000)]
+    found = [np.array([_measures_of_people(story) for story in stories]) for stories in (ours, theirs)]
+    np.testing.assert_allclose(*(x[:, :2].mean(0) for x in found), rtol=0.1)
+    np.testing.assert_allclose(*(x[:, 2:].mean(0) for x in found), atol=0.03)
+    assert [x[:, 1].max() for x in found] == [RECENT] * 2
+    assert all(length % 2 == 0 for length in found[0][:, 0])
+
+
+def _measures_of_people(story: Story) -> tuple[float, ...]:
+    """Facts; how many facts ago the one that is asked for was told (1: the last); of facts the shares of each kind; whether things were got
+    and given; whether the answer is none, nothing or no, and whether it is of two things or more.
+    """
+    kinds = [next(kind for kind, verbs in VERBS.items() if any(f" {verb} the " in fact for verb in verbs)) for fact in story.facts]
+    carrying = story.question.endswith("carrying?")
+    person, asked = story.question.split()[-2 if carrying else 1], ("get", "drop", "give") if carrying else ("move", "is", "is not")
+    last = max(n for n, fact in enumerate(story.facts) if fact.startswith(person) and kinds[n] in asked)
+    shares = (kinds.count(kind) / len(kinds) for kind in VERBS)
+    none, many = story.answer in ("none", "nothing", "no"), "," in story.answer or story.answer in ("two", "three")
+    return len(kinds), len(kinds) - last, *shares, "get" in kinds, "give" in kinds, none, many
 
 
 @needs_babi
