@@ -29,10 +29,11 @@ def revision(folder: Path = ROOT) -> str | None:
     return found + ("+changes" if changed else "")
 
 
-def source_digest(folders: Sequence[str] = ("titans_seq", "benchmarks/speed"), root: Path = ROOT) -> str:
-    """A digest of the source itself: two runs with the same one ran the same code, whatever git says."""
+def source_digest(sources: Sequence[str] = ("titans_seq", "benchmarks/speed"), root: Path = ROOT) -> str:
+    """A digest of the source itself, files and folders: two runs with the same one ran the same code, whatever git says."""
     digest = hashlib.sha256()
-    for path in sorted(path for folder in folders for path in (root / folder).rglob("*.py")):
+    found = (one for source in sources for one in ([root / source] if source.endswith(".py") else (root / source).rglob("*.py")))
+    for path in sorted(found):
         digest.update(str(path.relative_to(root)).encode() + b"\0" + path.read_bytes() + b"\0")
     return digest.hexdigest()[:16]
 

@@ -8,7 +8,7 @@ from hashlib import sha256
 from pathlib import Path
 from time import process_time
 
-from benchmarks.machine import revision
+from benchmarks.machine import source_digest
 from benchmarks.text.baselines import BaselineForCausalLM
 from domains.text.config import TextConfig
 from domains.text.tasks import Task
@@ -18,6 +18,8 @@ from titans_seq.training import TrainingConfig
 Stage = tuple[Task, TrainingConfig]
 SECONDS = "cpu_seconds"
 """File of a kept model's folder: what its own stage took."""
+SOURCES = ("titans_seq", "domains/text", "benchmarks/text/baselines.py", "benchmarks/speed/baselines.py")
+"""What a trained model depends on, beside its settings."""
 
 
 def train_stages(
@@ -25,7 +27,7 @@ def train_stages(
 ) -> tuple[BaselineForCausalLM, float]:
     """The trained model, and the CPU seconds of all of its stages.
 
-    A stage is found again in `kept` only at the same revision of this code, after the same stages. Of one that is ended within, nothing
+    A stage is found again in `kept` only by the same code (`SOURCES`), after the same stages. Of one that is ended within, nothing
     is kept: what it took would not be known.
 
     Args:
@@ -34,7 +36,7 @@ def train_stages(
         kept: folder of the models of all stages; made where it is not there.
         count: examples that there are to train on; None for new ones at every step.
     """
-    before = [revision(), kind.__name__, config.to_dict(), count]
+    before = [source_digest(SOURCES), kind.__name__, config.to_dict(), count]
     model, seconds = None, 0.0
     for task, plan in stages:
         before = [*before, task.name, task.settings(), asdict(plan)]
