@@ -88,14 +88,14 @@ def _read_prompt() -> str:
 
 def _check(prompts: int, state: Path | None, keep: Path | None, beams: int | None, draft: str | None) -> None:
     """Refuse what does not go together, before anything is loaded."""
-    from titans_seq.outputs import check_folder
+    from titans_seq.outputs import check_file
 
     if draft is not None and (prompts > 1 or state is not None or beams is not None):
         raise UserError("--draft goes with one prompt, without --state and --beams: the smaller model must have read the same.")
     if keep is not None and (prompts > 1 or beams is not None):
         raise UserError("--keep goes with one prompt, without --beams.")
     if keep is not None:
-        check_folder("--keep", keep.parent)
+        check_file("--keep", keep, "state.safetensors")
         if not keep.parent.is_dir():
             raise UserError(f"--keep {keep}: there is no folder {keep.parent}.")
 

@@ -22,9 +22,9 @@ def read(
     """Read texts once, in order; the state that is kept has the same size however long they are, and can be asked many times."""
     from domains.text.context import load_context, read_documents
     from domains.text.data.sources import find_files, read_blocks
-    from titans_seq.outputs import check_folder
+    from titans_seq.outputs import check_file
 
-    check_folder("--state", state.parent)
+    check_file("--state", state, "state.safetensors")
     language_model = load(model)
     context = None if after is None else load_context(language_model, after)
     found = [file for path in files for file in find_files(path)]

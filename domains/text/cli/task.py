@@ -69,11 +69,9 @@ def make(
     index, inputs and targets, -100 where nothing is asked.
     """
     from domains.text.tasks.report import example_rows
-    from titans_seq.outputs import check_folder, write_all
+    from titans_seq.outputs import check_file, write_all
 
-    check_folder("--output", output.parent)
-    if output.is_dir():
-        raise UserError(f"--output {output}: is a folder. Name a file, such as {output / f'{name}.jsonl'}.")
+    check_file("--output", output, f"{name}.jsonl")
     task = _task(name, settings, books, read_tokenizer(tokenizer, end_token))
 
     def write(path: Path) -> None:
