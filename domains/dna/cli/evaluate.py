@@ -23,11 +23,10 @@ from domains.dna.cli.options import (
     SkipOtherRecords,
     Trained,
     Window,
-    refuse,
 )
 from domains.dna.cli.reading import of_genome
 from titans_seq.errors import UserError
-from titans_seq.options import ConfigFile
+from titans_seq.options import ConfigFile, refuse
 from titans_seq.outputs import check_file
 from titans_seq.progress import progress
 
