@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from domains.text.cli.options import EndToken, Model, Quiet, TokenizerFile, read_tokenizer
-from domains.text.config import TextConfig
+from domains.text.config import TextConfig, is_utf8
 from domains.text.start import language_model, settings_of
 from titans_seq.config import ConfigError
 from titans_seq.errors import UserError
@@ -273,8 +273,8 @@ def _values(settings: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for one in settings:
         name, equals, text = one.partition("=")
-        if not equals:
-            raise UserError(f"--set {one}: must be NAME=VALUE.")
+        if not equals or not is_utf8(one):
+            raise UserError(f"--set {one!r}: must be NAME=VALUE{', in UTF-8' if equals else ''}.")
         try:
             values[name.strip().replace("-", "_")] = json.loads(text)
         except json.JSONDecodeError:
