@@ -163,6 +163,8 @@ def evaluate(
 
     if output is not None:
         check_folder("--output", output)
+    if lengths:
+        refuse({"--times": times}, "makes lengths of the task's own, and --lengths names others")
     loaded = language_model(model, "cuda" if torch.cuda.is_available() else "cpu")
     known = _trained_on(model)
     if task is None and "task" not in known:
@@ -274,7 +276,7 @@ def _values(settings: list[str]) -> dict[str, Any]:
     for one in settings:
         name, equals, text = one.partition("=")
         if not equals or not is_utf8(one):
-            raise UserError(f"--set {one!r}: must be NAME=VALUE{', in UTF-8' if equals else ''}.")
+            raise UserError(f"--set {one}: must be NAME=VALUE{', in UTF-8' if equals else ''}.")
         try:
             values[name.strip().replace("-", "_")] = json.loads(text)
         except json.JSONDecodeError:
