@@ -30,6 +30,20 @@ IS_NONE = "is_none"
 """Field of an optional part's flags: whether the part itself is to be None."""
 
 
+def refuse(options: Mapping[str, object], why: str) -> None:
+    """Refuse options that change nothing where they were given.
+
+    options: flag -> its value, None where it was not given. why: goes on after "--flag value: ".
+
+    Raises:
+        UserError: one was given; it is named.
+    """
+    for flag, value in options.items():
+        if value is not None:
+            given = " ".join(map(str, value)) if isinstance(value, list) else value
+            raise UserError(f"{flag if value is True else f'{flag} {given}'}: {why}. Leave it out.")
+
+
 def read_config_file(app: cyclopts.App, commands: tuple[str, ...], arguments: cyclopts.ArgumentCollection) -> None:
     """Set the options that flags left out from the file that `--config` names, where a command has a `ConfigFile`."""
     for argument in arguments:

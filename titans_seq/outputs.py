@@ -35,6 +35,23 @@ def check_folder(flag: str, folder: Path) -> None:
         raise UserError(f"{flag} {folder}: cannot write into {existing} ({error.strerror}). Name another folder.") from None
 
 
+def check_file(flag: str, path: Path, example: str) -> None:
+    """See before anything slow that a file can be written. example: a name that it might have.
+
+    Raises:
+        UserError: it cannot; `flag` and path are named.
+    """
+    check_folder(flag, path.parent)
+    try:
+        is_folder, is_other = path.is_dir(), path.exists() and not path.is_file()
+    except OSError as error:  # too long a name
+        raise UserError(f"{flag} {path}: is no usable path ({error.strerror}). Name another file.") from None
+    if is_folder:
+        raise UserError(f"{flag} {path}: is a folder. Name a file, such as {path / example}.")
+    if is_other:  # a device or a pipe, in whose place a file would be put
+        raise UserError(f"{flag} {path}: is no file that can be written anew. Name another.")
+
+
 def check_no_run(folder: Path, parts: Sequence[str]) -> None:
     """Raise UserError if the folder holds a run that would be written over."""
     found = [name for name in parts if any(folder.glob(name))]

@@ -1,5 +1,6 @@
 """Beam search: the states of the best texts so far are selected as rows of a batch. Shapes: B beams, V tokens of the vocabulary."""
 
+from collections.abc import Sequence
 from typing import NamedTuple
 
 import torch
@@ -7,6 +8,7 @@ import torch
 from domains.text.context import Context, begin, extend
 from domains.text.generate import fork
 from domains.text.model import TitansForCausalLM
+from domains.text.output import StopStrings
 from titans_seq.decoding import Decoder
 
 
@@ -30,11 +32,13 @@ def beam_search(
     max_tokens: int = 256,
     length_penalty: float = 1.0,
     context: Context | None = None,
+    stop: Sequence[str] = (),
 ) -> list[Beam]:
     """The `beams` best texts that go on with a prompt, of those that the search meets, the best first.
 
-    A step takes the `beams` likeliest texts that are one token longer; those that end are kept aside, and the search ends when there are as
-    many of them, or after `max_tokens`, when what is unfinished counts too. With all V ** T texts as beams it is exact.
+    A step takes the `beams` likeliest texts that are one token longer; those that end, or hold a stop string, are kept aside, and the
+    search ends when there are as many of them, or after `max_tokens`, when what is unfinished counts too. With all V ** T texts as beams it
+    is exact.
 
     Args:
         model: in evaluation mode.
@@ -43,6 +47,7 @@ def beam_search(
         max_tokens: of a text.
         length_penalty: texts are ranked by their nats over their tokens to this power: 0 for the chance of the whole.
         context: what was read before, of one row; None for the begin of a document.
+        stop: texts that end a text, and are left out of it, but not out of its tokens.
 
     Raises:
         ValueError: beams or max_tokens is below 1.
@@ -60,8 +65,12 @@ def beam_search(
         best = nats.flatten().argsort(stable=True)[: 2 * beams]  # so many that `beams` go on, since one in V ends each
         parents, following = (best // nats.shape[1]).tolist(), (best % nats.shape[1]).tolist()
         ways = list(zip(parents, following, nats.flatten()[best].tolist(), strict=True))
-        done += [_beam(model, tokens[parent], cost, True) for parent, token, cost in ways[:beams] if token == end]
-        going = [way for way in ways if way[1] != end][:beams]
+        over = [token == end or _holds(model, [*tokens[parent], token], stop) for parent, token, _ in ways]
+        for (parent, token, cost), is_over in zip(ways[:beams], over, strict=False):
+            if is_over:
+                row = tokens[parent] if token == end else [*tokens[parent], token]
+                done.append(_beam(model, row, cost, token == end, stop))
+        going = [way for way, is_over in zip(ways, over, strict=True) if not is_over][:beams]
         if len(done) >= beams or not going:
             going = []
             break
@@ -71,9 +80,14 @@ def beam_search(
         last = torch.tensor([token for _, token, _ in going], device=now.last.device)
         now = Context(state.select(rows), last, now.length.index_select(0, rows) + 1)
     else:
-        done += [_beam(model, row, cost, False) for row, cost in zip(tokens, costs.tolist(), strict=True)]
+        done += [_beam(model, row, cost, False, stop) for row, cost in zip(tokens, costs.tolist(), strict=True)]
     return sorted(done, key=lambda beam: beam.cost(length_penalty))[:beams]
 
 
-def _beam(model: TitansForCausalLM, tokens: list[int], nats: float, ended: bool) -> Beam:
-    return Beam(model.tokenizer.decode(tokens), tokens, nats, ended)
+def _holds(model: TitansForCausalLM, tokens: list[int], stop: Sequence[str]) -> bool:
+    return bool(stop) and any(one in model.tokenizer.decode(tokens) for one in stop)
+
+
+def _beam(model: TitansForCausalLM, tokens: list[int], nats: float, ended: bool, stop: Sequence[str]) -> Beam:
+    stops = StopStrings(stop)
+    return Beam(stops.add(model.tokenizer.decode(tokens)) + stops.finish(), tokens, nats, ended)

@@ -20,6 +20,11 @@ _DECIDED: dict[str, Any] = {HIDDEN: True}
 """By the tokeniser."""
 
 
+def is_utf8(text: str) -> bool:
+    """Whether a text can be written as UTF-8: half a character cannot, nor what Python makes of other bytes on the command line."""
+    return not any("\ud800" <= character <= "\udfff" for character in text)
+
+
 @dataclass(frozen=True, kw_only=True)
 class TextConfig(Config):
     """The language model: a backbone between an embedding of tokens and the chances of the next one.
@@ -85,4 +90,5 @@ class GenerationConfig(SamplingConfig):
         self._require("repetition_penalty", self.repetition_penalty > 0, "positive")
         self._require("max_tokens", self.max_tokens >= 1, "at least 1")
         self._require("stop", all(self.stop), "texts of at least one character")
+        self._require("stop", all(map(is_utf8, self.stop)), "texts in UTF-8")
         self._require("seed", 0 <= self.seed < 2**63, "between 0 and 2**63 - 1")

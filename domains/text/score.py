@@ -1,5 +1,6 @@
 """How well a language model predicts files: bits per byte, and bits per token by position in the document, read in a stream."""
 
+import sys
 from collections.abc import Callable, Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
@@ -49,6 +50,11 @@ class FileScore:
     def bits_per_token(self) -> float:
         """Over the tokens without ends; not to be compared between tokenisers."""
         return self.bits / self.tokens if self.tokens else float("nan")
+
+    @property
+    def perplexity(self) -> float:
+        """Of a token: 2 to the power of `bits_per_token`, and likewise not to be compared between tokenisers."""
+        return 2**self.bits_per_token if not self.bits_per_token >= sys.float_info.max_exp else float("inf")
 
 
 @dataclass(frozen=True)

@@ -57,6 +57,7 @@ def texts(folder: Path) -> None:
         "novels/one.txt": BOOK * 20,
         "novels/two.txt": BOOK[::-1] * 20,
         "other.txt": BOOK * 20,
+        "more.txt": BOOK * 20,
         "letters/one.txt": BOOK * 20,
         "texts/lambada/lambada_test.jsonl": json.dumps({"text": "It was the best"}) + "\n",
         "texts/piqa/valid.jsonl": json.dumps({"goal": "open", "sol1": "push", "sol2": "pull"}) + "\n",

@@ -6,7 +6,7 @@ from pathlib import Path
 import pytest
 
 from titans_seq.errors import UserError
-from titans_seq.outputs import check_folder
+from titans_seq.outputs import check_file, check_folder
 
 
 def test_a_folder_that_can_be_made_is_not_made(tmp_path: Path) -> None:
@@ -22,6 +22,20 @@ def test_what_cannot_be_written_into_is_refused(tmp_path: Path) -> None:
             check_folder("--output", folder)
     with pytest.raises(UserError, match=r"--output .*: is no usable path"):
         check_folder("--output", tmp_path / ("x" * 300))
+
+
+def test_what_is_no_file_is_refused_in_the_place_of_one(tmp_path: Path) -> None:
+    check_file("--state", tmp_path / "a" / "b.safetensors", "s.safetensors")
+    (tmp_path / "old").touch()
+    check_file("--state", tmp_path / "old", "s.safetensors")
+    with pytest.raises(UserError, match=rf"^--state {tmp_path}: is a folder. Name a file, such as {tmp_path}/s.safetensors.$"):
+        check_file("--state", tmp_path, "s.safetensors")
+    with pytest.raises(UserError, match=r"--state .*old/x/y: .*old is a file, not a folder"):
+        check_file("--state", tmp_path / "old" / "x" / "y" / "z", "s.safetensors")
+    with pytest.raises(UserError, match=r"--state .*: is no usable path \(File name too long\). Name another file."):
+        check_file("--state", tmp_path / ("x" * 300), "s.safetensors")
+    with pytest.raises(UserError, match=r"--state /dev/null: is no file that can be written anew. Name another."):
+        check_file("--state", Path("/dev/null"), "s.safetensors")
 
 
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes no files")

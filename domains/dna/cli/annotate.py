@@ -7,9 +7,9 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from domains.dna.cli.options import Cache, Quiet, SegmentLength, Trained, Window, refuse
+from domains.dna.cli.options import Cache, Quiet, SegmentLength, Trained, Window
 from titans_seq.errors import UserError
-from titans_seq.options import ConfigFile
+from titans_seq.options import ConfigFile, refuse
 from titans_seq.progress import progress
 
 if TYPE_CHECKING:

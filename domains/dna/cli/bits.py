@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Annotated, Literal
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from domains.dna.cli.options import Cache, Genomes, QuietResult, refuse
+from domains.dna.cli.options import Cache, Genomes, QuietResult
 from domains.dna.cli.reading import load, table_writer
 from domains.dna.config import DNAConfig, of_preset
 from titans_seq.errors import UserError
-from titans_seq.options import ConfigFile, configured
+from titans_seq.options import ConfigFile, configured, refuse
 from titans_seq.presets import Preset
 from titans_seq.progress import progress
 

@@ -9,11 +9,11 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from domains.dna.cli.bits import STRANDS, Strand
-from domains.dna.cli.options import Cache, Genomes, Quiet, SkipOtherRecords, refuse
+from domains.dna.cli.options import Cache, Genomes, Quiet, SkipOtherRecords
 from domains.dna.cli.reading import Model, load, of_genome
 from domains.dna.settings import ReadingConfig
 from titans_seq.errors import UserError
-from titans_seq.options import TOP_LEVEL, ConfigFile, configured
+from titans_seq.options import TOP_LEVEL, ConfigFile, configured, refuse
 from titans_seq.progress import progress
 
 if TYPE_CHECKING:

@@ -23,12 +23,11 @@ from domains.dna.cli.options import (
     SkipOtherRecords,
     Trained,
     Window,
-    refuse,
 )
 from domains.dna.cli.reading import of_genome
 from titans_seq.errors import UserError
-from titans_seq.options import ConfigFile
-from titans_seq.outputs import check_folder
+from titans_seq.options import ConfigFile, refuse
+from titans_seq.outputs import check_file
 from titans_seq.progress import progress
 
 if TYPE_CHECKING:
@@ -87,9 +86,9 @@ def evaluate(
     before; a model of labels on a genome and its --annotation; a profile model on a genome and a bedGraph, --profile.
     """
     if output is not None:
-        if output.suffix not in (".csv", ".parquet") or output.is_dir():
+        check_file("--output", output, "scores.csv")
+        if output.suffix not in (".csv", ".parquet"):
             raise UserError(f"--output {output}: name a file that ends in .csv or .parquet.")
-        check_folder("--output", output.parent)
     import torch
 
     from domains.dna.heads import DNAClassifier, DNALabeller, DNAProfile

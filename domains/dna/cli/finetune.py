@@ -17,14 +17,13 @@ from domains.dna.cli.options import (
     Reference,
     SequenceColumn,
     SkipOtherRecords,
-    refuse,
     refuse_guard,
 )
 from domains.dna.cli.reading import of_genome
 from domains.dna.head_config import VALIDATION_SHARE, EncoderConfig, Pooling, ProfileLoss, encoder_of, finetuning
 from domains.dna.train import GUARD
 from titans_seq.errors import UserError
-from titans_seq.options import TOP_LEVEL, ConfigFile, configured
+from titans_seq.options import TOP_LEVEL, ConfigFile, configured, refuse
 from titans_seq.presets import Preset
 from titans_seq.training.config import TrainingConfig
 

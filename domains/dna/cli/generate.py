@@ -10,7 +10,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from domains.dna.cli.options import Cache, Quiet
-from domains.dna.cli.reading import Model, check_file, load
+from domains.dna.cli.reading import Model, load
 from titans_seq.config import SamplingConfig
 from titans_seq.errors import UserError
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
@@ -44,10 +44,10 @@ def generate(
     """Sample DNA from a model, base by base through its state, and write it as FASTA. The same seed gives the same sequences."""
     from Bio import SeqIO
 
-    from titans_seq.outputs import write_all
+    from titans_seq.outputs import check_file, write_all
 
     if output is not None:
-        check_file("--output", output)
+        check_file("--output", output, "drawn.fa")
     from domains.dna.generate import generate as run
 
     prompts, loaded = _prompts(prompt, cache, quiet), load(model)

@@ -1,13 +1,12 @@
 """Options that several commands have."""
 
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Annotated
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from titans_seq.errors import UserError
+from titans_seq.options import refuse
 
 Genomes = Annotated[list[Path], Parameter(help="FASTA (also .gz or bgzf), .2bit or GenBank files; phix174 and chloroplast ship.")]
 Cache = Annotated[Path | None, Parameter(help="Folder for the genomes' caches. Default: .titans_seq beside each file.")]
@@ -46,20 +45,6 @@ Window = Annotated[
         validator=Number(gte=1),
     ),
 ]
-
-
-def refuse(options: Mapping[str, object], why: str) -> None:
-    """Refuse options that change nothing where they were given.
-
-    options: flag -> its value, None where it was not given. why: goes on after "--flag value: ".
-
-    Raises:
-        UserError: one was given; it is named.
-    """
-    for flag, value in options.items():
-        if value is not None:
-            given = " ".join(map(str, value)) if isinstance(value, list) else value
-            raise UserError(f"{flag if value is True else f'{flag} {given}'}: {why}. Leave it out.")
 
 
 def refuse_guard(guard: int | None, validation_records: list[str] | None) -> None:

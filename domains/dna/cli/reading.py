@@ -8,7 +8,6 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 
 from titans_seq.errors import UserError
-from titans_seq.outputs import check_folder
 
 if TYPE_CHECKING:
     import polars as pl
@@ -45,17 +44,6 @@ def warn_of_guessing(name: str) -> None:
             "scores mean nothing.",
             file=sys.stderr,
         )
-
-
-def check_file(flag: str, path: Path) -> None:
-    """See before anything slow that a file can be written.
-
-    Raises:
-        UserError: it cannot; flag and path are named.
-    """
-    check_folder(flag, path.parent)
-    if path.is_dir():
-        raise UserError(f"{flag} {path}: is a folder. Name a file in it.")
 
 
 def table_writer(rows: "pl.DataFrame") -> Callable[[Path], None]:

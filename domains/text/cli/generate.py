@@ -2,6 +2,7 @@
 
 import json
 import sys
+from dataclasses import asdict
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -9,13 +10,16 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from domains.text.cli.options import Model, load
-from domains.text.config import GenerationConfig
+from domains.text.config import GenerationConfig, is_utf8
 from titans_seq.errors import UserError
-from titans_seq.options import TOP_LEVEL, ConfigFile, configured
+from titans_seq.options import TOP_LEVEL, ConfigFile, configured, refuse
 
 if TYPE_CHECKING:
     from domains.text.context import Context
     from domains.text.model import TitansForCausalLM
+
+_GREEDY = ("temperature", 0)
+"""The likeliest token each time, which is --beams 1."""
 
 
 @configured(generation=GenerationConfig)
@@ -41,26 +45,28 @@ def generate(
         str | None,
         Parameter(help="Folder or name of a smaller model of the same tokeniser that proposes tokens: the same text, in fewer passes."),
     ] = None,
-    proposals: Annotated[int, Parameter(help="Tokens that --draft proposes at a time.", validator=Number(gte=1))] = 4,
+    proposals: Annotated[int | None, Parameter(help="Tokens that --draft proposes at a time. Default: 4.", validator=Number(gte=1))] = None,
     as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON object a text.", negative="")] = False,
     generation: Annotated[GenerationConfig, TOP_LEVEL],
     config: ConfigFile = None,
 ) -> None:
     """Go on with texts. What comes is printed as it is certain; of several prompts, when each has ended."""
+    _check(prompts, state, keep, beams, draft, proposals)
+    if beams is not None:
+        _refuse_drawing(generation)
     texts = [_read_prompt()] if prompts is None else prompts
-    _check(len(texts), state, keep, beams, draft)
     from domains.text.context import load_context
 
     language_model = load(model)
     context = None if state is None else load_context(language_model, state)
     if beams is not None:
-        _search(language_model, texts, beams, generation.max_tokens, context, as_json)
+        _search(language_model, texts, beams, generation, context, as_json)
         return
     from domains.text.generate import stream
     from domains.text.speculative import speculate
 
     if draft is not None:
-        pieces = speculate(language_model, load(draft), texts[0], generation, proposals)
+        pieces = speculate(language_model, load(draft), texts[0], generation, proposals or 4)
     else:
         pieces = stream(language_model, texts, generation, context)
     for piece in pieces:
@@ -81,30 +87,51 @@ def generate(
 
 def _read_prompt() -> str:
     """All of standard input; who is to type it is told so, which also ends the spinner that would write over it."""
+    from domains.text.data.sources import decoded
+
+    if sys.stdin is None:
+        raise UserError("there is no standard input. Give a text to go on with: --prompt.")
     if sys.stdin.isatty():
         print("The prompt (its end: Ctrl-D at the begin of a line, on Windows Ctrl-Z):", file=sys.stderr)
-    return sys.stdin.read()
+    return "".join(decoded("standard input", sys.stdin.buffer))
 
 
-def _check(prompts: int, state: Path | None, keep: Path | None, beams: int | None, draft: str | None) -> None:
-    """Refuse what does not go together, before anything is loaded."""
-    from titans_seq.outputs import check_folder
+def _check(
+    texts: list[str] | None, state: Path | None, keep: Path | None, beams: int | None, draft: str | None, proposals: int | None
+) -> None:
+    """Refuse what does not go together, before anything is read. texts: prompts; None for standard input."""
+    from titans_seq.outputs import check_file
 
+    prompts = 1 if texts is None else len(texts)
+    for text in texts or []:
+        if not is_utf8(text):
+            raise UserError(f"--prompt {text!r}: is not UTF-8. Give the text in UTF-8.")
+    if draft is None:
+        refuse({"--proposals": proposals}, "is of --draft, which was not given")
     if draft is not None and (prompts > 1 or state is not None or beams is not None):
         raise UserError("--draft goes with one prompt, without --state and --beams: the smaller model must have read the same.")
     if keep is not None and (prompts > 1 or beams is not None):
         raise UserError("--keep goes with one prompt, without --beams.")
     if keep is not None:
-        check_folder("--keep", keep.parent)
+        check_file("--keep", keep, "state.safetensors")
         if not keep.parent.is_dir():
             raise UserError(f"--keep {keep}: there is no folder {keep.parent}.")
 
 
-def _search(model: "TitansForCausalLM", prompts: list[str], beams: int, max_tokens: int, context: "Context | None", as_json: bool) -> None:
+def _refuse_drawing(generation: GenerationConfig) -> None:
+    """Refuse what says how tokens are drawn, where none is."""
+    usual = asdict(GenerationConfig(max_tokens=generation.max_tokens, stop=generation.stop))
+    given = {name: value for name, value in asdict(generation).items() if value not in (usual[name], None) and (name, value) != _GREEDY}
+    refuse({f"--{name.replace('_', '-')}": value for name, value in given.items()}, "says how tokens are drawn, and --beams draws none")
+
+
+def _search(
+    model: "TitansForCausalLM", prompts: list[str], beams: int, generation: GenerationConfig, context: "Context | None", as_json: bool
+) -> None:
     from domains.text.beam import beam_search
 
     for prompt in prompts:
-        for beam in beam_search(model, prompt, beams, max_tokens, context=context):
+        for beam in beam_search(model, prompt, beams, generation.max_tokens, context=context, stop=generation.stop):
             if as_json:
                 print(json.dumps({"prompt": prompt, "text": beam.text, "tokens": len(beam.tokens), "nats": beam.nats, "ended": beam.ended}))
             else:

@@ -21,16 +21,14 @@ def read(
 ) -> None:
     """Read texts once, in order; the state that is kept has the same size however long they are, and can be asked many times."""
     from domains.text.context import load_context, read_documents
-    from domains.text.data.sources import find_files, read_blocks
-    from titans_seq.outputs import check_folder
+    from domains.text.data.sources import read_files
+    from titans_seq.outputs import check_file
 
-    check_folder("--state", state.parent)
+    check_file("--state", state, "state.safetensors")
     language_model = load(model)
     context = None if after is None else load_context(language_model, after)
-    found = [file for path in files for file in find_files(path)]
     with progress("reading", None, quiet) as on_read:
-        blocks = (block for file in found for block in read_blocks(file, field))
-        context = read_documents(language_model, blocks, context, on_read)
+        context = read_documents(language_model, read_files(files, field), context, on_read)
     state.parent.mkdir(parents=True, exist_ok=True)
     context.save_for(language_model, state)
     if not quiet:

@@ -36,7 +36,8 @@ def score(
 ) -> None:
     """Say how many bits a byte a model needs for each file; lower is better, 8 is what a file takes as it is.
 
-    Exact for any tokeniser: the bits of all its tokens, over the bytes of the file's text. With --output also by position in the document.
+    Exact for any tokeniser: the bits of all its tokens, over the bytes of the file's text. Beside it the perplexity of a token, which
+    depends on the tokeniser: 2 to the power of the bits per token. With --output also by position in the document.
     """
     from domains.text.data import read_texts
     from domains.text.plots import plot_positions
@@ -73,6 +74,7 @@ def _row(one: "FileScore") -> dict[str, str | int | float]:
         "tokens": one.tokens,
         "bits_per_byte": one.bits_per_byte,
         "bits_per_token": one.bits_per_token,
+        "perplexity": one.perplexity,
     }
 
 
@@ -88,9 +90,12 @@ def _write(rows: Sequence[Mapping[str, object]], path: Path) -> None:
 
 def _print(found: list["FileScore"]) -> None:
     """The files as lines, and if they are several all of them together."""
-    rows = [(one.bits, one.bytes, str(one.path)) for one in found]
-    if len(rows) > 1:
-        rows.append((sum(one.bits for one in found), sum(one.bytes for one in found), "all"))
-    print("bits per byte          bytes  file")
-    for bits, size, name in rows:
-        print(f"{bits / size:13.4f}  {size:13,}  {name}")
+    from domains.text.score import FileScore
+
+    rows = found
+    if len(found) > 1:
+        documents, size, tokens = (sum(getattr(one, name) for one in found) for name in ("documents", "bytes", "tokens"))
+        rows = [*found, FileScore(Path("all"), documents, size, tokens, sum(one.bits for one in found))]
+    print("bits per byte          bytes  perplexity per token         tokens  file")
+    for one in rows:
+        print(f"{one.bits_per_byte:13.4f}  {one.bytes:13,}  {one.perplexity:20.5g}  {one.tokens:13,}  {one.path}")

@@ -1,7 +1,8 @@
 """`titans-seq text task`: list, make, train, evaluate."""
 
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -9,10 +10,11 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from domains.text.cli.options import EndToken, Model, Quiet, TokenizerFile, read_tokenizer
-from domains.text.config import TextConfig
+from domains.text.config import TextConfig, is_utf8
 from domains.text.start import language_model, settings_of
+from titans_seq.config import ConfigError
 from titans_seq.errors import UserError
-from titans_seq.options import TOP_LEVEL, ConfigFile, configured
+from titans_seq.options import TOP_LEVEL, ConfigFile, configured, refuse
 from titans_seq.progress import progress
 from titans_seq.training.config import TrainingConfig
 from titans_seq.training.options import QuietRun, Resume, RunFolder, Size, Start, say_where
@@ -38,6 +40,7 @@ BookFiles = Annotated[
 ]
 Count = Annotated[int, Parameter(help="Examples.", validator=Number(gte=1))]
 Seed = Annotated[int, Parameter(help="Of the examples.", validator=Number(gte=0))]
+SavedSeed = Annotated[int | None, Parameter(help="Of the examples. Default: that of the training, or 0.", validator=Number(gte=0))]
 
 
 @app.command(name="list")
@@ -65,15 +68,14 @@ def make(
 ) -> None:
     """Write examples of a task as JSON lines, for other tools.
 
-    Of text, in RULER's form: index, input (without the begin of the answer), answer_prefix, outputs, length in tokens, depth. Of symbols:
-    index, inputs and targets, -100 where nothing is asked.
+    Of text, in RULER's form: index, input (without the begin of the answer), answer_prefix, outputs, length in tokens with room for the
+    answer, bytes of input and answer_prefix, depth. Of symbols: index, inputs and targets, -100 where nothing is asked.
     """
     from domains.text.tasks.report import example_rows
-    from titans_seq.outputs import check_folder, write_all
+    from titans_seq.outputs import check_file, write_all
 
-    check_folder("--output", output.parent)
-    if output.is_dir():
-        raise UserError(f"--output {output}: is a folder. Name a file, such as {output / f'{name}.jsonl'}.")
+    check_file("--output", output, f"{name}.jsonl")
+    _refuse_of_text(name, {"--books": books, "--tokenizer": tokenizer})
     task = _task(name, settings, books, read_tokenizer(tokenizer, end_token))
 
     def write(path: Path) -> None:
@@ -115,6 +117,7 @@ def train(
 
     if training.length_warmup:
         raise UserError("--length-warmup: the examples of a task have one length; set that of the task, --set length=N.")
+    _refuse_of_text(name, {"--books": books, "--tokenizer": tokenizer})
     pieces, given = read_tokenizer(tokenizer, end_token), None
     if start is not None:
         pieces, given = pieces or _tokenizer_of(language_model(start, "meta")), _settings_of(_trained_on(start), name)
@@ -140,7 +143,7 @@ def evaluate(
     ] = None,
     times: Annotated[int | None, Parameter(help="Lengths of 1, 2, 4 .. so many times the task's.", validator=Number(gte=1))] = None,
     count: Count = 100,
-    seed: Annotated[int | None, Parameter(help="Of the examples. Default: that of the training, or 0.")] = None,
+    seed: SavedSeed = None,
     written: Annotated[
         bool, Parameter(help="Of text: also have the model write its answer, and score that by the published rule.", negative="")
     ] = False,
@@ -151,33 +154,41 @@ def evaluate(
     quiet: Quiet = False,
 ) -> None:
     """Say how well a model does a task, by length and, for needles, by depth. It reads through its state: a million tokens take no more
-    memory than a thousand.
+    memory than a thousand. Each length is printed, and is in the files, as soon as it is done.
     """
     import torch
 
-    from domains.text.tasks.report import evaluate_lengths, write_report
+    from domains.text.tasks.report import at_lengths, evaluate_length, write_report
     from titans_seq.outputs import check_folder
 
     if output is not None:
         check_folder("--output", output)
+    if lengths:
+        refuse({"--times": times}, "makes lengths of the task's own, and --lengths names others")
     loaded = language_model(model, "cuda" if torch.cuda.is_available() else "cpu")
     known = _trained_on(model)
     if task is None and "task" not in known:
         raise UserError(f"{model}: was not trained on a task by titans-seq. Name one: --task.")
     name = task or known["task"]
+    _refuse_of_text(name, {"--books": books, "--written": written or None})
     pieces = _tokenizer_of(loaded)
     base = _task(name, settings, books, pieces, _settings_of(known, name))
     wanted = lengths or [base.length << k for k in range((times or 1).bit_length())]
     used = known.get("seed", 0) if seed is None else seed
-    with progress("reading", None, quiet) as on_read:
-        rows = evaluate_lengths(loaded, base, wanted, count, used, written, on_read)
-    if as_json:
-        for row in rows:
-            print(json.dumps(row.values()))
-    else:
-        _print(base.name, rows, of_text=pieces is not None)
-    if output is not None:
-        write_report(output, base.name, rows)
+    with _named("--lengths"):
+        tasks = at_lengths(loaded, base, wanted, used)
+    rows: list[Row] = []
+    for task_of_length in tasks:
+        with progress(f"reading {task_of_length.length:,}", None, quiet) as on_read:  # one a row: a bar takes what is printed beside it
+            rows.append(evaluate_length(loaded, task_of_length, count, used, written, on_read))
+        if as_json:
+            print(json.dumps(rows[-1].values()), flush=True)
+        else:
+            _print(base.name, rows)
+        if output is not None:
+            write_report(output, base.name, rows)
+    if not as_json:
+        _print_legend(rows[-1], of_text=pieces is not None)
 
 
 def _print_chance(task: "Task") -> None:
@@ -191,18 +202,28 @@ def _print_chance(task: "Task") -> None:
         print(f"{task.name}: guessing among its {task.answers:,} answers gets {share} right, and takes {bits} bits per token.")
 
 
-def _print(name: str, rows: "list[Row]", of_text: bool) -> None:
-    """A table, a line a length."""
-    print(f"{name}: {rows[0].scores.examples} examples a length")
-    columns = [column for column in rows[0].values() if column not in ("length", "tokens", "examples")]
-    print("length".rjust(9) + "tokens".rjust(11) + "".join(column.rjust(_width(column)) for column in columns))
-    for row in rows:
-        values = row.values()
-        print(f"{row.length:9,}{values['tokens']:11,.0f}" + "".join(_cell(column, values[column]) for column in columns))
+def _print(name: str, rows: "list[Row]") -> None:
+    """The last row of a table, a line a length; the first with its head."""
+    row, values = rows[-1], rows[-1].values()
+    sizes = [column for column in ("tokens", "bytes") if column in values]
+    columns = [column for column in values if column not in ("length", "examples", *sizes)]
+    if len(rows) == 1:
+        print(f"{name}: {row.scores.examples} examples a length")
+        heads = ("length".rjust(9), *(column.rjust(11) for column in sizes), *(column.rjust(_width(column)) for column in columns))
+        print("".join(heads))
+    numbers = (
+        f"{row.length:9,}",
+        *(f"{values[column]:11,.0f}" for column in sizes),
+        *(_cell(column, values[column]) for column in columns),
+    )
+    print("".join(numbers), flush=True)
+
+
+def _print_legend(row: "Row", of_text: bool) -> None:
     print("Shares of asked tokens, of answers, and of whole examples that are right; bits per asked token (docs/text_tasks.md).")
-    if rows[0].scores.chance is not None:
+    if row.scores.chance is not None:
         print(f"Chance: {'answers' if of_text else 'accuracy'} of a guess among all possible answers.")
-    if rows[0].scores.guess_bits is not None:
+    if row.scores.guess_bits is not None:
         print("Guess_bits: bits of such a guess; a model that needs more knows less than nothing.")
 
 
@@ -222,12 +243,31 @@ def _task(
     """The task with its settings: `given` ones, changed by NAME=VALUE."""
     from domains.text.tasks import load_task
 
-    try:
+    with _named("--set"):
         return load_task(name, tokenizer, books, **{**(given or {}), **_values(settings or [])})
-    except UserError:  # of the task or a file, which is named
+
+
+@contextmanager
+def _named(flag: str) -> Iterator[None]:
+    """Give what a configuration refuses the name of the flag that it is of; errors of a task or a file have names of their own."""
+    try:
+        yield
+    except UserError:
         raise
+    except ConfigError as error:
+        raise UserError(f"{': '.join((flag, *error.path))}{error.problem}") from error
     except ValueError as error:
-        raise UserError(f"--set: {error}") from error
+        raise UserError(f"{flag}: {error}") from error
+    except MemoryError as error:
+        raise UserError(f"{flag}: an example does not fit into memory. Make it shorter.") from error
+
+
+def _refuse_of_text(name: str, options: Mapping[str, object]) -> None:
+    """Refuse options that a task of symbols has no use for. options: as `refuse`."""
+    from domains.text.tasks.registry import SYMBOL_TASKS
+
+    if name in SYMBOL_TASKS:
+        refuse(options, f"is of tasks of text (facts, niah_.., babilong_..), and {name} is one of symbols")
 
 
 def _values(settings: list[str]) -> dict[str, Any]:
@@ -235,8 +275,8 @@ def _values(settings: list[str]) -> dict[str, Any]:
     values: dict[str, Any] = {}
     for one in settings:
         name, equals, text = one.partition("=")
-        if not equals:
-            raise UserError(f"--set {one}: must be NAME=VALUE.")
+        if not equals or not is_utf8(one):
+            raise UserError(f"--set {one}: must be NAME=VALUE{', in UTF-8' if equals else ''}.")
         try:
             values[name.strip().replace("-", "_")] = json.loads(text)
         except json.JSONDecodeError:
@@ -266,6 +306,9 @@ def _trained_on(model: str) -> dict[str, Any]:
         return {}
     try:
         found: dict[str, Any] = strict_json.loads(path.read_text(encoding="utf-8"))
-        return {"task": str(found["task"]), "settings": dict(found["settings"]), "seed": int(found["seed"])}
+        seed = int(found["seed"])
+        if seed < 0:
+            raise ValueError(f"seed must be at least 0, got {seed}")
+        return {"task": str(found["task"]), "settings": dict(found["settings"]), "seed": seed}
     except (ValueError, KeyError, TypeError, OSError) as error:
         raise UserError(f"{path}: damaged ({error}). Name the task and its settings: --task, --set.") from error

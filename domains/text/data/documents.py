@@ -8,9 +8,8 @@ import numpy as np
 
 from domains.text.config import BYTES, Split
 from domains.text.data.packed import Packed, open_packed
-from domains.text.data.sources import FIELD
+from domains.text.data.sources import FIELD, all_empty
 from domains.text.tokenizers import ByteTokenizer, Tokenizer
-from titans_seq.errors import UserError
 
 ENOUGH = 20
 """Documents from which on "auto" holds whole ones out."""
@@ -130,13 +129,9 @@ def read_texts(
     tokenizer = tokenizer or ByteTokenizer()
     folder = None if cache is None else Path(cache)
     packed = [open_packed(Path(path), tokenizer, field, folder, progress) for path in paths]
-    if not packed:
-        raise UserError("no text: name at least one file or folder.")
-    spans = np.concatenate([_spans(number, one, joined) for number, one in enumerate(packed)])
+    spans = np.concatenate([np.zeros((0, 4), np.int64), *(_spans(number, one, joined) for number, one in enumerate(packed))])
     if not len(spans):
-        empty = packed[0].files[0]
-        others = sum(len(one.files) for one in packed) - 1
-        raise UserError(f"{empty}: is empty{f', and so are {others} others' if others else ''}. Name files that hold text.")
+        raise all_empty([file for one in packed for file in one.files])
     return TextDocuments(packed, spans, "byte" if tokenizer.identity == BYTES else "token")
 
 

@@ -23,7 +23,7 @@ from typing import Any, BinaryIO, NamedTuple
 import numpy as np
 from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingColumn
 
-from domains.text.data.sources import BLOCK, LINES, PARQUET, Block, find_files, kind_of, read_blocks
+from domains.text.data.sources import BLOCK, LINES, PARQUET, Block, find_files, has_changed, kind_of, read_blocks, stamp
 from domains.text.tokenizers import Tokenizer
 from titans_seq import cache, strict_json
 from titans_seq.cache import Place, places_of
@@ -113,11 +113,7 @@ def _path(place: Place, index: Index, ending: str) -> Path:
 
 
 def _stamps(source: Path, files: list[Path]) -> Stamps:
-    def stamp(path: Path) -> tuple[str, int, int]:
-        stat = path.stat()
-        return str(path.relative_to(source)) if path != source else path.name, stat.st_size, stat.st_mtime_ns
-
-    return tuple(map(stamp, files))
+    return tuple((str(path.relative_to(source)) if path != source else path.name, *stamp(path)) for path in files)
 
 
 def _load(place: Place) -> Index | None:
@@ -167,7 +163,7 @@ def _build(source: Path, files: list[Path], tokenizer: Tokenizer, field: str, pr
     now = _stamps(source, files)
     if now != stamps:
         changed = next(path for path, before, after in zip(files, stamps, now, strict=True) if before != after)
-        raise UserError(f"{changed}: has changed while it was read. Read it when it is written, or a copy of it.")
+        raise has_changed(changed)
     index = Index(stamps, sha256, str(_dtype(tokenizer)), written.tokens, written.documents, written.checksums)
     for ending in ("tokens", "documents"):
         os.replace(made / ending, _path(place, index, ending))

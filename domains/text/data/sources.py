@@ -9,7 +9,7 @@ import io
 import json
 import zlib
 from codecs import getincrementaldecoder
-from collections.abc import Iterator
+from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import IO, Any, NamedTuple
 
@@ -74,6 +74,40 @@ def kind_of(path: Path) -> tuple[str, str]:
     return (path.with_suffix("") if packing else path).suffix.lower(), packing
 
 
+def read_files(paths: Iterable[Path], field: str = FIELD) -> Iterator[Block]:
+    """The documents of files and folders, in order, as `read_blocks` gives them.
+
+    Raises:
+        UserError: as `find_files` and `read_blocks`, or all are empty.
+    """
+    files, empty = [file for path in paths for file in find_files(path)], True
+    for file in files:
+        for block in read_blocks(file, field):
+            empty = empty and not block.text
+            yield block
+    if empty:
+        raise all_empty(files)
+
+
+def all_empty(files: Sequence[Path]) -> UserError:
+    """Of files that hold no text."""
+    if not files:
+        return UserError("no text: name at least one file or folder.")
+    others = f", and so are {len(files) - 1} others" if len(files) > 1 else ""
+    return UserError(f"{files[0]}: is empty{others}. Name files that hold text.")
+
+
+def stamp(path: Path) -> tuple[int, int]:
+    """Size and time of a file: what changes when it is written."""
+    stat = path.stat()
+    return stat.st_size, stat.st_mtime_ns
+
+
+def has_changed(path: Path) -> UserError:
+    """Of a file that was written while it was read."""
+    return UserError(f"{path}: has changed while it was read. Read it when it is written, or a copy of it.")
+
+
 def read_blocks(path: Path, field: str = FIELD) -> Iterator[Block]:
     """The documents of a file, in order.
 
@@ -81,8 +115,19 @@ def read_blocks(path: Path, field: str = FIELD) -> Iterator[Block]:
     are left out.
 
     Raises:
-        UserError: the file cannot be read, is damaged, is not UTF-8 (the place is named), or a line or the column is not of that form.
+        UserError: the file cannot be read, is damaged, is not UTF-8 (the place is named), a line or the column is not of that form, or it
+            has changed when its end is reached.
     """
+    try:
+        before = stamp(path)
+        yield from _blocks(path, field)
+        if stamp(path) != before:
+            raise has_changed(path)
+    except OSError as error:
+        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
+
+
+def _blocks(path: Path, field: str) -> Iterator[Block]:
     kind, packing = kind_of(path)
     try:
         if kind in PARQUET and not packing:
@@ -94,11 +139,9 @@ def read_blocks(path: Path, field: str = FIELD) -> Iterator[Block]:
                 for text in _lines(path, file, field):
                     yield from _document(iter([text]))
             else:
-                yield from _document(_decoded(path, file))
+                yield from _document(decoded(path, file))
     except _DAMAGE as error:
         raise UserError(f"{path}: damaged or no {packing} file ({error}). Copy or download it again.") from error
-    except OSError as error:
-        raise UserError(f"{path}: cannot be read ({error.strerror or error}).") from error
 
 
 def _open(path: Path, packing: str) -> IO[bytes]:
@@ -166,7 +209,12 @@ def seam(text: str, limit: int) -> int:
     return limit
 
 
-def _decoded(path: Path, file: IO[bytes]) -> Iterator[str]:
+def decoded(path: Path | str, file: IO[bytes]) -> Iterator[str]:
+    """What a file holds, in parts. path: what errors call it.
+
+    Raises:
+        UserError: it is not UTF-8; the place is named.
+    """
     decoder, place, waiting, block = getincrementaldecoder("utf-8")(), 0, 0, b"."
     while block:
         block = file.read(_READ)

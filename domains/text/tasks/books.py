@@ -5,7 +5,7 @@ from collections.abc import Iterator, Sequence
 from functools import cached_property
 from pathlib import Path
 
-from domains.text.data.sources import find_files, read_blocks
+from domains.text.data.sources import read_files
 from titans_seq.errors import UserError
 
 _END = re.compile(r"""[.!?][.!?"'”\u2019)\]]*\s+(?=["'“\u2018(\[]?[A-Z0-9À-ÖØ-ÞΑ-ΩА-Я])""")
@@ -25,15 +25,14 @@ class Books:
         """The documents of files and folders, as `titans-seq text train` reads them, whole.
 
         Raises:
-            UserError: as `find_files` and `read_blocks`, or all are empty.
+            UserError: as `read_files`, or they hold nothing but spaces.
         """
         texts, parts = list[str](), list[str]()
-        for path in paths:
-            for block in (block for file in find_files(Path(path)) for block in read_blocks(file, field)):
-                parts.append(block.text)
-                if block.last:
-                    texts.append("".join(parts))
-                    parts.clear()
+        for block in read_files(map(Path, paths), field):
+            parts.append(block.text)
+            if block.last:
+                texts.append("".join(parts))
+                parts.clear()
         return cls(texts)
 
     @cached_property

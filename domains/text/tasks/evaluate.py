@@ -1,7 +1,7 @@
 """How well a model does a task: the asked tokens, read through the state in constant memory. Shapes: B rows, T tokens, A asked tokens."""
 
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -22,7 +22,7 @@ SEGMENT = 4096
 class Result:
     """Of an example. tokens: of its inputs. asked: tokens. right: of those the ones that the model finds likeliest, knowing the right ones
     before. answers, found: stretches of asked tokens without others between, such as a needle's value, and those all right. bits: of the
-    asked tokens together.
+    asked tokens together. bytes: of the inputs as text, None where they are symbols.
     """
 
     tokens: int
@@ -31,6 +31,7 @@ class Result:
     answers: int
     found: int
     bits: float
+    bytes: int | None = None
 
 
 @dataclass(frozen=True)
@@ -46,6 +47,7 @@ class Scores:
         whole: share of examples with all right.
         bits: a token that is asked, mean over all of them.
         guess_bits: what a guess would take of `bits` (`Task.guess_bits`); None where that is not known.
+        bytes: of UTF-8 that the inputs are, mean; None of a task of symbols.
     """
 
     examples: int
@@ -56,6 +58,7 @@ class Scores:
     whole: float
     bits: float
     guess_bits: float | None = None
+    bytes: float | None = None
 
     @classmethod
     def of(cls, results: Sequence[Result], task: Task | None = None) -> "Scores":
@@ -71,7 +74,9 @@ class Scores:
         )
         bits = sum(one.bits for one in results) / sum(one.asked for one in results)
         chance, guess_bits = (None, None) if task is None else (task.chance, task.guess_bits)
-        return cls(len(results), tokens, accuracy, chance, answers, whole, bits, guess_bits)
+        sizes = [one.bytes for one in results if one.bytes is not None]
+        size = float(np.mean(sizes)) if sizes else None
+        return cls(len(results), tokens, accuracy, chance, answers, whole, bits, guess_bits, size)
 
     def _repr_html_(self) -> str:
         """In a notebook: a table of one row."""
@@ -119,7 +124,8 @@ def results(
     rows = max(1, min(batch_size, batch_size * SEGMENT // max(1, task.length)))
     for start in range(0, len(items), rows):
         some = [items[i] for i in range(start, min(start + rows, len(items)))]
-        yield from _read(some, model, None if task.at_once else segment_length, on_read)
+        read = _read(some, model, None if task.at_once else segment_length, on_read)
+        yield from (replace(result, bytes=task.bytes_of(item)) for item, result in zip(some, read, strict=True))
 
 
 @torch.no_grad()

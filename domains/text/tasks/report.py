@@ -14,6 +14,7 @@ from domains.text.generate import generate
 from domains.text.tasks.evaluate import Result, Scores, results
 from domains.text.tasks.task import Examples, Task, generator
 from domains.text.tasks.texts import Question, TextTask
+from domains.text.tasks.train import check_reads
 
 BINS = 5
 """Of depths."""
@@ -31,9 +32,9 @@ class Row:
     depths: tuple[tuple[float, int], ...] | None = None
 
     def values(self) -> dict[str, Any]:
-        """Plain, for a table."""
-        more = {} if self.written is None else {"written": self.written}
-        return {"length": self.length, **asdict(self.scores), **more}
+        """Plain, for a table; without what no row of the task can have."""
+        values = {"length": self.length, **asdict(self.scores), "written": self.written}
+        return {name: value for name, value in values.items() if value is not None or name not in ("bytes", "written")}
 
 
 def evaluate_lengths(
@@ -45,18 +46,35 @@ def evaluate_lengths(
     written: bool = False,
     on_read: Callable[[int], None] = lambda tokens: None,
 ) -> list[Row]:
-    """`evaluate` at each length; written: tasks of text also by what the model writes."""
-    rows = []
-    for length in lengths:
-        now = task.at_length(length)
-        found = list(results(model, now, Examples(now, seed, count, "test"), on_read=on_read))
-        if not isinstance(now, TextTask):
-            rows.append(Row(length, Scores.of(found, now)))
-            continue
-        questions = [now.question(generator(seed, "test", i)) for i in range(count)]
-        score = float(np.mean([now.score(q, answer(model, now, q, on_read)) for q in questions])) if written else None
-        rows.append(Row(length, Scores.of(found, now), score, _by_depth(questions, found)))
-    return rows
+    """`evaluate_length` at each of them, once there is an example of each (`at_lengths`)."""
+    return [evaluate_length(model, now, count, seed, written, on_read) for now in at_lengths(model, task, lengths, seed)]
+
+
+def at_lengths(model: Any, task: Task, lengths: Sequence[int], seed: int) -> list[Task]:
+    """The task at each length. That the model reads it is looked at, and the first example of each is made: what cannot be is said before
+    minutes go to the others.
+
+    Raises:
+        ValueError: a length does not fit.
+        UserError: the model has other tokens, or no example can be made.
+    """
+    check_reads(model, task)
+    tasks = [task.at_length(length) for length in lengths]
+    for now in tasks:
+        Examples(now, seed, 1, "test")[0]
+    return tasks
+
+
+def evaluate_length(
+    model: Any, task: Task, count: int, seed: int, written: bool = False, on_read: Callable[[int], None] = lambda tokens: None
+) -> Row:
+    """`evaluate` as a row; written: a task of text also by what the model writes."""
+    found = list(results(model, task, Examples(task, seed, count, "test"), on_read=on_read))
+    if not isinstance(task, TextTask):
+        return Row(task.length, Scores.of(found, task))
+    questions = [task.question(generator(seed, "test", i)) for i in range(count)]
+    score = float(np.mean([task.score(q, answer(model, task, q, on_read)) for q in questions])) if written else None
+    return Row(task.length, Scores.of(found, task), score, _by_depth(questions, found))
 
 
 def answer(model: Any, task: TextTask, question: Question, on_read: Callable[[int], None] = lambda tokens: None) -> str:
@@ -99,6 +117,7 @@ def example_rows(task: Task, seed: int, count: int) -> Iterator[dict[str, Any]]:
             "answer_prefix": question.prefix,
             "outputs": list(question.answers),
             "length": task.tokens(question.prompt) + task.reserve,
+            "bytes": len(question.prompt.encode()),
             "depth": question.depth,
         }
 

@@ -81,6 +81,10 @@ class Task(Protocol):
         """One example; training: as it is trained on, which may ask for more than a test does."""
         ...
 
+    def bytes_of(self, example: Example) -> int | None:
+        """Bytes of UTF-8 that the inputs of an example are; None of a task of symbols."""
+        ...
+
     def at_length(self, length: int) -> "Task":
         """The same task, longer or shorter.
 
@@ -145,6 +149,9 @@ class SymbolTask(Config):
     def example(self, draw: np.random.Generator, training: bool = False) -> Example:
         """As of `Task`."""
         raise NotImplementedError
+
+    def bytes_of(self, example: Example) -> None:
+        """As of `Task`."""
 
     def at_length(self, length: int) -> Self:
         """As of `Task`."""

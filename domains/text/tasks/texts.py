@@ -137,6 +137,10 @@ class TextTask(ABC):
         wanted = np.concatenate([[False], *(np.full(len(part), one) for part, one in zip(encoded, asked, strict=True)), [training]])
         return Example(sequence[:-1], np.where(wanted, sequence, IGNORED)[1:])
 
+    def bytes_of(self, example: Example) -> int:
+        """As of `Task`."""
+        return len(self.tokenizer.decode(example.inputs.tolist()).encode())
+
     def _check_room(self, answers: int) -> None:
         if self.length and answers > self.reserve:
             raise UserError(

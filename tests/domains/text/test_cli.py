@@ -180,8 +180,19 @@ def test_score_refuses_what_is_no_language_model(texts: Path) -> None:
 def test_scores_of_several_files_end_with_all_of_them(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
     TitansForCausalLM(debug()).save_pretrained(texts / "model")
     cli.build_app()(["text", "score", str(texts / "model"), str(texts / "ships.txt"), str(texts / "land.txt")])
-    rows = [line.split() for line in capsys.readouterr().out.splitlines()[1:]]
-    assert [row[1] for row in rows] == ["840", "147", "987"]
+    head, *lines = capsys.readouterr().out.splitlines()
+    assert head.split("  ")[0] == "bits per byte"
+    assert [part.strip() for part in head.split("  ") if part.strip()] == [
+        "bits per byte",
+        "bytes",
+        "perplexity per token",
+        "tokens",
+        "file",
+    ]
+    rows = [line.split() for line in lines]
+    assert [row[1] for row in rows] == [row[3] for row in rows] == ["840", "147", "987"]
+    for row in rows:
+        assert float(row[2]) == pytest.approx(2 ** float(row[0]), rel=1e-3)  # of bytes
     one, other, both = (float(row[0]) for row in rows)
     assert both == pytest.approx((840 * one + 147 * other) / 987, abs=1e-4)
     assert 7.5 < both < 8.5  # untrained

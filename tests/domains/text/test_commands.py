@@ -11,7 +11,9 @@ from typing import Any
 
 import pytest
 import torch
+from safetensors.torch import load_file
 
+from domains.text.data import sources
 from domains.text.model import TitansForCausalLM
 from domains.text.presets import debug
 from titans_seq import UserError, cli
@@ -30,6 +32,7 @@ def texts(tmp_path: Path) -> Path:
     """A folder with a file to train on, one to score, and an untrained model whose texts differ."""
     (tmp_path / "ships.txt").write_text("the ship went over the sea with the wind. " * 20)
     (tmp_path / "land.txt").write_text("the land was dry, and the wind was from the sea. " * 3)
+    (tmp_path / "empty.txt").touch()
     model = TitansForCausalLM(debug())
     torch.nn.init.normal_(model.embedding.weight, std=0.5)
     model.save_pretrained(tmp_path / "model")
@@ -53,6 +56,7 @@ def test_a_tokenizer_is_learned_trained_with_and_scores_bytes(texts: Path, capsy
         nats = torch.nn.functional.cross_entropy(model(tokens[:, :-1])[0][0], tokens[0, 1:], reduction="sum").item()
     assert found["bytes"] == 147
     assert found["tokens"] == len(ids) < 147
+    assert found["perplexity"] == pytest.approx(math.exp(nats / len(ids)), rel=1e-3)
     assert found["bits_per_byte"] == pytest.approx(nats / math.log(2) / 147, rel=1e-4)
     assert sorted(path.name for path in (texts / "scores").iterdir()) == ["files.csv", "positions.csv", "positions.png"]
     assert (texts / "scores" / "positions.csv").read_text().startswith("start,stop,tokens,bits_per_token\n0,64,64,")
@@ -101,14 +105,13 @@ def test_ways_to_generate(texts: Path, capsys: pytest.CaptureFixture[str], monke
     TitansForCausalLM(debug("lmm")).save_pretrained(texts / "draft")
     (texts / "run.toml").write_text("temperature = 0\nmax-tokens = 15\nstop = ['zzz']\n")
     options = ("--config", texts / "run.toml")
-    monkeypatch.setattr(sys, "stdin", io.StringIO("It was"))
+    monkeypatch.setattr(sys, "stdin", typed := io.TextIOWrapper(io.BytesIO(b"It was")))
     command("generate", texts / "model", *options)
     alone, told = capsys.readouterr()
     assert alone.strip()
     assert "The prompt" not in told
-    typed = io.StringIO("It was")
+    typed.seek(0)
     monkeypatch.setattr(typed, "isatty", lambda: True)
-    monkeypatch.setattr(sys, "stdin", typed)
     command("generate", texts / "model", *options)
     again, told = capsys.readouterr()
     assert again == alone
@@ -117,6 +120,61 @@ def test_ways_to_generate(texts: Path, capsys: pytest.CaptureFixture[str], monke
     assert capsys.readouterr().out == alone
     command("generate", texts / "model", "-p", "It was", *options, "--beams", 2, "--json")
     assert len(capsys.readouterr().out.splitlines()) == 2
+    command("generate", texts / "model", "-p", "It was", *options, "--beams", 1, "--stop", alone[2])
+    assert capsys.readouterr().out == f"It was{alone[:2].partition(alone[2])[0]}\n"
+
+
+@pytest.mark.parametrize(
+    ("standard_input", "message"),
+    [
+        (io.TextIOWrapper(io.BytesIO(b"a\xffb")), "^standard input: not UTF-8 at byte 1 "),
+        (None, "^there is no standard input. Give a text to go on with: --prompt.$"),
+    ],
+)
+def test_standard_input_must_be_text(
+    standard_input: io.TextIOWrapper | None, message: str, texts: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(sys, "stdin", standard_input)
+    with pytest.raises(UserError, match=message):
+        command("generate", texts / "model")
+
+
+def test_reading_goes_on_after_an_earlier_text(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """Two texts, one after the other, leave the state of both read at once as one."""
+    (texts / "both.txt").write_text((texts / "ships.txt").read_text() + (texts / "land.txt").read_text())
+    command("read", texts / "model", texts / "ships.txt", "--state", texts / "ships")
+    command("read", texts / "model", texts / "land.txt", "--state", texts / "parts", "--after", texts / "ships")
+    command("read", texts / "model", texts / "both.txt", "--state", texts / "whole")
+    assert [line.split(": ")[1].split(" tokens")[0] for line in capsys.readouterr().out.splitlines()] == ["840", "987", "987"]
+    parts, whole = (load_file(texts / name) for name in ("parts", "whole"))
+    assert parts.keys() == whole.keys()
+    for name, x in whole.items():
+        torch.testing.assert_close(parts[name], x)
+    TitansForCausalLM(debug("lmm")).save_pretrained(texts / "other")
+    with pytest.raises(UserError, match="another model"):
+        command("read", texts / "other", texts / "land.txt", "--state", texts / "x", "--after", texts / "ships")
+
+
+def test_a_file_that_is_written_while_it_is_read_is_refused(texts: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """And nothing is kept of it."""
+    once = sources.seam
+
+    def seam(text: str, limit: int) -> int:
+        with (texts / "ships.txt").open("a") as file:
+            file.write("more")
+        return once(text, limit)
+
+    monkeypatch.setattr(sources, "BLOCK", 200)
+    monkeypatch.setattr(sources, "seam", seam)
+    needles = ("task", "make", "babilong_qa1", "--books", texts / "ships.txt")
+    for arguments in (
+        ("read", texts / "model", texts / "ships.txt", "--state", texts / "x"),
+        ("tokenizer", texts / "ships.txt", "-o", texts / "x", "--quiet"),
+        (*needles, "-o", texts / "x"),
+    ):
+        with pytest.raises(UserError, match=r"ships\.txt: has changed while it was read\. Read it when it is written, or a copy of it\."):
+            command(*arguments)
+        assert not (texts / "x").exists()
 
 
 @pytest.mark.parametrize(
@@ -126,9 +184,26 @@ def test_ways_to_generate(texts: Path, capsys: pytest.CaptureFixture[str], monke
         (("generate", "model", "-p", "a", "--keep", "none/x.safetensors"), "there is no folder none"),
         (("generate", "model", "-p", "a", "-p", "b", "--keep", "x"), "--keep goes with one prompt"),
         (("generate", "model", "-p", "a", "--state", "none"), "none: no such file"),
+        (("generate", "model", "-p", "a\udcff"), r"--prompt 'a\udcff': is not UTF-8. Give the text in UTF-8."),
+        (("generate", "model", "-p", "a", "--stop", "\udcff"), "--stop must be texts in UTF-8, got "),
+        (("generate", "model", "-p", "a", "--beams", 2, "--top-p", 0.9), "--top-p 0.9: says how tokens are drawn, and --beams draws none."),
+        (
+            ("generate", "model", "-p", "a", "--beams", 2, "--repetition-penalty", 1.5),
+            "--repetition-penalty 1.5: says how tokens are drawn",
+        ),
+        (("generate", "model", "-p", "a", "--beams", 2, "--temperature", 0.5), "--temperature 0.5: says how tokens are drawn"),
+        (("generate", "model", "-p", "a", "--beams", 2, "--seed", 3), "--seed 3: says how tokens are drawn"),
+        (("generate", "model", "-p", "a", "--proposals", 3), "--proposals 3: is of --draft, which was not given."),
+        (("read", "model", "empty.txt", "--state", "x"), "empty.txt: is empty. Name files that hold text."),
+        (("read", "model", "empty.txt", "empty.txt", "--state", "x"), "empty.txt: is empty, and so are 1 others."),
+        (("tokenizer", "empty.txt", "-o", "t.json"), "empty.txt: is empty. Name files that hold text."),
+        (("task", "make", "babilong_qa1", "--books", "empty.txt", "-o", "t.json"), "empty.txt: is empty. Name files that hold text."),
+        (("task", "make", "babilong_qa1", "-s", "instruction=\udcff", "-o", "t.json"), "must be NAME=VALUE, in UTF-8."),
         (("generate", "model", "-p", "a", "--top-p", 2), "--top-p must be in (0, 1] or None, got 2"),
         (("tokenizer", "none.txt", "-o", "t.json"), "none.txt: no such file or folder"),
-        (("tokenizer", "ships.txt", "-o", "."), ".: is a folder. Name a file"),
+        (("tokenizer", "ships.txt", "-o", "."), ".: is a folder. Name a file, such as tokenizer.json."),
+        (("read", "none", "ships.txt", "--state", "model"), "--state model: is a folder. Name a file, such as model/state.safetensors."),
+        (("generate", "none", "-p", "a", "--keep", "model"), "--keep model: is a folder. Name a file, such as model/state.safetensors."),
         (("train", "ships.txt", "-o", "run", "--tokenizer", "none.json"), "none.json: cannot be read as a tokeniser"),
         (("read", "none", "ships.txt", "--state", "x"), "none"),
     ],
@@ -138,6 +213,8 @@ def test_what_cannot_be_done_is_refused(arguments: tuple[Any, ...], message: str
     with pytest.raises(UserError) as error:
         command(*arguments)
     assert message in str(error.value)
+    assert not Path("t.json").exists()
+    assert not Path("x").exists()
 
 
 def test_the_help_shows_what_a_user_sets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

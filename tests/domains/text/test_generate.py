@@ -189,6 +189,28 @@ def test_beams_that_hold_everything_find_the_best_texts(length_penalty: float) -
         assert beam.cost(length_penalty) == pytest.approx(cost, rel=1e-5)
 
 
+@pytest.mark.parametrize("beams", [1, 3])
+def test_a_beam_ends_before_a_stop_string(beams: int, model: TitansForCausalLM) -> None:
+    """Its text is cut there, and its tokens and nats are those that it took; one beam is what is written without a search."""
+    free = beam_search(model, "It was", beams, max_tokens=12)
+    stop = free[0].text[4:6]
+    found = beam_search(model, "It was", beams, max_tokens=12, stop=["zzz", stop])
+    assert found != free
+    assert not any(stop in beam.text for beam in found)
+    stopped = [beam for beam in found if stop in model.tokenizer.decode(beam.tokens)]
+    assert stopped
+    for beam in stopped:
+        assert not beam.ended
+        assert beam.text == model.tokenizer.decode(beam.tokens).partition(stop)[0]
+        with torch.no_grad():
+            logits = model(torch.tensor([[model.config.end, *b"It was", *beam.tokens]]))[0][0]
+        nats = -logits[6:-1].double().log_softmax(-1)[range(len(beam.tokens)), beam.tokens].sum()
+        assert beam.nats == pytest.approx(float(nats), rel=1e-4)
+    if beams == 1:
+        (greedy,) = generate(model, ["It was"], GenerationConfig(temperature=0, max_tokens=12, stop=(stop,)))
+        assert (found[0].text, found[0].tokens) == (greedy.text, greedy.tokens)
+
+
 def test_one_beam_is_greedy(of_variant: TitansForCausalLM) -> None:
     (beam,) = beam_search(of_variant, "It was", beams=1, max_tokens=12)
     assert beam.tokens == plain(of_variant, "It was", GenerationConfig(temperature=0, max_tokens=12))

@@ -8,18 +8,22 @@ import subprocess
 import sys
 import time
 from collections.abc import Sequence
+from functools import partial
+from io import StringIO
 from pathlib import Path
 
 import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+from rich.console import Console
 
 from domains.text.data import packed, sources
 from domains.text.data.packed import Packed, open_packed
 from domains.text.tokenizers import END, ByteTokenizer, JsonTokenizer
 from titans_seq import UserError
 from titans_seq.cache import FOLDER
+from titans_seq.progress import make_bar
 
 
 class Counting(ByteTokenizer):
@@ -148,6 +152,21 @@ def test_a_file_that_grows_while_it_is_read_is_refused(tmp_path: Path) -> None:
     with pytest.raises(UserError, match=r"a\.txt: has changed while it was read\. Read it when it is written, or a copy of it\."):
         opened(path, Appending())
     assert texts(opened(path)) == [b"some text and more"]
+
+
+@pytest.mark.parametrize("asked", [True, False])
+def test_a_bar_shows_how_far_large_files_are(asked: bool, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """On a terminal, of files from a size on, unless it is not asked for."""
+    path, screen = tmp_path / "a.txt", StringIO()
+    path.write_text("the ship went over the sea\n" * 100)
+    monkeypatch.setattr(packed, "make_bar", partial(make_bar, console=Console(file=screen, force_terminal=True, width=100)))
+    open_packed(path, ByteTokenizer(), "text", tmp_path / "small", progress=asked)
+    assert screen.getvalue() == ""
+    monkeypatch.setattr(packed, "_SHOWN_FROM", 2000)
+    found = open_packed(path, ByteTokenizer(), "text", tmp_path / "large", progress=asked)
+    assert found.sizes.tolist() == [2700]
+    assert ("Tokenising" in screen.getvalue()) == asked
+    assert ("2.7/2.7 kB" in screen.getvalue()) == asked
 
 
 def test_what_was_opened_stays_when_the_file_changes(tmp_path: Path) -> None:

@@ -13,7 +13,7 @@ from domains.text.config import TextConfig
 from domains.text.data import END, read_texts
 from domains.text.model import TitansForCausalLM
 from domains.text.plots import plot_positions
-from domains.text.score import FIRST, RangeScore, by_file, by_position, range_of, score
+from domains.text.score import FIRST, FileScore, RangeScore, by_file, by_position, range_of, score
 from domains.text.tokenizers import JsonTokenizer
 from titans_seq import presets
 
@@ -74,6 +74,12 @@ def test_bits_per_byte_do_not_depend_on_how_text_is_cut(bpe: JsonTokenizer, path
     size = sum(len(text.encode()) for text in TEXTS)
     assert file.bits_per_byte == pytest.approx(math.log2(bpe.vocabulary) * (count + len(TEXTS)) / size, rel=1e-6)
     assert file.bits_per_token == pytest.approx(math.log2(bpe.vocabulary) * (count + len(TEXTS)) / count, rel=1e-6)
+    assert file.perplexity == pytest.approx(bpe.vocabulary ** ((count + len(TEXTS)) / count), rel=1e-5)
+
+
+def test_a_perplexity_that_no_float_holds_is_infinite() -> None:
+    assert FileScore(Path("a"), 1, 1, 1, 2000.0).perplexity == math.inf
+    assert math.isnan(FileScore(Path("a"), 1, 1, 0, 1.0).perplexity)
 
 
 def test_the_plot_shows_every_range(tmp_path: Path) -> None:

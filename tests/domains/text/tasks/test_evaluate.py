@@ -16,6 +16,7 @@ from domains.text.tasks.registry import SYMBOL_TASKS
 from domains.text.tasks.task import SymbolTask, generator
 from domains.text.tasks.texts import TextTask
 from domains.text.tasks.train import config_for
+from domains.text.tokenizers import JsonTokenizer
 from titans_seq import presets
 from titans_seq.errors import UserError
 from titans_seq.losses import IGNORED
@@ -113,6 +114,19 @@ def test_a_guess_at_a_text_is_one_of_its_answers(name: str) -> None:
     assert task.chance == 1 / len(answers)
 
 
+def test_bytes_are_those_of_the_text_that_is_read(bpe: JsonTokenizer) -> None:
+    """Of any tokeniser the prompt, the answer and a point; of symbols none."""
+    task = load_task("facts", bpe, length=64)
+    assert isinstance(task, TextTask)
+    questions = [task.question(generator(0, "test", i)) for i in range(3)]
+    sizes = [len(f"{one.prompt} {', '.join(one.answers)}.".encode()) for one in questions]
+    model = TitansForCausalLM(config_for(task, TextConfig(titans=presets.debug("mag"))), bpe).eval()
+    assert [one.bytes for one in results(model, task, examples(task, 0, 3))] == sizes
+    assert evaluate(model, task, count=3).bytes == np.mean(sizes)
+    parity = load_task("parity")
+    assert evaluate(model_for(parity), parity, count=3).bytes is None
+
+
 def test_scores_show_the_chance() -> None:
     task = load_task("parity")
     scores = evaluate(model_for(task), task, count=3)
@@ -128,9 +142,9 @@ def test_rows_with_one_asked_token_are_scored_one_at_a_time_as_together() -> Non
     task = load_task("induction")
     assert {int((example.targets != IGNORED).sum()) for example in examples(task, 0, 5)} == {1}
     model = model_for(task)
-    assert asdict(evaluate(model, task, count=5, batch_size=1)) == pytest.approx(
-        asdict(evaluate(model, task, count=5, batch_size=5)), rel=1e-5
-    )
+    alone, together = (asdict(evaluate(model, task, count=5, batch_size=rows)) for rows in (1, 5))
+    assert alone.pop("bytes") is together.pop("bytes") is None
+    assert alone == pytest.approx(together, rel=1e-5)
 
 
 def test_a_long_example_takes_no_more_memory_at_once(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -3,13 +3,14 @@
 import csv
 import json
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 
 from domains.text.model import TitansForCausalLM
 from domains.text.presets import debug
-from domains.text.tasks import TASKS, load_task
+from domains.text.tasks import TASKS, load_task, report
 from domains.text.tasks.needles import Needles
 from domains.text.tasks.task import generator
 from titans_seq import UserError, cli
@@ -39,6 +40,7 @@ def test_examples_are_written_for_other_tools(tmp_path: Path) -> None:
         assert row["input"] + row["answer_prefix"] == question.prompt
         assert row["outputs"] == list(question.answers)
         assert row["length"] == len(question.prompt) + 128 <= 1500
+        assert row["bytes"] == len(question.prompt)
     command("make", "parity", "-o", tmp_path / "bits.jsonl", "--count", "2", "--set", "length=5", "--set", "min_length=null")
     bits = [json.loads(line) for line in (tmp_path / "bits.jsonl").read_text().splitlines()]
     assert [len(row["inputs"]) for row in bits] == [5, 5]
@@ -118,7 +120,9 @@ def test_needles_are_scored_by_depth_and_as_they_are_written(tmp_path: Path, cap
     command("evaluate", tmp_path / "model", *arguments, "--lengths", "600", "900", "-o", tmp_path / "scores")
     printed = capsys.readouterr().out.splitlines()
     header = printed[1].split()
-    assert header == ["length", "tokens", "accuracy", "chance", "answers", "whole", "bits", "guess_bits", "written"]
+    assert header == ["length", "tokens", "bytes", "accuracy", "chance", "answers", "whole", "bits", "guess_bits", "written"]
+    tokens, size = (int(part) for part in printed[2].split()[1:3])
+    assert size == tokens - 1  # the end of a document before it is no byte
     assert [len(line.split()) for line in printed[2:4]] == [
         len(header) - 2
     ] * 2  # of 9,000,000 numbers no chance is told, and no loss of a guess
@@ -136,7 +140,13 @@ def test_needles_are_scored_by_depth_and_as_they_are_written(tmp_path: Path, cap
         (("make", "mqar", "-o", "x.jsonl", "-s", "pairs=x"), "pairs must be of type int"),
         (("make", "mqar", "-o", "x.jsonl", "-s", "lenght=3"), "did you mean 'length'"),
         (("make", "niah_single_2", "-o", "x.jsonl"), "Name files or folders of texts: --books"),
-        (("make", "mqar", "-o", "x.jsonl", "--end-token", "a"), "--end-token names a token of --tokenizer"),
+        (("make", "parity", "-o", "x.jsonl", "--end-token", "a"), "--end-token names a token of --tokenizer"),
+        (
+            ("make", "mqar", "-o", "x.jsonl", "--books", "none"),
+            "^--books none: is of tasks of text .*, and mqar is one of symbols. Leave it",
+        ),
+        (("make", "mqar", "-o", "x.jsonl", "--tokenizer", "none.json"), "^--tokenizer none.json: is of tasks of text"),
+        (("train", "mqar", "-o", "run", "--tokenizer", "none.json"), "^--tokenizer none.json: is of tasks of text"),
     ],
 )
 def test_what_cannot_be_done_is_said(arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -146,10 +156,63 @@ def test_what_cannot_be_done_is_said(arguments: tuple[str, ...], message: str, t
     assert not list(tmp_path.iterdir())
 
 
+@pytest.mark.parametrize(
+    ("arguments", "message"),
+    [
+        (("--lengths", "500", "200"), "^--lengths: length must be 0, or more than reserve=300, got 200$"),
+        (("--lengths", "500", "301"), "^babilong_qa1: length=301 is too short for the stories"),
+        (("--task", "niah_single_1", "--lengths", "10000000000000000"), "^--lengths: an example does not fit into memory"),
+        (("--task", "mqar", "--lengths", "64", "--times", "4"), "^--times 4: makes lengths of the task's own, and --lengths names others."),
+        (("--task", "mqar", "--written"), "^--written: is of tasks of text"),
+        (("--task", "mqar", "--books", "none"), "^--books none: is of tasks of text"),
+    ],
+)
+def test_what_cannot_be_evaluated_is_said_first(
+    arguments: tuple[str, ...], message: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Of several lengths before any of them is."""
+    (tmp_path / "book.txt").write_text("The ship went over the sea. " * 40)
+    TitansForCausalLM(debug()).save_pretrained(tmp_path / "model")
+    monkeypatch.setattr(report, "evaluate_length", None)
+    task = () if "--task" in arguments else ("--task", "babilong_qa1", "-s", "reserve=300", "--books", tmp_path / "book.txt")
+    with pytest.raises(UserError, match=message):
+        command("evaluate", tmp_path / "model", *task, *arguments, "--quiet")
+
+
+def test_a_negative_seed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit):
+        command("evaluate", tmp_path, "--task", "mqar", "--seed", "-1")
+    assert 'Invalid value "-1" for --seed. Must be >= 0.' in capsys.readouterr().err
+
+
+@pytest.mark.parametrize("form", ["table", "json"])
+def test_a_length_that_is_done_is_kept_when_the_next_is_not(
+    form: str, tmp_path: Path, capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    TitansForCausalLM(debug()).save_pretrained(tmp_path / "model")
+    once = report.evaluate_length
+
+    def ended(model: Any, task: Any, *rest: Any) -> report.Row:
+        if task.length == 900:
+            raise KeyboardInterrupt
+        return once(model, task, *rest)
+
+    monkeypatch.setattr(report, "evaluate_length", ended)
+    arguments = ("--task", "niah_single_1", "-s", "reserve=8", "--lengths", 600, 900, "--count", 2, *(["--json"] if form == "json" else []))
+    with pytest.raises(KeyboardInterrupt):
+        command("evaluate", tmp_path / "model", *arguments, "-o", tmp_path / "scores", "--quiet")
+    printed = capsys.readouterr().out.splitlines()
+    assert json.loads(printed[0])["length"] == 600 if form == "json" else printed[2].split()[0] == "600"
+    rows = list(csv.DictReader((tmp_path / "scores" / "scores.csv").read_text().splitlines()))
+    assert [row["length"] for row in rows] == ["600"]
+    assert float(rows[0]["bytes"]) == float(rows[0]["tokens"]) - 1
+
+
 def test_a_model_without_a_task_needs_a_name(tmp_path: Path) -> None:
     TitansForCausalLM(debug()).save_pretrained(tmp_path / "model")
     with pytest.raises(UserError, match=r"was not trained on a task by titans-seq\. Name one: --task"):
         command("evaluate", tmp_path / "model")
-    (tmp_path / "model" / "task.json").write_text("{}")
-    with pytest.raises(UserError, match=r"task\.json: damaged"):
-        command("evaluate", tmp_path / "model")
+    for damaged in ("{}", '{"task": "mqar", "settings": {}, "seed": -1}'):
+        (tmp_path / "model" / "task.json").write_text(damaged)
+        with pytest.raises(UserError, match=r"task\.json: damaged"):
+            command("evaluate", tmp_path / "model")
