@@ -1,7 +1,8 @@
 """What commands write: all files or none, each whole, and nothing over a run."""
 
+import os
 import tempfile
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from pathlib import Path
 
 from titans_seq.errors import UserError
@@ -35,8 +36,13 @@ def check_folder(flag: str, folder: Path) -> None:
         raise UserError(f"{flag} {folder}: cannot write into {existing} ({error.strerror}). Name another folder.") from None
 
 
-def check_file(flag: str, path: Path, example: str) -> None:
-    """See before anything slow that a file can be written. example: a name that it might have.
+def check_file(flag: str, path: Path, example: str, inputs: Iterable[Path] = ()) -> None:
+    """See before anything slow that a file can be written.
+
+    Args:
+        flag, path: its option and its name.
+        example: a name that it might have.
+        inputs: what is read, which it must not be written over; what is not there is passed over.
 
     Raises:
         UserError: it cannot; `flag` and path are named.
@@ -50,6 +56,8 @@ def check_file(flag: str, path: Path, example: str) -> None:
         raise UserError(f"{flag} {path}: is a folder. Name a file, such as {path / example}.")
     if is_other:  # a device or a pipe, in whose place a file would be put
         raise UserError(f"{flag} {path}: is no file that can be written anew. Name another.")
+    if path.exists() and any(os.path.exists(one) and path.samefile(one) for one in inputs):
+        raise UserError(f"{flag} {path}: is a file that is read, and would be written over. Name another.")
 
 
 def check_no_run(folder: Path, parts: Sequence[str]) -> None:

@@ -38,6 +38,18 @@ def test_what_is_no_file_is_refused_in_the_place_of_one(tmp_path: Path) -> None:
         check_file("--state", Path("/dev/null"), "s.safetensors")
 
 
+def test_what_is_read_is_not_written_over(tmp_path: Path) -> None:
+    text, link = tmp_path / "novel.txt", tmp_path / "link.txt"
+    text.write_text("It was the best of times")
+    link.symlink_to(text)
+    read = [text, tmp_path / "gone", Path("A" * 5000)]
+    check_file("--state", tmp_path / "s", "s.safetensors", read)
+    for path in (text, link, tmp_path / "a" / ".." / "novel.txt"):
+        (tmp_path / "a").mkdir(exist_ok=True)
+        with pytest.raises(UserError, match=r"^--state .*: is a file that is read, and would be written over. Name another.$"):
+            check_file("--state", path, "s.safetensors", read)
+
+
 @pytest.mark.skipif(sys.platform != "linux", reason="needs a file system that takes no files")
 def test_permission_is_tried_not_asked_for() -> None:
     """/proc gives root all permissions, and takes no file."""

@@ -47,7 +47,7 @@ def generate(
     from titans_seq.outputs import check_file, write_all
 
     if output is not None:
-        check_file("--output", output, "drawn.fa")
+        check_file("--output", output, "drawn.fa", [] if prompt is None else [Path(prompt)])
     from domains.dna.generate import generate as run
 
     prompts, loaded = _prompts(prompt, cache, quiet), load(model)

@@ -21,10 +21,10 @@ def read(
 ) -> None:
     """Read texts once, in order; the state that is kept has the same size however long they are, and can be asked many times."""
     from domains.text.context import load_context, read_documents
-    from domains.text.data.sources import read_files
+    from domains.text.data.sources import find_files, read_files
     from titans_seq.outputs import check_file
 
-    check_file("--state", state, "state.safetensors")
+    check_file("--state", state, "state.safetensors", [file for path in files for file in find_files(path)])
     language_model = load(model)
     context = None if after is None else load_context(language_model, after)
     with progress("reading", None, quiet) as on_read:
