@@ -61,7 +61,8 @@ BASE = TextConfig(
         attention=AttentionConfig(num_heads=4, sliding_window=64),
     )
 )
-TRAINING = TrainingConfig(learning_rate=3e-3, max_steps=1000, batch_size=8, segment_length=CONTEXT, beta2=0.99)
+RATE = 3e-3
+TRAINING = TrainingConfig(learning_rate=RATE, max_steps=1000, batch_size=8, segment_length=CONTEXT, beta2=0.99)
 """The rate is the one that was chosen on tinyshakespeare's training text (benchmarks.text.shakespeare --search)."""
 
 Nats = Callable[[BaselineForCausalLM, Tensor], Tensor]
@@ -81,20 +82,36 @@ READINGS: dict[str, Nats] = {"carried": stream_nats, "frozen": frozen_nats, "fre
 
 @dataclass(frozen=True)
 class Run:
-    """A model of the table: the name of its subject is its key. readings: ways in which it reads a book; carried: how it is trained."""
+    """A row of the table.
 
+    Attributes:
+        subject: of `SUBJECTS`.
+        readings: ways in which it reads a book.
+        carried: whether it is trained with the state carried on.
+        rate: that it is trained at; another than all others is told in its label.
+    """
+
+    subject: str
     readings: tuple[str, ...] = ("carried", "fresh context")
     carried: bool = True
+    rate: float = RATE
+
+    @property
+    def label(self) -> str:
+        """In the table."""
+        label = SUBJECTS[self.subject].label
+        return label if self.rate == RATE else f"{label}, rate {self.rate:g}"
 
 
 RUNS = {
-    "titans-to-first": Run(("carried", "frozen", "fresh context")),
-    "titans": Run(),
-    "transformer": Run(carried=False),
-    "titans-memory-off": Run(),
-    "sliding-window": Run(),
-    "gated-delta": Run(),
-    "linear-attention": Run(),
+    "titans-to-first": Run("titans-to-first", ("carried", "frozen", "fresh context")),
+    "titans": Run("titans"),
+    "transformer": Run("transformer", carried=False),
+    "transformer-slow": Run("transformer", carried=False, rate=1e-3),
+    "titans-memory-off": Run("titans-memory-off"),
+    "sliding-window": Run("sliding-window"),
+    "gated-delta": Run("gated-delta"),
+    "linear-attention": Run("linear-attention"),
 }
 
 
@@ -151,8 +168,8 @@ def cells(data: Path, runs: Sequence[str], seeds: Sequence[int], limit: int | No
     found = {}
     for seed in seeds:
         for name in runs:
-            run, config = RUNS[name], configure(name, BASE, PARAMETERS, CONTEXT)
-            training = replace(TRAINING, carry_state=run.carried, seed=seed)
+            run, config = RUNS[name], configure(RUNS[name].subject, BASE, PARAMETERS, CONTEXT)
+            training = replace(TRAINING, carry_state=run.carried, learning_rate=run.rate, seed=seed)
             settings = {
                 "model": config.to_dict(),
                 "training": training.to_dict(),
@@ -175,7 +192,7 @@ def rows(found: Mapping[str, Report]) -> dict[str, list[Report]]:
     cells = by_subject(found)
     for name in RUNS:
         for cell in cells.get(name, ()):
-            label = SUBJECTS[name].label
+            label = RUNS[name].label
             made.setdefault(label, []).append(cell["scores"])
             if "frozen" in RUNS[name].readings:
                 alone = {book: {"carried": readings["frozen"]} for book, readings in cell["scores"].items()}
@@ -203,7 +220,7 @@ def markdown(found: Mapping[str, Report]) -> str:
 def _head(found: Mapping[str, Report]) -> str:
     sizes = [cell["parameters"] for cell in found.values()]
     steps = TrainingConfig.from_dict(next(iter(found.values()))["settings"]["training"])
-    seconds = {SUBJECTS[name].label: fmean(cell["cpu_seconds"] for cell in cells) for name, cells in by_subject(found).items()}
+    seconds = {RUNS[name].label: fmean(cell["cpu_seconds"] for cell in cells) for name, cells in by_subject(found).items()}
     return (
         f"Seeds {seeds_of(found)}; {min(sizes):,} to {max(sizes):,} parameters, {steps.max_steps * steps.tokens_per_step:,} bytes of "
         f"training. CPU seconds of it: {', '.join(f'{label} {x:.0f}' for label, x in seconds.items())}. {measured_by(found, MODULE)}"
