@@ -112,17 +112,17 @@ def markdown(found: Mapping[str, Report], steps: int = STEPS) -> str:
     scores = {key: fmean(cell["scores"].values()) for key, cell in found.items()}
     if not found:
         return f"Not measured yet: `python -m {_command(steps)}`."
-    lines = ["| | bits per byte | difference | paper, perplexity | its difference, % | here |", f"|{' --- |' * 6}"]
+    lines = ["| | seeds | bits per byte | difference | paper, perplexity | its difference, % | here |", f"|{' --- |' * 7}"]
     for name in (name for name in ROWS if name in by_subject(found)):
         row = ROWS[name]
         values = [value for key, value in scores.items() if key.split(" | ")[0] == name]
         differences = _differences(scores, name)
         paper = "| | " if row.perplexity is None else f"| {row.perplexity[0]:.2f} | {_percent(row):+.1f} "
         apart = "" if row.against == name else _with_spread(differences, "+.4f")
-        lines.append(f"| {row.label} | {_with_spread(values, '.4f')} | {apart} {paper}| {_verdict(name, differences)} |")
+        lines.append(f"| {row.label} | {len(values)} | {_with_spread(values, '.4f')} | {apart} {paper}| {_verdict(name, differences)} |")
     books = ", ".join(next(iter(found.values()))["scores"])
-    head = f"Mean of {books}; ± is the standard deviation over seeds {seeds_of(found)}, of differences"
-    return "\n".join([f"{head} between models of one seed. {measured_by(found, _command(steps))}", "", *lines])
+    head = f"Mean of {books}; ± is the standard deviation over seeds (of {seeds_of(found)}), of differences"
+    return "\n".join([f"{head} between models of one seed, p of a t test of them. {measured_by(found, _command(steps))}", "", *lines])
 
 
 def _command(steps: int) -> str:

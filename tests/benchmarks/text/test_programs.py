@@ -116,8 +116,8 @@ def test_ablations(data: Path) -> None:
     found = run(ablations, data, "--rows", "lmm,linear-memory", "--seeds", "0,1")
     assert len(found) == 4
     table = ablations.markdown(found)
-    assert "| LMM | 8.0" in table
-    assert "| LMM, linear memory | " in table
+    assert "| LMM | 2 | 8.0" in table
+    assert "| LMM, linear memory | 2 | " in table
     assert "| 28.49 | +5.5 |" in table
 
 
