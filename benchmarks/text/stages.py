@@ -20,6 +20,8 @@ SECONDS = "cpu_seconds"
 """File of a kept model's folder: what its own stage took."""
 SOURCES = ("titans_seq", "domains/text", "benchmarks/text/baselines.py", "benchmarks/speed/baselines.py")
 """What a trained model depends on, beside its settings."""
+CODE = source_digest(SOURCES)
+"""As it is imported: what is written while a run goes on is not what trains there."""
 
 
 def train_stages(
@@ -36,7 +38,7 @@ def train_stages(
         kept: folder of the models of all stages; made where it is not there.
         count: examples that there are to train on; None for new ones at every step.
     """
-    before = [source_digest(SOURCES), kind.__name__, config.to_dict(), count]
+    before = [CODE, kind.__name__, config.to_dict(), count]
     model, seconds = None, 0.0
     for task, plan in stages:
         before = [*before, task.name, task.settings(), asdict(plan)]
@@ -65,4 +67,8 @@ def _train(
         begin = process_time()
         model = train(task, Path(temporary) / "run", config, plan, start=start, count=count, make_model=kind, progress=False)
         (model / SECONDS).write_text(f"{process_time() - begin:.1f}\n")
-        model.rename(folder)
+        try:
+            model.rename(folder)
+        except OSError:
+            if not folder.exists():  # else another run has trained the same meanwhile
+                raise

@@ -1,9 +1,10 @@
 """Beam search: the states of the best texts so far are selected as rows of a batch. Shapes: B beams, V tokens of the vocabulary."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from typing import NamedTuple
 
 import torch
+from torch import Tensor
 
 from domains.text.context import Context, begin, extend
 from domains.text.generate import fork
@@ -62,17 +63,16 @@ def beam_search(
     for _ in range(max_tokens):
         logits, state = decoder(now.last[:, None], now.state)
         nats = costs[:, None] - logits[:, -1].double().cpu().log_softmax(-1)  # (B, V)
-        best = nats.flatten().argsort(stable=True)[: 2 * beams]  # so many that `beams` go on, since one in V ends each
-        parents, following = (best // nats.shape[1]).tolist(), (best % nats.shape[1]).tolist()
-        ways = list(zip(parents, following, nats.flatten()[best].tolist(), strict=True))
-        over = [token == end or _holds(model, [*tokens[parent], token], stop) for parent, token, _ in ways]
-        for (parent, token, cost), is_over in zip(ways[:beams], over, strict=False):
-            if is_over:
-                row = tokens[parent] if token == end else [*tokens[parent], token]
+        going: list[tuple[int, int, float]] = []
+        for rank, (parent, token, cost) in enumerate(_likeliest(nats, 2 * beams)):  # one in V ends each: so many do but for stops
+            row = tokens[parent] if token == end else [*tokens[parent], token]
+            if token != end and not _holds(model, row, stop):
+                going.append((parent, token, cost))
+            elif rank < beams:
                 done.append(_beam(model, row, cost, token == end, stop))
-        going = [way for way, is_over in zip(ways, over, strict=True) if not is_over][:beams]
+            if len(going) == beams:
+                break
         if len(done) >= beams or not going:
-            going = []
             break
         tokens = [[*tokens[parent], token] for parent, token, _ in going]
         costs = torch.tensor([cost for *_, cost in going], dtype=torch.float64)
@@ -84,8 +84,18 @@ def beam_search(
     return sorted(done, key=lambda beam: beam.cost(length_penalty))[:beams]
 
 
+def _likeliest(nats: Tensor, at_once: int) -> Iterator[tuple[int, int, float]]:
+    """Beam, token and nats of nats (B, V), the fewest nats first; so many are looked up at a time."""
+    vocabulary = nats.shape[1]
+    for places in nats.flatten().argsort(stable=True).split(at_once):
+        for place, cost in zip(places.tolist(), nats.flatten()[places].tolist(), strict=True):
+            yield place // vocabulary, place % vocabulary, cost
+
+
 def _holds(model: TitansForCausalLM, tokens: list[int], stop: Sequence[str]) -> bool:
-    return bool(stop) and any(one in model.tokenizer.decode(tokens) for one in stop)
+    """Whether the text of the tokens holds a stop string."""
+    text = model.tokenizer.decode(tokens) if stop else ""
+    return any(one in text for one in stop)
 
 
 def _beam(model: TitansForCausalLM, tokens: list[int], nats: float, ended: bool, stop: Sequence[str]) -> Beam:

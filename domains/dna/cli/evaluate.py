@@ -86,7 +86,7 @@ def evaluate(
     before; a model of labels on a genome and its --annotation; a profile model on a genome and a bedGraph, --profile.
     """
     if output is not None:
-        check_file("--output", output, "scores.csv", [data])
+        check_file("--output", output, "scores.csv", [data, *data.glob("*")])
         if output.suffix not in (".csv", ".parquet"):
             raise UserError(f"--output {output}: name a file that ends in .csv or .parquet.")
     import torch

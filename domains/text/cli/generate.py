@@ -1,5 +1,6 @@
 """`titans-seq text generate`: go on with prompts, from the begin of a document or from what was read before."""
 
+import io
 import json
 import sys
 from dataclasses import asdict
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from domains.text.cli.options import Model, load
+from domains.text.cli.options import Model, files_of, load
 from domains.text.config import GenerationConfig, is_utf8
 from titans_seq.errors import UserError
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured, refuse
@@ -51,7 +52,9 @@ def generate(
     config: ConfigFile = None,
 ) -> None:
     """Go on with texts. What comes is printed as it is certain; of several prompts, when each has ended."""
-    _check(prompts, state, keep, beams, draft, proposals)
+    _check(prompts, state, beams, draft, proposals)
+    if keep is not None:
+        _check_keep(keep, model, texts=1 if prompts is None else len(prompts), beams=beams)
     if beams is not None:
         _refuse_drawing(generation)
     texts = [_read_prompt()] if prompts is None else prompts
@@ -93,15 +96,13 @@ def _read_prompt() -> str:
         raise UserError("there is no standard input. Give a text to go on with: --prompt.")
     if sys.stdin.isatty():
         print("The prompt (its end: Ctrl-D at the begin of a line, on Windows Ctrl-Z):", file=sys.stderr)
-    return "".join(decoded("standard input", sys.stdin.buffer))
+    if not hasattr(sys.stdin, "buffer"):  # of text alone, as another program may have set it
+        return sys.stdin.read()
+    return "".join(decoded("standard input", io.BytesIO(sys.stdin.buffer.read())))  # at once: a terminal ends as often as it is read
 
 
-def _check(
-    texts: list[str] | None, state: Path | None, keep: Path | None, beams: int | None, draft: str | None, proposals: int | None
-) -> None:
+def _check(texts: list[str] | None, state: Path | None, beams: int | None, draft: str | None, proposals: int | None) -> None:
     """Refuse what does not go together, before anything is read. texts: prompts; None for standard input."""
-    from titans_seq.outputs import check_file
-
     prompts = 1 if texts is None else len(texts)
     for text in texts or []:
         if not is_utf8(text):
@@ -110,12 +111,17 @@ def _check(
         refuse({"--proposals": proposals}, "is of --draft, which was not given")
     if draft is not None and (prompts > 1 or state is not None or beams is not None):
         raise UserError("--draft goes with one prompt, without --state and --beams: the smaller model must have read the same.")
-    if keep is not None and (prompts > 1 or beams is not None):
+
+
+def _check_keep(keep: Path, model: str, texts: int, beams: int | None) -> None:
+    """See before anything is read that a state can be written."""
+    from titans_seq.outputs import check_file
+
+    if texts > 1 or beams is not None:
         raise UserError("--keep goes with one prompt, without --beams.")
-    if keep is not None:
-        check_file("--keep", keep, "state.safetensors")
-        if not keep.parent.is_dir():
-            raise UserError(f"--keep {keep}: there is no folder {keep.parent}.")
+    check_file("--keep", keep, "state.safetensors", files_of(model))
+    if not keep.parent.is_dir():
+        raise UserError(f"--keep {keep}: there is no folder {keep.parent}.")
 
 
 def _refuse_drawing(generation: GenerationConfig) -> None:

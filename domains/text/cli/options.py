@@ -44,6 +44,13 @@ def read_tokenizer(path: Path | None, end: str | None) -> "Tokenizer | None":
     return None if path is None else load_tokenizer(path, end)
 
 
+def files_of(model: str) -> list[Path]:
+    """Of a model's folder, which nothing is to be written over; of a name on the hub they are not there."""
+    from titans_seq.checkpoint import ALL_FILES
+
+    return [Path(model) / name for name in ALL_FILES]
+
+
 def load(model: str) -> "TitansForCausalLM":
     """A trained model, on the GPU if there is one."""
     import torch

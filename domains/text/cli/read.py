@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from domains.text.cli.options import Field, Model, Quiet, Texts, load
+from domains.text.cli.options import Field, Model, Quiet, Texts, files_of, load
 from titans_seq.progress import progress
 
 
@@ -24,7 +24,7 @@ def read(
     from domains.text.data.sources import find_files, read_files
     from titans_seq.outputs import check_file
 
-    check_file("--state", state, "state.safetensors", [file for path in files for file in find_files(path)])
+    check_file("--state", state, "state.safetensors", [*files_of(model), *(file for path in files for file in find_files(path))])
     language_model = load(model)
     context = None if after is None else load_context(language_model, after)
     with progress("reading", None, quiet) as on_read:

@@ -71,11 +71,13 @@ def make(
     Of text, in RULER's form: index, input (without the begin of the answer), answer_prefix, outputs, length in tokens with room for the
     answer, bytes of input and answer_prefix, depth. Of symbols: index, inputs and targets, -100 where nothing is asked.
     """
+    from domains.text.data.sources import find_files
     from domains.text.tasks.report import example_rows
     from titans_seq.outputs import check_file, write_all
 
-    check_file("--output", output, f"{name}.jsonl")
     _refuse_of_text(name, {"--books": books, "--tokenizer": tokenizer})
+    read = [file for path in books or [] for file in find_files(path)] + ([] if tokenizer is None else [tokenizer])
+    check_file("--output", output, f"{name}.jsonl", read)
     task = _task(name, settings, books, read_tokenizer(tokenizer, end_token))
 
     def write(path: Path) -> None:
@@ -83,7 +85,8 @@ def make(
             for row in example_rows(task, seed, count):
                 file.write(json.dumps(row, ensure_ascii=False) + "\n")
 
-    write_all(output.parent, {output.name: write})
+    with _named("--set"):
+        write_all(output.parent, {output.name: write})
     print(f"{output}: {count:,} examples.")
 
 
@@ -175,7 +178,7 @@ def evaluate(
     base = _task(name, settings, books, pieces, _settings_of(known, name))
     wanted = lengths or [base.length << k for k in range((times or 1).bit_length())]
     used = known.get("seed", 0) if seed is None else seed
-    with _named("--lengths"):
+    with _named("--lengths" if lengths else "--times" if times else "--set"):
         tasks = at_lengths(loaded, base, wanted, used)
     rows: list[Row] = []
     for task_of_length in tasks:

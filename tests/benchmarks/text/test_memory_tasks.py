@@ -88,6 +88,9 @@ def test_a_trial_begins_with_its_lessons(tmp_path: Path, monkeypatch: pytest.Mon
     assert again == begun, "seconds are those of all stages, whenever they were trained"
     memory_tasks.trained(further, "gated-delta", 1, of, tmp_path, tmp_path)
     assert len(seen) == 5, "another seed begins anew"
+    monkeypatch.setattr(stages, "CODE", "changed")
+    memory_tasks.trained(further, "gated-delta", 1, of, tmp_path, tmp_path)
+    assert len(seen) == 9, "so does other code"
     assert not [path for path in tmp_path.iterdir() if path.name.startswith("tmp")]
 
 

@@ -4,6 +4,7 @@ import contextlib
 import io
 import json
 import math
+import os
 import subprocess
 import sys
 from pathlib import Path
@@ -16,6 +17,7 @@ from safetensors.torch import load_file
 from domains.text.data import sources
 from domains.text.model import TitansForCausalLM
 from domains.text.presets import debug
+from tests.limits import HANG
 from titans_seq import UserError, cli
 from titans_seq.training.metrics import read_metrics
 
@@ -124,6 +126,27 @@ def test_ways_to_generate(texts: Path, capsys: pytest.CaptureFixture[str], monke
     assert capsys.readouterr().out == f"It was{alone[:2].partition(alone[2])[0]}\n"
 
 
+@pytest.mark.skipif(sys.platform == "win32", reason="needs a terminal of POSIX")
+def test_one_end_ends_a_prompt_at_a_terminal(texts: Path) -> None:
+    """Ctrl-D once, where a line begins."""
+    import pty
+
+    master, terminal = pty.openpty()
+    line = (sys.executable, "-m", "titans_seq.cli", "text", "generate", texts / "model", "--max-tokens", "3", "--json")
+    with subprocess.Popen(list(map(str, line)), stdin=terminal, stdout=subprocess.PIPE, stderr=subprocess.PIPE) as process:
+        assert process.stderr is not None
+        assert process.stderr.readline().startswith(b"The prompt (its end: Ctrl-D")
+        os.write(master, b"It was\n\x04")
+        out, _ = process.communicate(timeout=HANG)
+    assert json.loads(out)["prompt"] == "It was\n"
+
+
+def test_standard_input_may_be_of_text_alone(texts: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    monkeypatch.setattr(sys, "stdin", io.StringIO("It was"))
+    command("generate", texts / "model", "--max-tokens", 3, "--json")
+    assert json.loads(capsys.readouterr().out)["prompt"] == "It was"
+
+
 @pytest.mark.parametrize(
     ("standard_input", "message"),
     [
@@ -204,6 +227,13 @@ def test_a_file_that_is_written_while_it_is_read_is_refused(texts: Path, monkeyp
         (("tokenizer", "ships.txt", "-o", "."), ".: is a folder. Name a file, such as tokenizer.json."),
         (("read", "none", "ships.txt", "--state", "model"), "--state model: is a folder. Name a file, such as model/state.safetensors."),
         (("generate", "none", "-p", "a", "--keep", "model"), "--keep model: is a folder. Name a file, such as model/state.safetensors."),
+        (("read", "none", "ships.txt", "--state", "ships.txt"), "--state ships.txt: is a file that is read, and would be written over."),
+        (("read", "model", "ships.txt", "--state", "model/model.safetensors"), "--state model/model.safetensors: is a file that is read"),
+        (("generate", "model", "-p", "a", "--keep", "model/model.safetensors"), "--keep model/model.safetensors: is a file that is read"),
+        (("tokenizer", ".", "-o", "land.txt"), "--output land.txt: is a file that is read, and would be written over."),
+        (("task", "make", "babilong_qa1", "--books", ".", "-o", "land.txt"), "--output land.txt: is a file that is read"),
+        (("task", "make", "facts", "--tokenizer", "model/config.json", "-o", "model/config.json"), "config.json: "),
+        (("task", "make", "mqar", "-s", "length=10000000000000000", "-o", "t.json"), "--set: "),
         (("train", "ships.txt", "-o", "run", "--tokenizer", "none.json"), "none.json: cannot be read as a tokeniser"),
         (("read", "none", "ships.txt", "--state", "x"), "none"),
     ],
