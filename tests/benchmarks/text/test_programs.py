@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from benchmarks.text import ablations, books, shakespeare
+from benchmarks.text import ablations, books, memory_tasks, shakespeare
 from benchmarks.text.baselines import BaselineConfig
 from benchmarks.text.cells import PAGE, read_cells
 from titans_seq import presets
@@ -154,6 +154,8 @@ def test_the_page_shows_the_results_that_ship() -> None:
     for module, text in shown.items():
         expected = text() if module.OUTPUT.exists() else f"Not measured yet: `python -m {module.MODULE}`."
         assert module.SECTION.read(page) == expected
+    cells, searched = (read_cells(memory_tasks.OUTPUT.with_name(f"text_memory_tasks{part}.json")) for part in ("", "_search"))
+    assert memory_tasks.SECTION.read(page) == memory_tasks.markdown(cells, searched)
     for steps, section in ablations.SECTIONS.items():
         assert section.read(page) == ablations.markdown(read_cells(ablations.output_of(steps)), steps)
 
