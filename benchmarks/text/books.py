@@ -233,14 +233,15 @@ def _mean(scores: Sequence[Report], book: str, column: str) -> float | None:
 
 
 def draw(found: Mapping[str, Report], path: Path) -> None:
-    """Means over books and seeds, of what is carried."""
+    """Means over books and seeds, of what is carried, of the models that are trained at the rate of all."""
 
     def mean(scores: Sequence[Report], what: str) -> list[float]:
         carried = [one[book]["carried"][what] for one in scores for book in one]
         whole = min(map(len, carried))
         return np.mean([one[:whole] for one in carried], axis=0).tolist()
 
-    made, against = rows(found), SUBJECTS["titans-memory-off"].label
+    made = rows({key: cell for key, cell in found.items() if RUNS[key.split(" | ")[0]].rate == RATE})
+    against = RUNS["titans-memory-off"].label
     plot_books(
         {label: mean(scores, "ranges") for label, scores in made.items()},
         {label: mean(scores, "parts") for label, scores in made.items()},
