@@ -32,7 +32,7 @@ STEPS, SCORED, WINDOW = 400, 100_000, 1024
 SECTIONS = {STEPS: Section("text-ablations"), 1600: Section("text-ablations-1600")}
 """Of the page, by the steps."""
 CHANCE = 0.05
-"""Of a difference as large, or larger, between models that do not differ: a larger one is none beyond seeds."""
+"""Level of the test: a difference of a larger p is none beyond seeds."""
 
 
 @dataclass(frozen=True)
