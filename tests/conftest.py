@@ -1,6 +1,8 @@
 """Fixtures and rules for the whole suite."""
 
 import os
+import signal
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -27,6 +29,14 @@ def pytest_make_parametrize_id(val: object) -> str | None:
 def _seed() -> None:
     """Every test starts from the same random numbers."""
     torch.manual_seed(0)
+
+
+@pytest.fixture
+def ctrl_c_is_heard() -> Iterator[None]:
+    """By this process and those that a test starts, also where a shell has started the tests in its background and has them ignore it."""
+    before = signal.signal(signal.SIGINT, signal.default_int_handler)
+    yield
+    signal.signal(signal.SIGINT, before)
 
 
 @pytest.fixture

@@ -209,14 +209,6 @@ def test_the_oldest_torch_is_what_the_project_asks_for() -> None:
     assert f"torch>={'.'.join(map(str, OLDEST_TORCH))}" in settings["project"]["dependencies"]
 
 
-@pytest.fixture
-def ctrl_c_is_heard() -> Iterator[None]:
-    """By processes that a test starts, also where a shell has started the tests in its background and has them ignore it."""
-    before = signal.signal(signal.SIGINT, signal.default_int_handler)
-    yield
-    signal.signal(signal.SIGINT, before)
-
-
 @pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_ctrl_c_is_quiet(site: Path) -> None:
     environment = {**os.environ, "PYTHONPATH": str(site)}

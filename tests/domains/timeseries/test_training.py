@@ -120,6 +120,7 @@ def test_asked_to_end_it_goes_on_from_the_step_to_the_same_weights(
     assert rows_without_clock(tmp_path / "metrics.csv") == rows_without_clock(tmp_path / "whole.csv")
 
 
+@pytest.mark.usefixtures("ctrl_c_is_heard")
 def test_ctrl_c_ends_after_the_step_with_a_checkpoint(tmp_path: Path) -> None:
     with pytest.raises(KeyboardInterrupt):
         estimator(trainer_kwargs={"callbacks": [Signal(signal.SIGINT, 5)]}).train(entries(), checkpoints=tmp_path)
