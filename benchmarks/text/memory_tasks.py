@@ -178,13 +178,13 @@ def in_books(name: str) -> bool:
     return name.startswith(("niah", "babilong"))
 
 
-def load(trial: Trial, data: Path, part: str, pieces: str | None = None) -> Task:
+def load(trial: Trial, data: Path, part: str) -> Task:
     """The task, in pieces of its own or another's texts; of tests facts are those of bAbI's test files, books not those of the training."""
     given: dict[str, Any] = {}
     if in_books(trial.name):
         given["books"] = books(data, part)
     if trial.vocabulary is not None:
-        given["tokenizer"] = tokenizer(pieces or trial.pieces or trial.name, trial.vocabulary, data)
+        given["tokenizer"] = tokenizer(trial.pieces or trial.name, trial.vocabulary, data)
     if trial.name.startswith("babilong") and part == "test":
         given["babi"] = str(data / "text" / "babi" / "en")
     return load_task(trial.name, **given, **trial.settings)
@@ -257,8 +257,8 @@ def trained(trial: Trial, key: str, seed: int, of: Report, data: Path, kept: Pat
 def lessons(trial: Trial, training: TrainingConfig, of: Report, data: Path) -> Iterator[Stage]:
     """Other trials that a model is trained on before its own, and how."""
     for name, _, rows, steps in of.get("lessons", ()):
-        lesson = replace(TRIALS[name], vocabulary=trial.vocabulary)
-        yield load(lesson, data, "training", pieces=trial.pieces or trial.name), replace(training, batch_size=rows, max_steps=steps)
+        lesson = replace(TRIALS[name], vocabulary=trial.vocabulary, pieces=trial.pieces or trial.name)
+        yield load(lesson, data, "training"), replace(training, batch_size=rows, max_steps=steps)
 
 
 def rows_of(trial: Trial) -> int:
@@ -280,8 +280,8 @@ def search_cells(options: argparse.Namespace) -> dict[str, Cell]:
     for name, key in product(options.tasks, options.subjects):
         for rate in TRIALS[name].rates if len(TRIALS[name].rates) > 1 else ():
             of = settings(TRIALS[name], key, rate, options.steps, options.parameters)
-            work = partial(validate, TRIALS[name], key, of, options.data)
-            made[f"{name} | {key} | {rate:g}"] = Cell(of, lambda say, checkpoint, work=work: work(checkpoint.with_name(TRAINED)))  # type: ignore[misc]
+            work = partial(validate, TRIALS[name], key, of, options.data, options.output.with_name(TRAINED))
+            made[f"{name} | {key} | {rate:g}"] = Cell(of, lambda say, checkpoint, work=work: work())  # type: ignore[misc]
     return made
 
 
@@ -291,8 +291,8 @@ def cells(options: argparse.Namespace, searched: Report) -> dict[str, Cell]:
     for name, key in product(options.tasks, options.subjects):
         of = settings(TRIALS[name], key, rate_of(searched, name, key), options.steps, options.parameters)
         for seed in options.seeds:
-            work = partial(measure, TRIALS[name], key, seed, of, options.data)
-            made[f"{name} | {key} | {seed}"] = Cell(of, lambda say, checkpoint, work=work: work(checkpoint.with_name(TRAINED)))  # type: ignore[misc]
+            work = partial(measure, TRIALS[name], key, seed, of, options.data, options.output.with_name(TRAINED))
+            made[f"{name} | {key} | {seed}"] = Cell(of, lambda say, checkpoint, work=work: work())  # type: ignore[misc]
     return made
 
 

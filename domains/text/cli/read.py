@@ -21,14 +21,15 @@ def read(
 ) -> None:
     """Read texts once, in order; the state that is kept has the same size however long they are, and can be asked many times."""
     from domains.text.context import load_context, read_documents
-    from domains.text.data.sources import find_files, read_files
+    from domains.text.data.sources import find_all, read_files
     from titans_seq.outputs import check_file
 
-    check_file("--state", state, "state.safetensors", [*files_of(model), *(file for path in files for file in find_files(path))])
+    found = find_all(files)
+    check_file("--state", state, "state.safetensors", [*files_of(model), *found])
     language_model = load(model)
     context = None if after is None else load_context(language_model, after)
     with progress("reading", None, quiet) as on_read:
-        context = read_documents(language_model, read_files(files, field), context, on_read)
+        context = read_documents(language_model, read_files(found, field), context, on_read)
     state.parent.mkdir(parents=True, exist_ok=True)
     context.save_for(language_model, state)
     if not quiet:

@@ -71,13 +71,12 @@ def make(
     Of text, in RULER's form: index, input (without the begin of the answer), answer_prefix, outputs, length in tokens with room for the
     answer, bytes of input and answer_prefix, depth. Of symbols: index, inputs and targets, -100 where nothing is asked.
     """
-    from domains.text.data.sources import find_files
+    from domains.text.data.sources import find_all
     from domains.text.tasks.report import example_rows
     from titans_seq.outputs import check_file, write_all
 
     _refuse_of_text(name, {"--books": books, "--tokenizer": tokenizer})
-    read = [file for path in books or [] for file in find_files(path)] + ([] if tokenizer is None else [tokenizer])
-    check_file("--output", output, f"{name}.jsonl", read)
+    check_file("--output", output, f"{name}.jsonl", find_all(books or []) + ([] if tokenizer is None else [tokenizer]))
     task = _task(name, settings, books, read_tokenizer(tokenizer, end_token))
 
     def write(path: Path) -> None:

@@ -20,12 +20,13 @@ def tokenizer(
     quiet: Quiet = False,
 ) -> None:
     """Learn a byte-level BPE from texts, for `text train --tokenizer`. Any text goes through it unchanged."""
-    from domains.text.data.sources import find_files, read_files
+    from domains.text.data.sources import find_all, read_files
     from domains.text.tokenizers import train_tokenizer
     from titans_seq.outputs import check_file, write_all
 
-    check_file("--output", output, "tokenizer.json", [file for path in files for file in find_files(path)])
-    texts = (block.text for block in read_files(files, field))
+    found = find_all(files)
+    check_file("--output", output, "tokenizer.json", found)
+    texts = (block.text for block in read_files(found, field))
     learned = train_tokenizer(texts, vocab_size, progress=not quiet and sys.stdout.isatty())  # its bar is of blank lines elsewhere
     write_all(output.parent, {output.name: lambda path: path.write_text(learned.text, encoding="utf-8")})
     if not quiet:

@@ -74,13 +74,18 @@ def kind_of(path: Path) -> tuple[str, str]:
     return (path.with_suffix("") if packing else path).suffix.lower(), packing
 
 
+def find_all(paths: Iterable[Path]) -> list[Path]:
+    """What `find_files` finds of each."""
+    return [file for path in paths for file in find_files(path)]
+
+
 def read_files(paths: Iterable[Path], field: str = FIELD) -> Iterator[Block]:
     """The documents of files and folders, in order, as `read_blocks` gives them.
 
     Raises:
         UserError: as `find_files` and `read_blocks`, or all are empty.
     """
-    files, empty = [file for path in paths for file in find_files(path)], True
+    files, empty = find_all(paths), True
     for file in files:
         for block in read_blocks(file, field):
             empty = empty and not block.text
