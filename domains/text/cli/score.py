@@ -15,6 +15,9 @@ from titans_seq.progress import progress
 if TYPE_CHECKING:
     from domains.text.score import FileScore, RangeScore
 
+FILES, POSITIONS, PICTURE = "files.csv", "positions.csv", "positions.png"
+"""What is written."""
+
 
 def score(
     model: Model,
@@ -26,7 +29,7 @@ def score(
     ] = 1024,
     output: Annotated[
         Path | None,
-        Parameter(name=("--output", "-o"), help="Folder for files.csv, positions.csv and positions.png. Default: nothing is written."),
+        Parameter(name=("--output", "-o"), help=f"Folder for {FILES}, {POSITIONS} and {PICTURE}. Default: nothing is written."),
     ] = None,
     field: Field = "text",
     joined: Joined = False,
@@ -40,15 +43,18 @@ def score(
     depends on the tokeniser: 2 to the power of the bits per token. With --output also by position in the document.
     """
     from domains.text.data import read_texts
+    from domains.text.data.sources import find_all
     from domains.text.plots import plot_positions
     from domains.text.score import by_file, by_position
     from domains.text.score import score as score_documents
-    from titans_seq.outputs import check_folder, write_all
+    from titans_seq.outputs import check_file, write_all
 
+    read = find_all(files)
     if output is not None:
-        check_folder("--output", output)
+        for name in (FILES, POSITIONS, PICTURE):
+            check_file("--output", output / name, name, read)
     language_model = load(model)
-    documents = read_texts(files, language_model.tokenizer, field=field, joined=joined, cache=cache, progress=not quiet)
+    documents = read_texts(read, language_model.tokenizer, field=field, joined=joined, cache=cache, progress=not quiet)
     with progress("reading", int(documents.lengths.sum()) - len(documents), quiet) as on_read:
         scores = list(score_documents(language_model, documents, segment_length, on_read))
     found, ranges = by_file(scores), by_position(scores)
@@ -59,9 +65,9 @@ def score(
         _print(found)
     if output is not None:
         writers: dict[str, Callable[[Path], object]] = {
-            "files.csv": partial(_write, [_row(one) for one in found]),
-            "positions.csv": partial(_write, [_range_row(one) for one in ranges]),
-            "positions.png": partial(plot_positions, ranges, documents.unit),
+            FILES: partial(_write, [_row(one) for one in found]),
+            POSITIONS: partial(_write, [_range_row(one) for one in ranges]),
+            PICTURE: partial(plot_positions, ranges, documents.unit),
         }
         write_all(output, writers)
 

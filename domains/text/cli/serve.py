@@ -8,6 +8,7 @@ from cyclopts import Parameter
 from cyclopts.validators import Number
 
 from domains.text.cli.options import Model, load
+from domains.text.config import is_utf8
 from domains.text.serve.limits import Limits
 from titans_seq.errors import UserError
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured
@@ -46,6 +47,8 @@ def serve(
         raise UserError(f"the server needs {' and '.join(missing)}, not installed here: pip install 'titans-seq[serve]'")
     if api_key is not None and not api_key.strip():
         raise UserError("--api-key is empty. Give one, or leave it out.")
+    if name is not None and not is_utf8(name):
+        raise UserError(f"--name {name!r}: is not UTF-8. Give the name in UTF-8.")
     from domains.text.serve.server import run
     from domains.text.serve.service import Service
     from titans_seq.outputs import check_folder

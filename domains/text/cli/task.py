@@ -242,11 +242,14 @@ def _width(column: str) -> int:
 def _task(
     name: str, settings: list[str] | None, books: list[Path] | None, tokenizer: "Tokenizer | None", given: Mapping[str, Any] | None = None
 ) -> "Task":
-    """The task with its settings: `given` ones, changed by NAME=VALUE."""
+    """The task with its settings: `given` ones, changed by NAME=VALUE; books only where it is made of them."""
     from domains.text.tasks import load_task
 
     with _named("--set"):
-        return load_task(name, tokenizer, books, **{**(given or {}), **_values(settings or [])})
+        task = load_task(name, tokenizer, books, **{**(given or {}), **_values(settings or [])})
+    if not getattr(task, "in_books", False):
+        refuse({"--books": books}, f"{name} hides nothing in books")
+    return task
 
 
 @contextmanager

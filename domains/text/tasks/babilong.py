@@ -12,7 +12,7 @@ import numpy as np
 from domains.text.tasks.babi import LABELS, Story, compare_answers, find_file, read_stories
 from domains.text.tasks.books import sentences
 from domains.text.tasks.stories import TOLD, tell
-from domains.text.tasks.texts import Question, TextTask
+from domains.text.tasks.texts import LONGEST, Question, TextTask
 from titans_seq.config import Config
 from titans_seq.errors import UserError
 
@@ -53,7 +53,7 @@ class BabiLongConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require("length", self.length >= 0, "at least 0")
+        self._require("length", 0 <= self.length <= LONGEST, f"between 0 and {LONGEST}")
         self._require("reserve", self.reserve >= 0, "at least 0")
         self._require("length", self.length == 0 or self.length > self.reserve, f"0, or more than reserve={self.reserve}")
         self._require("questions", self.questions >= 1, "at least 1")
@@ -72,6 +72,11 @@ class BabiLong(TextTask):
     """
 
     config: BabiLongConfig
+
+    @property
+    def in_books(self) -> bool:
+        """As of `TextTask`."""
+        return True
 
     def question(self, draw: np.random.Generator, training: bool = False) -> Question:
         """As of `TextTask`."""

@@ -10,7 +10,7 @@ import numpy as np
 
 from domains.text.tasks.needles import NOISE
 from domains.text.tasks.task import Example
-from domains.text.tasks.texts import Question, TextTask
+from domains.text.tasks.texts import LONGEST, Question, TextTask
 from domains.text.tasks.words import ADJECTIVES, NOUNS
 from titans_seq.config import Config
 from titans_seq.errors import UserError
@@ -46,7 +46,7 @@ class FactsConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require("length", self.length >= 1, "at least 1")
+        self._require("length", 1 <= self.length <= LONGEST, f"between 1 and {LONGEST}")
         self._require("facts", 1 <= self.facts < self.things, f"between 1 and things - 1 = {self.things - 1}")
         self._require("things", self.things <= len(NOUNS), f"at most {len(NOUNS)}")
         self._require("qualities", 1 <= self.qualities <= len(ADJECTIVES), f"between 1 and {len(ADJECTIVES)}")

@@ -10,7 +10,7 @@ from typing import Literal
 import numpy as np
 
 from domains.text.tasks.books import sentences
-from domains.text.tasks.texts import Question, TextTask
+from domains.text.tasks.texts import LONGEST, Question, TextTask
 from domains.text.tasks.words import ADJECTIVES, NOUNS
 from titans_seq.config import Config
 from titans_seq.errors import UserError
@@ -57,11 +57,13 @@ class NeedleConfig(Config):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        for name in ("length", "keys", "values", "queries"):
+        self._require("length", 1 <= self.length <= LONGEST, f"between 1 and {LONGEST}")
+        for name in ("keys", "values", "queries"):
             self._require(name, getattr(self, name) >= 1, "at least 1")
         self._require("reserve", self.reserve >= 0, "at least 0")
         self._require("queries", self.queries <= self.keys, f"at most keys={self.keys}")
         needles = self.keys * self.values
+        self._require("keys", needles <= self.length, f"such that keys times values is at most length={self.length}")
         self._require("keys", self.haystack != "essay" or needles <= len(DEPTHS), f"such that keys times values is at most {len(DEPTHS)}")
 
 
@@ -90,6 +92,11 @@ class Needles(TextTask):
     """
 
     config: NeedleConfig
+
+    @property
+    def in_books(self) -> bool:
+        """As of `TextTask`."""
+        return self.config.haystack == "essay"
 
     def question(self, draw: np.random.Generator, training: bool = False) -> Question:
         """As of `TextTask`."""

@@ -15,6 +15,9 @@ from titans_seq.config import Config
 from titans_seq.errors import UserError
 from titans_seq.losses import IGNORED
 
+LONGEST = 1_000_000_000
+"""Tokens of a text, at most: it is made in memory."""
+
 
 @dataclass(frozen=True)
 class Question:
@@ -61,6 +64,11 @@ class TextTask(ABC):
     @abstractmethod
     def score(self, question: Question, output: str) -> float:
         """Of a text that a model wrote after the prompt, in [0, 1], by the published rule."""
+
+    @property
+    def in_books(self) -> bool:
+        """Whether facts are hidden in books."""
+        return False
 
     @property
     def vocabulary(self) -> int:

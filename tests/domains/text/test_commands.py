@@ -232,6 +232,11 @@ def test_a_file_that_is_written_while_it_is_read_is_refused(texts: Path, monkeyp
         (("generate", "model", "-p", "a", "--keep", "model/model.safetensors"), "--keep model/model.safetensors: is a file that is read"),
         (("tokenizer", ".", "-o", "land.txt"), "--output land.txt: is a file that is read, and would be written over."),
         (("task", "make", "babilong_qa1", "--books", ".", "-o", "land.txt"), "--output land.txt: is a file that is read"),
+        (
+            ("task", "make", "niah_single_1", "--books", ".", "-o", "t.json"),
+            "--books .: niah_single_1 hides nothing in books. Leave it out.",
+        ),
+        (("task", "make", "facts", "--books", ".", "-o", "t.json"), "--books .: facts hides nothing in books."),
         (("task", "make", "facts", "--tokenizer", "model/config.json", "-o", "model/config.json"), "config.json: "),
         (("task", "make", "mqar", "-s", "length=10000000000000000", "-o", "t.json"), "--set: "),
         (("train", "ships.txt", "-o", "run", "--tokenizer", "none.json"), "none.json: cannot be read as a tokeniser"),
@@ -245,6 +250,13 @@ def test_what_cannot_be_done_is_refused(arguments: tuple[Any, ...], message: str
     assert message in str(error.value)
     assert not Path("t.json").exists()
     assert not Path("x").exists()
+
+
+def test_scores_are_not_written_over_what_is_scored(texts: Path) -> None:
+    (texts / "files.csv").write_text("a table, read as text")
+    with pytest.raises(UserError, match=r"--output \S*files\.csv: is a file that is read, and would be written over\. Name another\."):
+        command("score", texts / "model", texts / "files.csv", "-o", texts)
+    assert (texts / "files.csv").read_text() == "a table, read as text"
 
 
 def test_the_help_shows_what_a_user_sets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

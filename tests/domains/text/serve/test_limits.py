@@ -142,6 +142,7 @@ def test_a_folder_of_sessions_has_one_server(tmp_path: Path) -> None:
         (("serve",), ("--host", "192.0.2.1"), "--host 192.0.2.1 --port 8000: cannot be listened on"),
         (("serve",), ("--sessions", "file"), "--sessions file: "),
         (("text", "serve"), ("--api-key", " "), "--api-key is empty"),
+        (("serve",), ("--name", "a\udcff"), r"--name 'a\\udcff': is not UTF-8"),
         (("text", "serve"), ("--max-choices", "0"), "--max-choices must be at least 1, got 0"),
     ],
 )

@@ -161,8 +161,13 @@ def test_what_cannot_be_done_is_said(arguments: tuple[str, ...], message: str, t
     [
         (("--lengths", "500", "200"), "^--lengths: length must be 0, or more than reserve=300, got 200$"),
         (("--lengths", "500", "301"), "^babilong_qa1: length=301 is too short for the stories"),
-        (("--task", "niah_single_1", "--lengths", "10000000000000000"), "^--lengths: an example does not fit into memory"),
-        (("--task", "niah_single_1", "-s", "length=10000000000000000"), "^--set: an example does not fit into memory"),
+        (
+            ("--task", "niah_single_1", "-s", "values=10000000000000000"),
+            "^--set: keys must be such that keys times values is at most length=",
+        ),
+        (("--task", "niah_single_1", "--lengths", "2000000000"), "^--lengths: length must be between 1 and 1000000000, got 2000000000"),
+        (("--lengths", "2000000000"), "^--lengths: length must be between 0 and 1000000000, got"),
+        (("--task", "facts", "--lengths", "2000000000"), "^--lengths: length must be between 1 and 1000000000, got"),
         (("--task", "mqar", "--lengths", "64", "--times", "4"), "^--times 4: makes lengths of the task's own, and --lengths names others."),
         (("--task", "mqar", "--written"), "^--written: is of tasks of text"),
         (("--task", "mqar", "--books", "none"), "^--books none: is of tasks of text"),
