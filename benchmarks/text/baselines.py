@@ -150,6 +150,8 @@ class Subject:
 
 
 ALONE = (("persistent_tokens", 0),)
+LONG = ("initial_forgetting", 1e-6)
+"""Memories that begin with a million tokens."""
 SUBJECTS = {
     "titans": Subject("Titans"),
     "titans-memory-off": Subject("Titans, memory off", "frozen"),
@@ -164,6 +166,8 @@ SUBJECTS = {
     "titans-no-momentum": Subject("Titans, no momentum", memory=(("momentum", False),)),
     "titans-no-forgetting": Subject("Titans, no forgetting", memory=(("forgetting", "none"),)),
     "titans-to-first": Subject("Titans, forgetting towards W^0", memory=(("forgetting_towards", "first_state"),)),
+    "titans-long": Subject("Titans, towards W^0, from 1e-6", memory=(("forgetting_towards", "first_state"), LONG)),
+    "gated-delta-long": Subject("gated delta rule, from 1e-6", "delta", memory=(LONG,)),
     "titans-no-persistent-tokens": Subject("Titans, no persistent tokens", attention=ALONE),
 }
 
