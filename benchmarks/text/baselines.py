@@ -139,6 +139,7 @@ class Subject:
         mixer: of its blocks.
         backbone, memory, attention: what its configuration has in place of the given one's.
         whole: it sees its whole context, not the window.
+        forgetting: in tests, times what training ended with (`scale_forgetting`).
     """
 
     label: str
@@ -147,11 +148,10 @@ class Subject:
     memory: tuple[tuple[str, Any], ...] = ()
     attention: tuple[tuple[str, Any], ...] = ()
     whole: bool = False
+    forgetting: float = 1.0
 
 
 ALONE = (("persistent_tokens", 0),)
-LONG = ("initial_forgetting", 1e-6)
-"""Memories that begin with a million tokens."""
 SUBJECTS = {
     "titans": Subject("Titans"),
     "titans-memory-off": Subject("Titans, memory off", "frozen"),
@@ -166,8 +166,10 @@ SUBJECTS = {
     "titans-no-momentum": Subject("Titans, no momentum", memory=(("momentum", False),)),
     "titans-no-forgetting": Subject("Titans, no forgetting", memory=(("forgetting", "none"),)),
     "titans-to-first": Subject("Titans, forgetting towards W^0", memory=(("forgetting_towards", "first_state"),)),
-    "titans-long": Subject("Titans, towards W^0, from 1e-6", memory=(("forgetting_towards", "first_state"), LONG)),
-    "gated-delta-long": Subject("gated delta rule, from 1e-6", "delta", memory=(LONG,)),
+    "titans-far": Subject(
+        "Titans, towards W^0, a hundredth of it in tests", memory=(("forgetting_towards", "first_state"),), forgetting=0.01
+    ),
+    "gated-delta-far": Subject("gated delta rule, a hundredth of its forgetting in tests", "delta", forgetting=0.01),
     "titans-no-persistent-tokens": Subject("Titans, no persistent tokens", attention=ALONE),
 }
 

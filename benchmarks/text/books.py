@@ -105,7 +105,6 @@ class Run:
 
 RUNS = {
     "titans-to-first": Run("titans-to-first", ("carried", "frozen", "fresh context")),
-    "titans-long": Run("titans-long", ("carried", "frozen", "fresh context")),
     "titans": Run("titans"),
     "transformer": Run("transformer", carried=False),
     "transformer-slow": Run("transformer", carried=False, rate=1e-3),

@@ -33,6 +33,7 @@ from domains.text.tasks.train import config_for
 from domains.text.tokenizers import Tokenizer, train_tokenizer
 from titans_seq import MemoryConfig, TitansConfig
 from titans_seq.config import AttentionConfig
+from titans_seq.memory import scale_forgetting
 from titans_seq.training import TrainingConfig
 
 MODULE = "benchmarks.text.memory_tasks"
@@ -203,6 +204,8 @@ def settings(trial: Trial, key: str, rate: float, steps: int | None, parameters:
         plain["vocabulary"] = trial.vocabulary
     if trial.pieces is not None:
         plain["pieces"] = trial.pieces
+    if SUBJECTS[key].forgetting != 1:
+        plain["forgetting"] = SUBJECTS[key].forgetting
     if trial.validated > 1:
         plain["validated"] = trial.validated
     if trial.longer:
@@ -219,6 +222,7 @@ def measure(trial: Trial, key: str, seed: int, of: Report, data: Path, kept: Pat
     """Train a model, and test it at every length."""
     test = load(trial, data, "test")
     model, found = trained(trial, key, seed, of, data, kept)
+    scale_forgetting(model, of.get("forgetting", 1.0))
     found["scores"] = {}
     for times, number in trial.tests.items():
         begin = process_time()

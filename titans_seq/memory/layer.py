@@ -87,10 +87,20 @@ class MemoryNetwork(Learner):
         bias = self.momentum_and_step.bias.data.view(config.depth, 2, self.heads)
         bias[:, 0] = _logit(config.initial_momentum)
         bias[:, 1] = _logit(0.1)
-        if self.forgetting is not None:
-            last = self.forgetting[-1] if isinstance(self.forgetting, nn.Sequential) else self.forgetting
-            nn.init.normal_(last.weight, std=0.02)  # type: ignore[arg-type]
-            nn.init.constant_(last.bias, _logit(config.initial_forgetting))  # type: ignore[arg-type]
+        if self._forgetting_logits is not None:
+            nn.init.normal_(self._forgetting_logits.weight, std=0.02)
+            nn.init.constant_(self._forgetting_logits.bias, _logit(config.initial_forgetting))
+
+    @property
+    def _forgetting_logits(self) -> nn.Linear | None:
+        """The map whose outputs are the logits of alpha; None of a memory that never forgets."""
+        last = self.forgetting[-1] if isinstance(self.forgetting, nn.Sequential) else self.forgetting
+        return cast(nn.Linear | None, last)
+
+    def scale_forgetting(self, factor: float) -> None:
+        """See the function of this name."""
+        if self._forgetting_logits is not None:
+            self._forgetting_logits.bias.data += math.log(factor)
 
     @property
     def weights(self) -> MemoryWeights:
@@ -327,6 +337,24 @@ def frozen_memory(model: nn.Module) -> Iterator[None]:
     finally:
         for memory, frozen in zip(memories, before, strict=True):
             memory.frozen = frozen
+
+
+def scale_forgetting(model: nn.Module, factor: float) -> None:
+    """Have all memories of `model` forget `factor` times as much from now on, in place: to read texts far longer than those of training.
+
+    What is written lasts some 1 / alpha tokens. Training has no reason to keep anything for longer than its own texts, and may end with an
+    alpha that costs nothing there and everything beyond: a hundredth of it reads on where that is so (docs/text_benchmark.md). The odds
+    alpha / (1 - alpha) of every token are multiplied, so that alpha stays below 1; memories that never forget stay as they are. It is
+    saved with the model. A state that was read before can be gone on from, but is of another model (`Pretrained.identity`).
+
+    Raises:
+        ValueError: factor is not a positive number.
+    """
+    if not (factor > 0 and math.isfinite(factor)):
+        raise ValueError(f"factor must be a positive number, got {factor}")
+    for memory in model.modules():
+        if isinstance(memory, MemoryNetwork):
+            memory.scale_forgetting(factor)
 
 
 def _l2_norm(x: Tensor) -> Tensor:

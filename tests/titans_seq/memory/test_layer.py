@@ -1,6 +1,7 @@
 """`NeuralMemory`: one meaning for every split and form, gates that start and stay where they should, and streams without an end."""
 
 import ctypes
+import math
 import os
 import platform
 from dataclasses import dataclass, field
@@ -15,7 +16,7 @@ from hypothesis import strategies as st
 from torch import Tensor
 
 from titans_seq import LocalMemoryConfig, MemoryConfig, NeuralMemory
-from titans_seq.memory import MemoryLayerState, frozen_memory
+from titans_seq.memory import MemoryLayerState, frozen_memory, scale_forgetting
 
 DIM = 8
 TOLERANCE = {"rtol": 1e-9, "atol": 1e-9}
@@ -345,3 +346,26 @@ def test_a_frozen_memory_reads_what_it_knew_and_learns_nothing(local: LocalMemor
         torch.testing.assert_close(y, layer.read(x, None), **TOLERANCE)
     assert not torch.allclose(y, plain, rtol=1e-3)
     torch.testing.assert_close(layer(x)[0], plain, rtol=0, atol=0)  # afterwards it learns again
+
+
+@pytest.mark.parametrize("local", [None, LocalMemoryConfig(chunk_sizes=(2,), shard_length=4)], ids=["one-level", "two-levels"])
+@pytest.mark.parametrize("forgetting", ["head", "channel", "none"])
+def test_forgetting_is_scaled_and_nothing_else(forgetting: str, local: LocalMemoryConfig | None) -> None:
+    """The odds of every alpha, of all levels; an alpha near 1 stays below it, and back again all is as it was."""
+    layer, x = make_layer(forgetting=forgetting, local=local), inputs(9)
+    memories = [layer, *(layer.local or ())]
+    before, plain = [memory.gates(x) for memory in memories], layer(x)[0]
+    scale_forgetting(torch.nn.Sequential(layer), 0.01)
+    for memory, gates in zip(memories, before, strict=True):
+        for (alpha, eta, theta), (scaled, *others) in zip(gates, memory.gates(x), strict=True):
+            torch.testing.assert_close(scaled * (1 - alpha), 0.01 * alpha * (1 - scaled), **TOLERANCE)
+            assert all(map(torch.equal, others, (eta, theta)))
+    assert torch.equal(layer(x)[0], plain) == (forgetting == "none")
+    scale_forgetting(layer, 100)
+    torch.testing.assert_close(layer(x)[0], plain, **TOLERANCE)
+
+
+@pytest.mark.parametrize("factor", [0, -1, math.inf, math.nan])
+def test_forgetting_is_scaled_by_a_positive_number(factor: float) -> None:
+    with pytest.raises(ValueError, match="factor must be a positive number, got"):
+        scale_forgetting(make_layer(), factor)
