@@ -140,6 +140,7 @@ class Subject:
         backbone, memory, attention: what its configuration has in place of the given one's.
         whole: it sees its whole context, not the window.
         forgetting: in tests, times what training ended with (`scale_forgetting`).
+        like: subject whose rate it takes, as it is trained alike; None for one of its own.
     """
 
     label: str
@@ -149,6 +150,7 @@ class Subject:
     attention: tuple[tuple[str, Any], ...] = ()
     whole: bool = False
     forgetting: float = 1.0
+    like: str | None = None
 
 
 ALONE = (("persistent_tokens", 0),)
@@ -166,12 +168,17 @@ SUBJECTS = {
     "titans-no-momentum": Subject("Titans, no momentum", memory=(("momentum", False),)),
     "titans-no-forgetting": Subject("Titans, no forgetting", memory=(("forgetting", "none"),)),
     "titans-to-first": Subject("Titans, forgetting towards W^0", memory=(("forgetting_towards", "first_state"),)),
-    "titans-far": Subject(
-        "Titans, towards W^0, a hundredth of it in tests", memory=(("forgetting_towards", "first_state"),), forgetting=0.01
-    ),
-    "gated-delta-far": Subject("gated delta rule, a hundredth of its forgetting in tests", "delta", forgetting=0.01),
     "titans-no-persistent-tokens": Subject("Titans, no persistent tokens", attention=ALONE),
 }
+
+
+def far(name: str, forgetting: float = 0.01) -> Subject:
+    """The same model, which forgets less in tests."""
+    subject = SUBJECTS[name]
+    return replace(subject, label=f"{subject.label}, {forgetting:g} of it in tests", like=name, forgetting=forgetting)
+
+
+SUBJECTS |= {"titans-far": far("titans-to-first"), "gated-delta-far": far("gated-delta")}
 
 
 def configure(name: str, base: TextConfig, parameters: int | None = None, context: int | None = None) -> BaselineConfig:

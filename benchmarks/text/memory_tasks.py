@@ -281,7 +281,7 @@ def longer(task: Task, training: TrainingConfig, of: Report) -> Iterator[Stage]:
 def search_cells(options: argparse.Namespace) -> dict[str, Cell]:
     """Every rate of what is asked for, where there are several."""
     made = {}
-    for name, key in product(options.tasks, options.subjects):
+    for name, key in product(options.tasks, dict.fromkeys(map(trained_as, options.subjects))):
         for rate in TRIALS[name].rates if len(TRIALS[name].rates) > 1 else ():
             of = settings(TRIALS[name], key, rate, options.steps, options.parameters)
             work = partial(validate, TRIALS[name], key, of, options.data, options.output.with_name(TRAINED))
@@ -300,6 +300,11 @@ def cells(options: argparse.Namespace, searched: Report) -> dict[str, Cell]:
     return made
 
 
+def trained_as(key: str) -> str:
+    """The subject whose training this one has."""
+    return SUBJECTS[key].like or key
+
+
 def rate_of(searched: Report, name: str, key: str) -> float:
     """The only rate, or the one that the search found best."""
     rates, found = TRIALS[name].rates, best(searched, name, key)
@@ -309,7 +314,7 @@ def rate_of(searched: Report, name: str, key: str) -> float:
 
 def best(searched: Report, name: str, key: str) -> tuple[float, float] | None:
     """The rate that was best on the validation, of equal ones the lowest, and its accuracy; None where not all are searched."""
-    cells = {rate: searched.get(f"{name} | {key} | {rate:g}") for rate in TRIALS[name].rates}
+    cells = {rate: searched.get(f"{name} | {trained_as(key)} | {rate:g}") for rate in TRIALS[name].rates}
     found = {rate: cell["accuracy"] for rate, cell in cells.items() if cell is not None}
     if len(found) < len(cells):
         return None

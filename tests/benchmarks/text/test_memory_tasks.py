@@ -43,6 +43,18 @@ def test_a_cell_has_the_rate_that_was_best_on_other_examples(tmp_path: Path) -> 
     assert accuracies[rate] == max(accuracies.values())
 
 
+def test_what_forgets_less_in_tests_is_trained_once(tmp_path: Path) -> None:
+    output = tmp_path / "found.json"
+    memory_tasks.main(["--tasks", "mqar", "--subjects", "titans-to-first,titans-far", "--steps", "2", "--output", str(output)])
+    searched = json.loads(output.with_name("found_search.json").read_text())["cells"]
+    assert {key.split(" | ")[1] for key in searched} == {"titans-to-first"}
+    assert len(list((tmp_path / memory_tasks.TRAINED).iterdir())) == len(memory_tasks.RATES) + 1, "the search, and one for both"
+    plain, far = (json.loads(output.read_text())["cells"][f"mqar | titans-{key} | 0"] for key in ("to-first", "far"))
+    assert far["settings"]["training"] == plain["settings"]["training"]
+    bits = [[cell["scores"][times]["bits"] for cell in (plain, far)] for times in ("1", "64")]
+    assert abs(bits[0][0] - bits[0][1]) < 0.1 * abs(bits[1][0] - bits[1][1]), "it reads short texts as before, and longer ones otherwise"
+
+
 def test_a_trial_goes_on_at_longer_lengths_from_what_it_learned(tmp_path: Path) -> None:
     short = memory_tasks.Trial("mqar", {"symbols": 64, "length": 32, "pairs": 4}, training={"batch_size": 4, "max_steps": 3}, rates=(1e-3,))
     longer = replace(short, longer=((2, 1, 1e-3),))
