@@ -4,6 +4,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
 from cyclopts import Parameter
+from cyclopts.validators import Number
 
 from titans_seq.errors import UserError
 
@@ -22,6 +23,13 @@ Model = Annotated[str, Parameter(help="Folder of a trained model, or its name on
 Field = Annotated[str, Parameter(help="Field of JSON lines, and column of a Parquet, that holds the text.")]
 Joined = Annotated[bool, Parameter(help="Read the documents of a file as one, in order, with the memory carried on.", negative="")]
 Cache = Annotated[Path | None, Parameter(help="Folder for the tokens of the files. Default: .titans_seq beside each.")]
+ScaleForgetting = Annotated[
+    float,
+    Parameter(
+        help="Let memories forget so many times as much as training ended with: 0.01 for texts far longer than those of the training.",
+        validator=Number(gt=0, lte=1e6),
+    ),
+]
 Quiet = Annotated[bool, Parameter(help="Show no progress.", negative="")]
 TokenizerFile = Annotated[
     Path | None,

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from domains.text.cli.options import Cache, Field, Joined, Model, Quiet, Texts, load
+from domains.text.cli.options import Cache, Field, Joined, Model, Quiet, ScaleForgetting, Texts, load
 from titans_seq.progress import progress
 
 if TYPE_CHECKING:
@@ -27,6 +27,7 @@ def score(
     segment_length: Annotated[
         int, Parameter(help="Tokens read at a time: speed and memory, not the score.", validator=Number(gte=1))
     ] = 1024,
+    scale_forgetting: ScaleForgetting = 1.0,
     output: Annotated[
         Path | None,
         Parameter(name=("--output", "-o"), help=f"Folder for {FILES}, {POSITIONS} and {PICTURE}. Default: nothing is written."),
@@ -47,6 +48,7 @@ def score(
     from domains.text.plots import plot_positions
     from domains.text.score import by_file, by_position
     from domains.text.score import score as score_documents
+    from titans_seq import memory
     from titans_seq.outputs import check_file, write_all
 
     read = find_all(files)
@@ -54,6 +56,7 @@ def score(
         for name in (FILES, POSITIONS, PICTURE):
             check_file("--output", output / name, name, read)
     language_model = load(model)
+    memory.scale_forgetting(language_model, scale_forgetting)
     documents = read_texts(read, language_model.tokenizer, field=field, joined=joined, cache=cache, progress=not quiet)
     with progress("reading", int(documents.lengths.sum()) - len(documents), quiet) as on_read:
         scores = list(score_documents(language_model, documents, segment_length, on_read))

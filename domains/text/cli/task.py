@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from domains.text.cli.options import EndToken, Model, Quiet, TokenizerFile, read_tokenizer
+from domains.text.cli.options import EndToken, Model, Quiet, ScaleForgetting, TokenizerFile, read_tokenizer
 from domains.text.config import TextConfig, is_utf8
 from domains.text.start import language_model, settings_of
 from titans_seq.config import ConfigError
@@ -146,6 +146,7 @@ def evaluate(
     times: Annotated[int | None, Parameter(help="Lengths of 1, 2, 4 .. so many times the task's.", validator=Number(gte=1))] = None,
     count: Count = 100,
     seed: SavedSeed = None,
+    scale_forgetting: ScaleForgetting = 1.0,
     written: Annotated[
         bool, Parameter(help="Of text: also have the model write its answer, and score that by the published rule.", negative="")
     ] = False,
@@ -161,6 +162,7 @@ def evaluate(
     import torch
 
     from domains.text.tasks.report import at_lengths, evaluate_length, write_report
+    from titans_seq import memory
     from titans_seq.outputs import check_folder
 
     if output is not None:
@@ -168,6 +170,7 @@ def evaluate(
     if lengths:
         refuse({"--times": times}, "makes lengths of the task's own, and --lengths names others")
     loaded = language_model(model, "cuda" if torch.cuda.is_available() else "cpu")
+    memory.scale_forgetting(loaded, scale_forgetting)
     known = _trained_on(model)
     if task is None and "task" not in known:
         raise UserError(f"{model}: was not trained on a task by titans-seq. Name one: --task.")

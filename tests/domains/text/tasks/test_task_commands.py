@@ -14,6 +14,7 @@ from domains.text.tasks import TASKS, load_task, report
 from domains.text.tasks.needles import Needles
 from domains.text.tasks.task import generator
 from titans_seq import UserError, cli
+from titans_seq.memory import scale_forgetting
 
 SIZES = ("--preset", "debug", "--batch-size", "4", "--quiet")
 
@@ -183,6 +184,23 @@ def test_what_cannot_be_evaluated_is_said_first(
     task = () if "--task" in arguments else ("--task", "babilong_qa1", "-s", "reserve=300", "--books", tmp_path / "book.txt")
     with pytest.raises(UserError, match=message):
         command("evaluate", tmp_path / "model", *task, *arguments, "--quiet")
+
+
+def test_models_are_evaluated_and_scored_with_another_forgetting(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """As if they had been saved so."""
+    model = TitansForCausalLM(debug()).eval()
+    model.save_pretrained(tmp_path / "model")
+    scale_forgetting(model, 50)
+    model.save_pretrained(tmp_path / "scaled")
+    (tmp_path / "book.txt").write_text("The ship went over the sea. " * 40)
+    found = []
+    for name, *flags in (("model",), ("model", "--scale-forgetting", "50"), ("scaled",)):
+        command("evaluate", tmp_path / name, "--task", "facts", "--lengths", "900", "--count", "3", "--json", "--quiet", *flags)
+        cli.build_app()(["text", "score", str(tmp_path / name), str(tmp_path / "book.txt"), "--json", "--quiet", *flags])
+        task, text = map(json.loads, capsys.readouterr().out.splitlines())
+        found.append((task["bits"], text["bits_per_byte"]))
+    assert found[1] == found[2]
+    assert all(abs(a / b - 1) > 1e-4 for a, b in zip(found[0], found[1], strict=True))
 
 
 def test_a_negative_seed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
