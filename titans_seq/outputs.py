@@ -17,8 +17,13 @@ def write_all(folder: Path, writers: Mapping[str, Callable[[Path], object]]) -> 
         return [(Path(temporary) / name).replace(folder / name) for name in writers]
 
 
-def check_folder(flag: str, folder: Path) -> None:
+def check_folder(flag: str, folder: Path, names: Iterable[str] = (), inputs: Iterable[Path] = ()) -> None:
     """See before anything slow that a folder can be written into.
+
+    Args:
+        flag, folder: its option and its name.
+        names: of files that are written there.
+        inputs: what is read, which they must not be written over; what is not there is passed over.
 
     Raises:
         UserError: it cannot; `flag` and folder are named.
@@ -34,6 +39,12 @@ def check_folder(flag: str, folder: Path) -> None:
             pass  # permissions alone say nothing of file systems that take no files
     except OSError as error:
         raise UserError(f"{flag} {folder}: cannot write into {existing} ({error.strerror}). Name another folder.") from None
+    read = list(inputs)
+    for path in (folder / name for name in names):
+        if path.is_dir():
+            raise UserError(f"{flag} {folder}: {path} is a folder, where a file is to be. Name another folder.")
+        if _is_one_of(path, read):
+            raise UserError(f"{flag} {folder}: {path} is read, and would be written over. Name another folder.")
 
 
 def check_file(flag: str, path: Path, example: str, inputs: Iterable[Path] = ()) -> None:
@@ -56,7 +67,7 @@ def check_file(flag: str, path: Path, example: str, inputs: Iterable[Path] = ())
         raise UserError(f"{flag} {path}: is a folder. Name a file, such as {path / example}.")
     if is_other:  # a device or a pipe, in whose place a file would be put
         raise UserError(f"{flag} {path}: is no file that can be written anew. Name another.")
-    if path.exists() and any(os.path.exists(one) and path.samefile(one) for one in inputs):
+    if _is_one_of(path, inputs):
         raise UserError(f"{flag} {path}: is a file that is read, and would be written over. Name another.")
 
 
@@ -65,6 +76,11 @@ def check_no_run(folder: Path, parts: Sequence[str]) -> None:
     found = [name for name in parts if any(folder.glob(name))]
     if found:
         raise UserError(f"{folder}: already holds a run ({', '.join(found)}). Add --resume to go on with it, or name another folder.")
+
+
+def _is_one_of(path: Path, others: Iterable[Path]) -> bool:
+    """Whether it is there, and the same file as another."""
+    return path.exists() and any(os.path.exists(one) and path.samefile(one) for one in others)
 
 
 def _existing_parent(path: Path) -> Path:

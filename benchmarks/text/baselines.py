@@ -139,8 +139,6 @@ class Subject:
         mixer: of its blocks.
         backbone, memory, attention: what its configuration has in place of the given one's.
         whole: it sees its whole context, not the window.
-        forgetting: in tests, times what training ended with (`scale_forgetting`).
-        like: subject whose rate it takes, as it is trained alike; None for one of its own.
     """
 
     label: str
@@ -149,8 +147,6 @@ class Subject:
     memory: tuple[tuple[str, Any], ...] = ()
     attention: tuple[tuple[str, Any], ...] = ()
     whole: bool = False
-    forgetting: float = 1.0
-    like: str | None = None
 
 
 ALONE = (("persistent_tokens", 0),)
@@ -170,15 +166,6 @@ SUBJECTS = {
     "titans-to-first": Subject("Titans, forgetting towards W^0", memory=(("forgetting_towards", "first_state"),)),
     "titans-no-persistent-tokens": Subject("Titans, no persistent tokens", attention=ALONE),
 }
-
-
-def far(name: str, forgetting: float = 0.01) -> Subject:
-    """The same model, which forgets less in tests."""
-    subject = SUBJECTS[name]
-    return replace(subject, label=f"{subject.label}, {forgetting:g} of it in tests", like=name, forgetting=forgetting)
-
-
-SUBJECTS |= {"titans-far": far("titans-to-first"), "gated-delta-far": far("gated-delta")}
 
 
 def configure(name: str, base: TextConfig, parameters: int | None = None, context: int | None = None) -> BaselineConfig:

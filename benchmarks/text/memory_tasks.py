@@ -3,7 +3,7 @@
 Ours with memory and without, a transformer that sees the whole of the training length, one with a sliding window, gated linear attention
 and the gated delta rule (`baselines.py`), with the same parameters, examples and steps. Each has, task by task, the rate of three that was
 best for it after the same training with another seed, on examples of the validation; nothing was chosen on a test. Each is tested at the
-length of training and at longer ones, on examples that were not trained on.
+length of training and at longer ones, on examples that were not trained on. Some are tested once more while they forget less (`FAR`).
 
 Results are written after every cell, and a run goes on where one was ended. `--table` writes them into docs/text_benchmark.md.
 """
@@ -29,6 +29,7 @@ from domains.text.tasks.autoencoder import LastTokenDecoder
 from domains.text.tasks.books import Books
 from domains.text.tasks.evaluate import Scores, evaluate, results
 from domains.text.tasks.task import Examples, generator
+from domains.text.tasks.texts import TextTask
 from domains.text.tasks.train import config_for
 from domains.text.tokenizers import Tokenizer, train_tokenizer
 from titans_seq import MemoryConfig, TitansConfig
@@ -41,6 +42,10 @@ OUTPUT = RESULTS / "text_memory_tasks.json"
 SECTION = Section("memory-tasks")
 TRAINED = ".memory_tasks_trained.checkpoint"
 """Folder beside the results, of the models of every stage of a training."""
+FORGETTING = 0.01
+"""Times what training ended with, in the tests of `FAR`."""
+FAR = {"titans-to-first-far": "titans-to-first", "gated-delta-far": "gated-delta"}
+"""Rows that are other subjects, of the same training, which forget less in tests (`scale_forgetting`)."""
 USUAL = ("titans", "titans-memory-off", "transformer", "sliding-window", "linear-attention", "gated-delta")
 BACKBONE = TitansConfig(
     dim=64,
@@ -176,7 +181,9 @@ def tokenizer(name: str, vocabulary: int, data: Path) -> Tokenizer:
 
 
 def in_books(name: str) -> bool:
-    return name.startswith(("niah", "babilong"))
+    """Whether the texts of a task hide something in books."""
+    task = load_task(name)
+    return isinstance(task, TextTask) and task.in_books
 
 
 def load(trial: Trial, data: Path, part: str) -> Task:
@@ -204,8 +211,8 @@ def settings(trial: Trial, key: str, rate: float, steps: int | None, parameters:
         plain["vocabulary"] = trial.vocabulary
     if trial.pieces is not None:
         plain["pieces"] = trial.pieces
-    if SUBJECTS[key].forgetting != 1:
-        plain["forgetting"] = SUBJECTS[key].forgetting
+    if key in FAR:
+        plain["forgetting"] = FORGETTING
     if trial.validated > 1:
         plain["validated"] = trial.validated
     if trial.longer:
@@ -221,8 +228,9 @@ def settings(trial: Trial, key: str, rate: float, steps: int | None, parameters:
 def measure(trial: Trial, key: str, seed: int, of: Report, data: Path, kept: Path) -> Report:
     """Train a model, and test it at every length."""
     test = load(trial, data, "test")
-    model, found = trained(trial, key, seed, of, data, kept)
-    scale_forgetting(model, of.get("forgetting", 1.0))
+    model, found = trained(trial, trained_as(key), seed, of, data, kept)
+    if "forgetting" in of:
+        scale_forgetting(model, of["forgetting"])
     found["scores"] = {}
     for times, number in trial.tests.items():
         begin = process_time()
@@ -301,8 +309,14 @@ def cells(options: argparse.Namespace, searched: Report) -> dict[str, Cell]:
 
 
 def trained_as(key: str) -> str:
-    """The subject whose training this one has."""
-    return SUBJECTS[key].like or key
+    """The subject whose training and rate a row has."""
+    return FAR.get(key, key)
+
+
+def label(key: str) -> str:
+    """Of a row, in the tables."""
+    known = SUBJECTS[trained_as(key)].label
+    return f"{known}, {FORGETTING:g} of the forgetting in tests" if key in FAR else known
 
 
 def rate_of(searched: Report, name: str, key: str) -> float:
@@ -340,13 +354,13 @@ def entry(values: Sequence[float]) -> str:
 def markdown(found: Report, searched: Report) -> str:
     """Accuracy of the asked tokens, highest of a row bold, and the rates that were chosen."""
     made = rows(found)
-    keys = [key for key in SUBJECTS if any(key in row for row in made.values())]
+    keys = [key for key in (*SUBJECTS, *FAR) if any(key in row for row in made.values())]
     seeds = ", ".join(sorted({cell.split(" | ")[2] for cell in found}))
     tokens = {(cell.split(" | ")[0], times): scores["tokens"] for cell, one in found.items() for times, scores in one["scores"].items()}
     lines = [
         f"Accuracy of the asked tokens; bold is the highest of a row. Seeds {seeds}. {measured_by(found, MODULE)}",
         "",
-        f"| task | length, tokens | {' | '.join(SUBJECTS[key].label for key in keys)} | *Titans, published* |",
+        f"| task | length, tokens | {' | '.join(label(key) for key in keys)} | *Titans, published* |",
         f"|{' --- |' * (3 + len(keys))}",
     ]
     for (name, times), row in made.items():
@@ -363,7 +377,7 @@ def rates(found: Report, searched: Report, keys: Sequence[str]) -> list[str]:
     """Lines of a table of the rates that were chosen."""
     lines = [
         f"| rate of {', '.join(f'{rate:g}' for rate in RATES)}; accuracy on the validation, seed {SEARCH_SEED} "
-        f"| {' | '.join(SUBJECTS[key].label for key in keys)} |",
+        f"| {' | '.join(label(key) for key in keys)} |",
         f"|{' --- |' * (1 + len(keys))}",
     ]
     measured = {tuple(cell.split(" | ")[:2]) for cell in found}
@@ -385,14 +399,14 @@ def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
     add("--tasks", type=names, default=list(TRIALS), help=f"comma-separated: {', '.join(TRIALS)}")
-    add("--subjects", type=names, default=list(USUAL), help=f"comma-separated: {', '.join(SUBJECTS)}")
+    add("--subjects", type=names, default=list(USUAL), help=f"comma-separated: {', '.join((*SUBJECTS, *FAR))}")
     add("--seeds", type=integers, default=[0], help="comma-separated")
     add("--steps", type=int, default=None, help="of training (default: each task's own)")
     add("--parameters", type=int, default=None, help="of each model (default: those of Titans)")
     add_shared(parser, OUTPUT)
     options = parser.parse_args(arguments)
     check_names(parser, options.tasks, TRIALS)
-    check_names(parser, options.subjects, SUBJECTS)
+    check_names(parser, options.subjects, (*SUBJECTS, *FAR))
     search = options.output.with_name(f"{options.output.stem}_search.json")
     if not options.table:
         needs = any(in_books(TRIALS[name].name) for name in options.tasks)

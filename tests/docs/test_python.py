@@ -49,9 +49,19 @@ def text_page(folder: Path) -> None:
         (folder / "texts" / name).write_text(f"{text}\n")
 
 
-BEFORE: dict[str, Callable[[Path], None]] = {"docs/text.md": text_page}
+def choosing_page(folder: Path) -> None:
+    """A language model as `titans-seq text task train` leaves it."""
+    from domains.text.config import TextConfig
+    from domains.text.model import TitansForCausalLM
+    from titans_seq import presets
+
+    TitansForCausalLM(TextConfig(titans=presets.debug("mal"))).save_pretrained(folder / "runs/mqar/model")
+
+
+BEFORE: dict[str, Callable[[Path], None]] = {"docs/text.md": text_page, "docs/choosing.md": choosing_page}
 LEFT = {
     "README.md": ["bits.png", "phix174-model/model.safetensors", "stream.safetensors", "my-backbone/README.md"],
+    "docs/choosing.md": ["runs/far/model.safetensors"],
     "docs/dna.md": ["windows.csv", "audit.json"],
     "docs/text.md": ["stream.safetensors", "context.safetensors", "tuned/model.safetensors"],
     "docs/text_tasks.md": ["depths.png"],

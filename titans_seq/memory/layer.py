@@ -87,20 +87,22 @@ class MemoryNetwork(Learner):
         bias = self.momentum_and_step.bias.data.view(config.depth, 2, self.heads)
         bias[:, 0] = _logit(config.initial_momentum)
         bias[:, 1] = _logit(0.1)
-        if self._forgetting_logits is not None:
-            nn.init.normal_(self._forgetting_logits.weight, std=0.02)
-            nn.init.constant_(self._forgetting_logits.bias, _logit(config.initial_forgetting))
+        if self._forgetting_map is not None:
+            nn.init.normal_(self._forgetting_map.weight, std=0.02)
+            nn.init.constant_(self._forgetting_map.bias, _logit(config.initial_forgetting))
 
     @property
-    def _forgetting_logits(self) -> nn.Linear | None:
+    def _forgetting_map(self) -> nn.Linear | None:
         """The map whose outputs are the logits of alpha; None of a memory that never forgets."""
         last = self.forgetting[-1] if isinstance(self.forgetting, nn.Sequential) else self.forgetting
         return cast(nn.Linear | None, last)
 
-    def scale_forgetting(self, factor: float) -> None:
-        """See the function of this name."""
-        if self._forgetting_logits is not None:
-            self._forgetting_logits.bias.data += math.log(factor)
+    def scale_forgetting(self, factor: float) -> bool:
+        """Multiply the odds of every alpha by a positive factor; False of a memory that never forgets."""
+        if self._forgetting_map is None:
+            return False
+        self._forgetting_map.bias.data += math.log(factor)
+        return True
 
     @property
     def weights(self) -> MemoryWeights:
@@ -343,18 +345,25 @@ def scale_forgetting(model: nn.Module, factor: float) -> None:
     """Have all memories of `model` forget `factor` times as much from now on, in place: to read texts far longer than those of training.
 
     What is written lasts some 1 / alpha tokens. Training has no reason to keep anything for longer than its own texts, and may end with an
-    alpha that costs nothing there and everything beyond: a hundredth of it reads on where that is so (docs/text_benchmark.md). The odds
-    alpha / (1 - alpha) of every token are multiplied, so that alpha stays below 1; memories that never forget stay as they are. It is
-    saved with the model. A state that was read before can be gone on from, but is of another model (`Pretrained.identity`).
+    alpha that costs nothing there and everything beyond: a hundredth of it reads on where that is so (docs/text_benchmark.md). A model
+    that was trained on a stream has learned what a stream needs, and is worse with another.
+
+    It is the odds alpha / (1 - alpha) of every token that are multiplied, which for a small alpha is the same. The factor is in the
+    model's weights then, and is saved with them: a state in memory can be gone on from, a saved one is another model's
+    (`Pretrained.identity`).
+
+    Args:
+        model: with at least one memory that forgets.
+        factor: positive; below 1 memories keep for longer.
 
     Raises:
-        ValueError: factor is not a positive number.
+        ValueError: factor is not a positive number, or no memory of the model forgets.
     """
     if not (factor > 0 and math.isfinite(factor)):
         raise ValueError(f"factor must be a positive number, got {factor}")
-    for memory in model.modules():
-        if isinstance(memory, MemoryNetwork):
-            memory.scale_forgetting(factor)
+    scaled = [memory.scale_forgetting(factor) for memory in model.modules() if isinstance(memory, MemoryNetwork)]
+    if not any(scaled):
+        raise ValueError("no memory of the model forgets")
 
 
 def _l2_norm(x: Tensor) -> Tensor:

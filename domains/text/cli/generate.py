@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from domains.text.cli.options import Model, files_of, load
+from domains.text.cli.options import Model, ScaleForgetting, files_of, load
 from domains.text.config import GenerationConfig, is_utf8
 from titans_seq.errors import UserError
 from titans_seq.options import TOP_LEVEL, ConfigFile, configured, refuse
@@ -47,6 +47,7 @@ def generate(
         Parameter(help="Folder or name of a smaller model of the same tokeniser that proposes tokens: the same text, in fewer passes."),
     ] = None,
     proposals: Annotated[int | None, Parameter(help="Tokens that --draft proposes at a time. Default: 4.", validator=Number(gte=1))] = None,
+    scale_forgetting: ScaleForgetting = None,
     as_json: Annotated[bool, Parameter(name="--json", help="Print one JSON object a text.", negative="")] = False,
     generation: Annotated[GenerationConfig, TOP_LEVEL],
     config: ConfigFile = None,
@@ -60,7 +61,7 @@ def generate(
     texts = [_read_prompt()] if prompts is None else prompts
     from domains.text.context import load_context
 
-    language_model = load(model)
+    language_model = load(model, scale_forgetting)
     context = None if state is None else load_context(language_model, state)
     if beams is not None:
         _search(language_model, texts, beams, generation, context, as_json)

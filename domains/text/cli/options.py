@@ -24,9 +24,9 @@ Field = Annotated[str, Parameter(help="Field of JSON lines, and column of a Parq
 Joined = Annotated[bool, Parameter(help="Read the documents of a file as one, in order, with the memory carried on.", negative="")]
 Cache = Annotated[Path | None, Parameter(help="Folder for the tokens of the files. Default: .titans_seq beside each.")]
 ScaleForgetting = Annotated[
-    float,
+    float | None,
     Parameter(
-        help="Let memories forget so many times as much as training ended with: 0.01 for texts far longer than those of the training.",
+        help="Multiply what memories forget by this: 0.01 where texts are far longer than those of the training. Default: as trained.",
         validator=Number(gt=0, lte=1e6),
     ),
 ]
@@ -59,10 +59,24 @@ def files_of(model: str) -> list[Path]:
     return [Path(model) / name for name in ALL_FILES]
 
 
-def load(model: str) -> "TitansForCausalLM":
-    """A trained model, on the GPU if there is one."""
+def load(model: str, forgetting: float | None = None) -> "TitansForCausalLM":
+    """A trained model, on the GPU if there is one; forgetting: of --scale-forgetting."""
     import torch
 
     from domains.text.model import TitansForCausalLM
 
-    return TitansForCausalLM.from_pretrained(model, device="cuda" if torch.cuda.is_available() else "cpu")
+    found = TitansForCausalLM.from_pretrained(model, device="cuda" if torch.cuda.is_available() else "cpu")
+    scale(found, model, forgetting)
+    return found
+
+
+def scale(model: "TitansForCausalLM", name: str, forgetting: float | None) -> None:
+    """Do what --scale-forgetting asks for, if it was given. name: of the model."""
+    from titans_seq.memory import scale_forgetting
+
+    if forgetting is None:
+        return
+    try:
+        scale_forgetting(model, forgetting)
+    except ValueError as error:
+        raise UserError(f"--scale-forgetting {forgetting:g}: no memory of {name} forgets. Leave it out.") from error

@@ -5,7 +5,7 @@ from typing import Annotated
 
 from cyclopts import Parameter
 
-from domains.text.cli.options import Field, Model, Quiet, Texts, files_of, load
+from domains.text.cli.options import Field, Model, Quiet, ScaleForgetting, Texts, files_of, load
 from titans_seq.progress import progress
 
 
@@ -16,6 +16,7 @@ def read(
     *,
     state: Annotated[Path, Parameter(help="The .safetensors file that is written: `text generate --state` goes on from it.")],
     after: Annotated[Path | None, Parameter(help="State to go on from, of an earlier `text read`. Default: the begin.")] = None,
+    scale_forgetting: ScaleForgetting = None,
     field: Field = "text",
     quiet: Quiet = False,
 ) -> None:
@@ -26,7 +27,7 @@ def read(
 
     found = find_all(files)
     check_file("--state", state, "state.safetensors", [*files_of(model), *found])
-    language_model = load(model)
+    language_model = load(model, scale_forgetting)
     context = None if after is None else load_context(language_model, after)
     with progress("reading", None, quiet) as on_read:
         context = read_documents(language_model, read_files(found, field), context, on_read)

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from domains.text.score import FileScore, RangeScore
 
 FILES, POSITIONS, PICTURE = "files.csv", "positions.csv", "positions.png"
-"""What is written."""
+"""Into --output."""
 
 
 def score(
@@ -27,7 +27,7 @@ def score(
     segment_length: Annotated[
         int, Parameter(help="Tokens read at a time: speed and memory, not the score.", validator=Number(gte=1))
     ] = 1024,
-    scale_forgetting: ScaleForgetting = 1.0,
+    scale_forgetting: ScaleForgetting = None,
     output: Annotated[
         Path | None,
         Parameter(name=("--output", "-o"), help=f"Folder for {FILES}, {POSITIONS} and {PICTURE}. Default: nothing is written."),
@@ -48,16 +48,12 @@ def score(
     from domains.text.plots import plot_positions
     from domains.text.score import by_file, by_position
     from domains.text.score import score as score_documents
-    from titans_seq import memory
-    from titans_seq.outputs import check_file, write_all
+    from titans_seq.outputs import check_folder, write_all
 
-    read = find_all(files)
     if output is not None:
-        for name in (FILES, POSITIONS, PICTURE):
-            check_file("--output", output / name, name, read)
-    language_model = load(model)
-    memory.scale_forgetting(language_model, scale_forgetting)
-    documents = read_texts(read, language_model.tokenizer, field=field, joined=joined, cache=cache, progress=not quiet)
+        check_folder("--output", output, (FILES, POSITIONS, PICTURE), find_all(files))
+    language_model = load(model, scale_forgetting)
+    documents = read_texts(files, language_model.tokenizer, field=field, joined=joined, cache=cache, progress=not quiet)
     with progress("reading", int(documents.lengths.sum()) - len(documents), quiet) as on_read:
         scores = list(score_documents(language_model, documents, segment_length, on_read))
     found, ranges = by_file(scores), by_position(scores)

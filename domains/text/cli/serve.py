@@ -7,7 +7,7 @@ from typing import Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from domains.text.cli.options import Model, load
+from domains.text.cli.options import Model, ScaleForgetting, load
 from domains.text.config import is_utf8
 from domains.text.serve.limits import Limits
 from titans_seq.errors import UserError
@@ -29,6 +29,7 @@ def serve(
         str | None,
         Parameter(help="What clients must send as `Authorization: Bearer KEY`. Default: anybody may ask.", env_var="TITANS_SEQ_API_KEY"),
     ] = None,
+    scale_forgetting: ScaleForgetting = None,
     grace: Annotated[
         float,
         Parameter(
@@ -55,7 +56,7 @@ def serve(
 
     if sessions is not None:
         check_folder("--sessions", sessions)
-    language_model = load(model)
+    language_model = load(model, scale_forgetting)
     language_model.tokenizer  # noqa: B018 - a model without one can answer nothing: say so before anything listens
     service = Service(language_model, name or (Path(model).name if Path(model).exists() else model), limits, sessions)
     run(service, host, port, api_key, grace)

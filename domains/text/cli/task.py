@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Annotated, Any
 from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
-from domains.text.cli.options import EndToken, Model, Quiet, ScaleForgetting, TokenizerFile, read_tokenizer
+from domains.text.cli.options import EndToken, Model, Quiet, ScaleForgetting, TokenizerFile, read_tokenizer, scale
 from domains.text.config import TextConfig, is_utf8
 from domains.text.start import language_model, settings_of
 from titans_seq.config import ConfigError
@@ -146,7 +146,7 @@ def evaluate(
     times: Annotated[int | None, Parameter(help="Lengths of 1, 2, 4 .. so many times the task's.", validator=Number(gte=1))] = None,
     count: Count = 100,
     seed: SavedSeed = None,
-    scale_forgetting: ScaleForgetting = 1.0,
+    scale_forgetting: ScaleForgetting = None,
     written: Annotated[
         bool, Parameter(help="Of text: also have the model write its answer, and score that by the published rule.", negative="")
     ] = False,
@@ -162,7 +162,6 @@ def evaluate(
     import torch
 
     from domains.text.tasks.report import at_lengths, evaluate_length, write_report
-    from titans_seq import memory
     from titans_seq.outputs import check_folder
 
     if output is not None:
@@ -170,7 +169,7 @@ def evaluate(
     if lengths:
         refuse({"--times": times}, "makes lengths of the task's own, and --lengths names others")
     loaded = language_model(model, "cuda" if torch.cuda.is_available() else "cpu")
-    memory.scale_forgetting(loaded, scale_forgetting)
+    scale(loaded, model, scale_forgetting)
     known = _trained_on(model)
     if task is None and "task" not in known:
         raise UserError(f"{model}: was not trained on a task by titans-seq. Name one: --task.")
@@ -189,7 +188,7 @@ def evaluate(
         if as_json:
             print(json.dumps(rows[-1].values()), flush=True)
         else:
-            _print(base.name, rows)
+            _print(base.name if scale_forgetting is None else f"{base.name}, forgetting times {scale_forgetting:g}", rows)
         if output is not None:
             write_report(output, base.name, rows)
     if not as_json:
@@ -208,7 +207,7 @@ def _print_chance(task: "Task") -> None:
 
 
 def _print(name: str, rows: "list[Row]") -> None:
-    """The last row of a table, a line a length; the first with its head."""
+    """The last row of a table, a line a length; the first with its head, which begins with the name."""
     row, values = rows[-1], rows[-1].values()
     sizes = [column for column in ("tokens", "bytes") if column in values]
     columns = [column for column in values if column not in ("length", "examples", *sizes)]
@@ -247,12 +246,16 @@ def _task(
 ) -> "Task":
     """The task with its settings: `given` ones, changed by NAME=VALUE; books only where it is made of them."""
     from domains.text.tasks import load_task
+    from domains.text.tasks.texts import TextTask
 
     with _named("--set"):
-        task = load_task(name, tokenizer, books, **{**(given or {}), **_values(settings or [])})
-    if not getattr(task, "in_books", False):
+        values = {**(given or {}), **_values(settings or [])}
+        task = load_task(name, tokenizer, **values)
+    if books is None:
+        return task
+    if isinstance(task, TextTask) and not task.in_books:
         refuse({"--books": books}, f"{name} hides nothing in books")
-    return task
+    return load_task(name, tokenizer, books, **values)
 
 
 @contextmanager

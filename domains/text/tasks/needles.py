@@ -63,8 +63,8 @@ class NeedleConfig(Config):
         self._require("reserve", self.reserve >= 0, "at least 0")
         self._require("queries", self.queries <= self.keys, f"at most keys={self.keys}")
         needles = self.keys * self.values
-        self._require("keys", needles <= self.length, f"such that keys times values is at most length={self.length}")
         self._require("keys", self.haystack != "essay" or needles <= len(DEPTHS), f"such that keys times values is at most {len(DEPTHS)}")
+        self._require("length", self.length >= needles, f"at least keys times values = {needles}")
 
 
 PRESETS: dict[str, dict[str, int | str]] = {

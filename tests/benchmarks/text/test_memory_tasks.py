@@ -45,11 +45,11 @@ def test_a_cell_has_the_rate_that_was_best_on_other_examples(tmp_path: Path) -> 
 
 def test_what_forgets_less_in_tests_is_trained_once(tmp_path: Path) -> None:
     output = tmp_path / "found.json"
-    memory_tasks.main(["--tasks", "mqar", "--subjects", "titans-to-first,titans-far", "--steps", "2", "--output", str(output)])
+    memory_tasks.main(["--tasks", "mqar", "--subjects", "titans-to-first,titans-to-first-far", "--steps", "2", "--output", str(output)])
     searched = json.loads(output.with_name("found_search.json").read_text())["cells"]
     assert {key.split(" | ")[1] for key in searched} == {"titans-to-first"}
     assert len(list((tmp_path / memory_tasks.TRAINED).iterdir())) == len(memory_tasks.RATES) + 1, "the search, and one for both"
-    plain, far = (json.loads(output.read_text())["cells"][f"mqar | titans-{key} | 0"] for key in ("to-first", "far"))
+    plain, far = (json.loads(output.read_text())["cells"][f"mqar | titans-to-first{far} | 0"] for far in ("", "-far"))
     assert far["settings"]["training"] == plain["settings"]["training"]
     bits = [[cell["scores"][times]["bits"] for cell in (plain, far)] for times in ("1", "64")]
     assert abs(bits[0][0] - bits[0][1]) < 0.1 * abs(bits[1][0] - bits[1][1]), "it reads short texts as before, and longer ones otherwise"

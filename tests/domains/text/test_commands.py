@@ -14,9 +14,10 @@ import pytest
 import torch
 from safetensors.torch import load_file
 
-from domains.text.data import sources
+from domains.text.data import read_texts, sources
 from domains.text.model import TitansForCausalLM
 from domains.text.presets import debug
+from domains.text.tokenizers import ByteTokenizer
 from tests.limits import HANG
 from titans_seq import UserError, cli
 from titans_seq.training.metrics import read_metrics
@@ -238,7 +239,7 @@ def test_a_file_that_is_written_while_it_is_read_is_refused(texts: Path, monkeyp
         ),
         (("task", "make", "facts", "--books", ".", "-o", "t.json"), "--books .: facts hides nothing in books."),
         (("task", "make", "facts", "--tokenizer", "model/config.json", "-o", "model/config.json"), "config.json: "),
-        (("task", "make", "mqar", "-s", "length=10000000000000000", "-o", "t.json"), "--set: "),
+        (("task", "make", "mqar", "-s", "length=10000000000000000", "-o", "t.json"), "--set: an example does not fit into memory."),
         (("train", "ships.txt", "-o", "run", "--tokenizer", "none.json"), "none.json: cannot be read as a tokeniser"),
         (("read", "none", "ships.txt", "--state", "x"), "none"),
     ],
@@ -254,9 +255,27 @@ def test_what_cannot_be_done_is_refused(arguments: tuple[Any, ...], message: str
 
 def test_scores_are_not_written_over_what_is_scored(texts: Path) -> None:
     (texts / "files.csv").write_text("a table, read as text")
-    with pytest.raises(UserError, match=r"--output \S*files\.csv: is a file that is read, and would be written over\. Name another\."):
+    with pytest.raises(UserError, match=r"--output \S+: \S+files\.csv is read, and would be written over\. Name another folder\."):
         command("score", texts / "model", texts / "files.csv", "-o", texts)
     assert (texts / "files.csv").read_text() == "a table, read as text"
+
+
+def test_a_folder_that_was_read_is_scored_from_its_cache(texts: Path) -> None:
+    cache = texts / "cache"
+    read_texts([texts], ByteTokenizer(), cache=cache, progress=False)
+    before = sorted(cache.iterdir())
+    command("score", texts / "model", texts, "-o", texts / "scores", "--cache", cache, "--quiet")
+    assert sorted(cache.iterdir()) == before
+
+
+def test_what_was_read_with_another_forgetting_is_gone_on_from_with_it(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    state, scaled = texts / "state.safetensors", ("--scale-forgetting", "100")
+    command("read", texts / "model", texts / "ships.txt", "--state", state, *scaled, "--quiet")
+    options = ("--state", state, "-p", "and ", "--temperature", 0, "--max-tokens", 12, "--json")
+    command("generate", texts / "model", *options, *scaled)
+    assert json.loads(capsys.readouterr().out)["tokens"] == 12
+    with pytest.raises(UserError, match="is a state of another model"):
+        command("generate", texts / "model", *options)
 
 
 def test_the_help_shows_what_a_user_sets(capsys: pytest.CaptureFixture[str], monkeypatch: pytest.MonkeyPatch) -> None:

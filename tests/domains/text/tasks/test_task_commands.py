@@ -2,6 +2,7 @@
 
 import csv
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -13,7 +14,7 @@ from domains.text.presets import debug
 from domains.text.tasks import TASKS, load_task, report
 from domains.text.tasks.needles import Needles
 from domains.text.tasks.task import generator
-from titans_seq import UserError, cli
+from titans_seq import MemoryConfig, UserError, cli
 from titans_seq.memory import scale_forgetting
 
 SIZES = ("--preset", "debug", "--batch-size", "4", "--quiet")
@@ -164,7 +165,7 @@ def test_what_cannot_be_done_is_said(arguments: tuple[str, ...], message: str, t
         (("--lengths", "500", "301"), "^babilong_qa1: length=301 is too short for the stories"),
         (
             ("--task", "niah_single_1", "-s", "values=10000000000000000"),
-            "^--set: keys must be such that keys times values is at most length=",
+            "^--set: length must be at least keys times values = 10000000000000000",
         ),
         (("--task", "niah_single_1", "--lengths", "2000000000"), "^--lengths: length must be between 1 and 1000000000, got 2000000000"),
         (("--lengths", "2000000000"), "^--lengths: length must be between 0 and 1000000000, got"),
@@ -201,6 +202,18 @@ def test_models_are_evaluated_and_scored_with_another_forgetting(tmp_path: Path,
         found.append((task["bits"], text["bits_per_byte"]))
     assert found[1] == found[2]
     assert all(abs(a / b - 1) > 1e-4 for a, b in zip(found[0], found[1], strict=True))
+
+
+@pytest.mark.parametrize("named", [("task", "evaluate", "model", "--task", "facts"), ("score", "model", "book.txt")])
+def test_a_model_that_never_forgets_has_no_forgetting_to_scale(
+    named: tuple[str, ...], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    Path("book.txt").write_text("The ship went over the sea.")
+    titans = replace(debug().titans, memory=MemoryConfig(num_heads=2, forgetting="none"))
+    TitansForCausalLM(replace(debug(), titans=titans)).save_pretrained("model")
+    with pytest.raises(UserError, match=r"^--scale-forgetting 0\.01: no memory of model forgets\. Leave it out\.$"):
+        cli.build_app()(["text", *named, "--scale-forgetting", "0.01"])
 
 
 def test_a_negative_seed_is_refused(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
