@@ -19,9 +19,11 @@ from statistics import fmean, stdev
 from time import process_time
 from typing import Any
 
+from benchmarks.machine import ROOT
 from benchmarks.reporting import RESULTS, Report, Section, integers, names
 from benchmarks.text.baselines import SUBJECTS, BaselineForCausalLM, configure, count
 from benchmarks.text.cells import Cell, add_shared, check_names, measured_by, read_cells, run_cells, show
+from benchmarks.text.plots import plot_lengths
 from benchmarks.text.stages import Stage, train_stages
 from domains.text.config import TextConfig
 from domains.text.tasks import Task, load_task
@@ -40,6 +42,9 @@ from titans_seq.training import TrainingConfig
 MODULE = "benchmarks.text.memory_tasks"
 OUTPUT = RESULTS / "text_memory_tasks.json"
 SECTION = Section("memory-tasks")
+IMAGE = ROOT / "docs" / "images" / "text_babilong.png"
+DRAWN, ROOMS = "babilong_qa1", 6
+"""The task of the picture, and the answers that there are."""
 TRAINED = ".memory_tasks_trained.checkpoint"
 """Folder beside the results, of the models of every stage of a training."""
 FORGETTING = 0.01
@@ -395,6 +400,17 @@ def chosen(searched: Report, name: str, key: str) -> str:
     return "-" if found is None else f"{found[0]:g}; {found[1]:.3f}"
 
 
+def draw(found: Report, path: Path) -> None:
+    """A task by the length of the text."""
+    trial = TRIALS[DRAWN]
+    made: dict[str, dict[int, list[float]]] = {key: {} for key in (*SUBJECTS, *FAR)}
+    for (name, times), row in rows(found).items():
+        for key, values in row.items() if name == DRAWN else ():
+            made[key][int(times) * trial.settings["length"]] = values
+    longest = trial.settings["length"] * max(times for times, _, _ in trial.longer)
+    plot_lengths({label(key): lengths for key, lengths in made.items() if lengths}, 1 / ROOMS, longest, path)
+
+
 def main(arguments: Sequence[str] | None = None) -> None:
     parser = argparse.ArgumentParser(prog=f"python -m {MODULE}", description=(__doc__ or "").partition("\n")[0])
     add = parser.add_argument
@@ -414,7 +430,10 @@ def main(arguments: Sequence[str] | None = None) -> None:
             sys.exit(f"error: {options.data} has no text/gutenberg; name the folder with --data")
         run_cells(search_cells(options), search, MODULE)
         run_cells(cells(options, read_cells(search)), options.output, MODULE)
-    show(markdown(read_cells(options.output), read_cells(search)), SECTION, options.table)
+    found = read_cells(options.output)
+    show(markdown(found, read_cells(search)), SECTION, options.table)
+    if options.table:
+        draw(found, IMAGE)
 
 
 if __name__ == "__main__":

@@ -3,6 +3,7 @@
 from collections.abc import Mapping, Sequence
 from itertools import cycle
 from pathlib import Path
+from statistics import fmean
 
 from matplotlib.figure import Figure
 from matplotlib.ticker import EngFormatter
@@ -38,6 +39,39 @@ def plot_books(ranges: Mapping[str, Sequence[float]], parts: Mapping[str, Sequen
         ax.spines[["top", "right"]].set_visible(False)
         ax.tick_params(labelsize=8)
     figure.legend(*early.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8, frameon=False)
+    path.parent.mkdir(parents=True, exist_ok=True)
+    figure.savefig(path, format="png")
+    return figure
+
+
+def plot_lengths(shares: Mapping[str, Mapping[int, Sequence[float]]], chance: float, trained: int, path: Path) -> Figure:
+    """Draw shares of right answers by the length of the text, a point a seed and a line through their mean for each model, and write a PNG.
+
+    Args:
+        shares: by the model's name and the tokens of the text, of each seed.
+        chance: share that a guess has.
+        trained: tokens of the longest texts of the training.
+        path: of the PNG.
+    """
+    figure = Figure(figsize=(8, 4.6), dpi=150, layout="constrained")
+    ax = figure.subplots()
+    for colour, (name, found) in zip(cycle(_COLOURS), shares.items(), strict=False):
+        lengths = sorted(found)
+        ax.plot(lengths, [fmean(found[length]) for length in lengths], color=colour, lw=1.4, label=name)
+        for length in lengths:
+            ax.plot([length] * len(found[length]), found[length], "o", color=colour, ms=3.5)
+    ax.axhline(chance, color="#1f2328", lw=0.8, ls=":")
+    ax.annotate("a guess", (1, chance), xycoords=("axes fraction", "data"), ha="right", va="bottom", fontsize=8)
+    ax.axvline(trained, color="#1f2328", lw=0.8, ls=":")
+    ax.annotate(" longest of the training", (trained, 1.06), fontsize=8)
+    ax.set_xscale("log", base=2)
+    ax.xaxis.set_major_formatter(EngFormatter(places=0, sep=""))
+    ax.set_ylim(-0.03, 1.12)
+    ax.set_xlabel("tokens of the text")
+    ax.set_ylabel("share of questions answered")
+    ax.spines[["top", "right"]].set_visible(False)
+    ax.tick_params(labelsize=8)
+    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
     return figure
