@@ -35,13 +35,7 @@ def plot_books(ranges: Mapping[str, Sequence[float]], parts: Mapping[str, Sequen
     early.set_ylabel("bits per byte")
     late.set_xlabel("part of the book, %")
     late.set_ylabel(f"bits per byte, less those of {against}", fontsize=8)
-    for ax in (early, late):
-        ax.spines[["top", "right"]].set_visible(False)
-        ax.tick_params(labelsize=8)
-    figure.legend(*early.get_legend_handles_labels(), loc="outside upper center", ncols=3, fontsize=8, frameon=False)
-    path.parent.mkdir(parents=True, exist_ok=True)
-    figure.savefig(path, format="png")
-    return figure
+    return _write(figure, 3, path)
 
 
 def plot_lengths(shares: Mapping[str, Mapping[int, Sequence[float]]], chance: float, trained: int, path: Path) -> Figure:
@@ -69,9 +63,16 @@ def plot_lengths(shares: Mapping[str, Mapping[int, Sequence[float]]], chance: fl
     ax.set_ylim(-0.03, 1.12)
     ax.set_xlabel("tokens of the text")
     ax.set_ylabel("share of questions answered")
-    ax.spines[["top", "right"]].set_visible(False)
-    ax.tick_params(labelsize=8)
-    figure.legend(*ax.get_legend_handles_labels(), loc="outside upper center", ncols=2, fontsize=8, frameon=False)
+    return _write(figure, 2, path)
+
+
+def _write(figure: Figure, columns: int, path: Path) -> Figure:
+    """As a PNG, with the first axes' legend, of so many columns, above all."""
+    for ax in figure.axes:
+        ax.spines[["top", "right"]].set_visible(False)
+        ax.tick_params(labelsize=8)
+    handles = figure.axes[0].get_legend_handles_labels()
+    figure.legend(*handles, loc="outside upper center", ncols=columns, fontsize=8, frameon=False)
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, format="png")
     return figure
