@@ -9,7 +9,7 @@ from types import ModuleType
 import pytest
 import torch
 
-from benchmarks.text import ablations, books, memory_tasks, shakespeare
+from benchmarks.text import ablations, books, memory_tasks, shakespeare, summary
 from benchmarks.text.baselines import BaselineConfig
 from benchmarks.text.cells import PAGE, read_cells
 from titans_seq import presets
@@ -156,6 +156,7 @@ def test_the_page_shows_the_results_that_ship() -> None:
         assert module.SECTION.read(page) == expected
     cells, searched = (read_cells(memory_tasks.OUTPUT.with_name(f"text_memory_tasks{part}.json")) for part in ("", "_search"))
     assert memory_tasks.SECTION.read(page) == memory_tasks.markdown(cells, searched)
+    assert summary.SECTION.read(summary.README.read_text()) == summary.markdown()
     for steps, section in ablations.SECTIONS.items():
         assert section.read(page) == ablations.markdown(read_cells(ablations.output_of(steps)), steps)
 
