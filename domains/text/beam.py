@@ -1,6 +1,7 @@
 """Beam search: the states of the best texts so far are selected as rows of a batch. Shapes: B beams, V tokens of the vocabulary."""
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from functools import partial
 from typing import NamedTuple
 
 import torch
@@ -9,7 +10,7 @@ from torch import Tensor
 from domains.text.context import Context, begin, extend
 from domains.text.generate import fork
 from domains.text.model import TitansForCausalLM
-from domains.text.output import StopStrings
+from domains.text.output import StopStrings, text_of
 from titans_seq.decoding import Decoder
 
 
@@ -57,6 +58,7 @@ def beam_search(
         raise ValueError(f"beams and max_tokens must be at least 1, got {beams} and {max_tokens}")
     now = extend(model, fork(begin(model) if context is None else context, 1), model.tokenizer.encode_batch([prompt]))
     decoder, end = Decoder(model), model.config.end
+    text = partial(text_of, model.tokenizer, after=int(now.last))
     tokens: list[list[int]] = [[]]
     costs = torch.zeros(1, dtype=torch.float64)
     done: list[Beam] = []
@@ -66,10 +68,10 @@ def beam_search(
         going: list[tuple[int, int, float]] = []
         for rank, (parent, token, cost) in enumerate(_likeliest(nats, 2 * beams)):  # one in V ends each: so many do but for stops
             row = tokens[parent] if token == end else [*tokens[parent], token]
-            if token != end and not _holds(model, row, stop):
+            if token != end and not _holds(text, row, stop):
                 going.append((parent, token, cost))
             elif rank < beams:
-                done.append(_beam(model, row, cost, token == end, stop))
+                done.append(_beam(text(row), row, cost, token == end, stop))
             if len(going) == beams:
                 break
         if len(done) >= beams or not going:
@@ -80,7 +82,7 @@ def beam_search(
         last = torch.tensor([token for _, token, _ in going], device=now.last.device)
         now = Context(state.select(rows), last, now.length.index_select(0, rows) + 1)
     else:
-        done += [_beam(model, row, cost, False, stop) for row, cost in zip(tokens, costs.tolist(), strict=True)]
+        done += [_beam(text(row), row, cost, False, stop) for row, cost in zip(tokens, costs.tolist(), strict=True)]
     return sorted(done, key=lambda beam: beam.cost(length_penalty))[:beams]
 
 
@@ -92,12 +94,12 @@ def _likeliest(nats: Tensor, at_once: int) -> Iterator[tuple[int, int, float]]:
             yield place // vocabulary, place % vocabulary, cost
 
 
-def _holds(model: TitansForCausalLM, tokens: list[int], stop: Sequence[str]) -> bool:
-    """Whether the text of the tokens holds a stop string."""
-    text = model.tokenizer.decode(tokens) if stop else ""
-    return any(one in text for one in stop)
+def _holds(text: Callable[[list[int]], str], tokens: list[int], stop: Sequence[str]) -> bool:
+    """Whether the text of the tokens holds a stop string; it is not made where there is none."""
+    made = text(tokens) if stop else ""
+    return any(one in made for one in stop)
 
 
-def _beam(model: TitansForCausalLM, tokens: list[int], nats: float, ended: bool, stop: Sequence[str]) -> Beam:
+def _beam(text: str, tokens: list[int], nats: float, ended: bool, stop: Sequence[str]) -> Beam:
     stops = StopStrings(stop)
-    return Beam(stops.add(model.tokenizer.decode(tokens)) + stops.finish(), tokens, nats, ended)
+    return Beam(stops.add(text) + stops.finish(), tokens, nats, ended)

@@ -92,7 +92,7 @@ class Rows:
         config: GenerationConfig,
         decoder: Decoder | None = None,
     ) -> None:
-        self.outputs = [RowOutput(model.tokenizer, config.stop, config.max_tokens) for _ in prompts]
+        self.outputs = [RowOutput(model.tokenizer, config.stop, config.max_tokens, after) for after in context.last.tolist()]
         self.texts = [""] * len(prompts)
         self.logits = torch.empty(0)
         self._now, self._config = context, config

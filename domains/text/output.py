@@ -1,12 +1,18 @@
 """From tokens to text as it is shown: no character in part, nothing of a stop string, nothing taken back."""
 
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Literal
 
 from domains.text.tokenizers import Tokenizer
 
 Reason = Literal["stop", "end", "length"]
 """Why a text ended: a stop string came, the model ended the document, or it has as many tokens as were asked for."""
+
+
+def text_of(tokenizer: Tokenizer, tokens: Iterable[int], after: int) -> str:
+    """The text of tokens that stand behind the token `after`, whose own is left out."""
+    decoder = tokenizer.decoder(after)
+    return "".join(map(decoder.add, tokens)) + decoder.finish()
 
 
 class StopStrings:
@@ -40,18 +46,18 @@ class StopStrings:
 
 
 class RowOutput:
-    """The text of one row.
+    """The text of one row. after: the token before it, as of `Tokenizer.decoder`.
 
     reason: why it ended; None while it goes on. tokens: those that it has, the end not among them. places: of each of them, the characters
     of the text before it, a stop string's among them.
     """
 
-    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], max_tokens: int) -> None:
+    def __init__(self, tokenizer: Tokenizer, stops: Sequence[str], max_tokens: int, after: int | None = None) -> None:
         self.tokens: list[int] = []
         self.places: list[int] = []
         self.reason: Reason | None = None
         self._end, self._max = tokenizer.end, max_tokens
-        self._decoder, self._stops, self._decoded = tokenizer.decoder(), StopStrings(stops), 0
+        self._decoder, self._stops, self._decoded = tokenizer.decoder(after), StopStrings(stops), 0
 
     def add(self, token: int) -> str:
         """The text that the next token makes certain."""

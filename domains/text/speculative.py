@@ -75,8 +75,8 @@ def speculate(
     now = extend(model, begin(model) if context is None else context, ids)
     behind = extend(draft, begin(draft) if draft_context is None else draft_context, ids)
     run = _Run(model, draft, config, proposals, _seen(model, ids[0].tolist()))
-    output, text = RowOutput(model.tokenizer, config.stop, config.max_tokens), ""
     state, draft_state, last, length = now.state, behind.state, int(now.last), int(now.length)
+    output, text = RowOutput(model.tokenizer, config.stop, config.max_tokens, last), ""
     while output.reason is None:
         before, before_last, before_length = state, last, length
         taken, state, draft_state = run.step(state, draft_state, last, tally)

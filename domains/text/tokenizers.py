@@ -55,8 +55,11 @@ class Tokenizer(Protocol):
         """The text of tokens; `end` is left out, and what is no character is U+FFFD."""
         ...
 
-    def decoder(self) -> TextDecoder:
-        """For tokens one after the other: what it gives, joined, is `decode` of all of them."""
+    def decoder(self, after: int | None = None) -> TextDecoder:
+        """For tokens one after the other: what it gives, joined, is `decode` of all of them.
+
+        after: the token before them, if there is one, which is not given: whether a text begins with a space may depend on it.
+        """
         ...
 
 
@@ -75,7 +78,7 @@ class ByteTokenizer:
         """As of `Tokenizer`."""
         return bytes(token for token in tokens if token != END).decode(errors="replace")
 
-    def decoder(self) -> TextDecoder:
+    def decoder(self, after: int | None = None) -> TextDecoder:
         """As of `Tokenizer`."""
         return _ByteDecoder()
 
@@ -149,18 +152,18 @@ class JsonTokenizer:
         """As of `Tokenizer`."""
         return str(self._inner.decode([token for token in tokens if token != self.end], skip_special_tokens=False))
 
-    def decoder(self) -> TextDecoder:
+    def decoder(self, after: int | None = None) -> TextDecoder:
         """As of `Tokenizer`."""
-        return _PrefixDecoder(self)
+        return _PrefixDecoder(self, after)
 
 
 class _PrefixDecoder:
     """Decodes the tokens since the last certain text again with each new one: what tokens mean may depend on those before them."""
 
-    def __init__(self, tokenizer: JsonTokenizer) -> None:
+    def __init__(self, tokenizer: JsonTokenizer, after: int | None) -> None:
         self._decode = tokenizer.decode
-        self._tokens: list[int] = []
-        self._start, self._certain = 0, 0  # of the tokens that are decoded again; of those whose text was given
+        self._tokens = [] if after is None else [after]
+        self._start, self._certain = 0, len(self._tokens)  # of the tokens that are decoded again; of those whose text was given
 
     def add(self, token: int) -> str:
         self._tokens.append(token)

@@ -2,6 +2,8 @@
 
 import pytest
 import torch
+from tokenizers import Tokenizer as Inner
+from tokenizers import decoders, models, pre_tokenizers
 
 from domains.text.config import TextConfig
 from domains.text.model import TitansForCausalLM
@@ -16,6 +18,14 @@ WORDS = "the ship went over the sea, and the wind — Größe, 水, 🚢 — was
 def bpe() -> JsonTokenizer:
     """A byte-level BPE that has some merges."""
     return train_tokenizer(iter([WORDS * 20]), 300)
+
+
+def word_level(*words: str, metaspace: bool = False) -> str:
+    """JSON of a tokeniser of whole words, the first for unknown ones. Spaces are WordPiece's, or in the words as Metaspace has them."""
+    inner = Inner(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token=words[0]))
+    inner.pre_tokenizer = pre_tokenizers.Metaspace() if metaspace else pre_tokenizers.Whitespace()
+    inner.decoder = decoders.Metaspace() if metaspace else decoders.WordPiece()
+    return str(inner.to_str())
 
 
 def small(seed: int = 0, **changes: object) -> TitansForCausalLM:

@@ -6,14 +6,16 @@ from hypothesis import given
 from hypothesis import strategies as st
 
 from domains.text.beam import beam_search
-from domains.text.config import GenerationConfig
+from domains.text.config import GenerationConfig, TextConfig
 from domains.text.context import begin, extend
 from domains.text.data import END
 from domains.text.generate import generate, stream
 from domains.text.model import TitansForCausalLM
 from domains.text.output import RowOutput, StopStrings
-from domains.text.tokenizers import ByteTokenizer
-from tests.domains.text.conftest import small
+from domains.text.speculative import speculate
+from domains.text.tokenizers import ByteTokenizer, JsonTokenizer
+from tests.domains.text.conftest import small, word_level
+from titans_seq import presets
 from titans_seq.sampling import chances, draw, make_generators, penalise_repetition
 
 PROMPTS = ["It was the", "", "a much longer prompt than the other one, é"]
@@ -209,6 +211,27 @@ def test_a_beam_ends_before_a_stop_string(beams: int, model: TitansForCausalLM) 
     if beams == 1:
         (greedy,) = generate(model, ["It was"], GenerationConfig(temperature=0, max_tokens=12, stop=(stop,)))
         assert (found[0].text, found[0].tokens) == (greedy.text, greedy.tokens)
+
+
+@pytest.mark.parametrize(
+    "words", [("\u2581the", "\u2581ship", "\u2581sea", "s"), ("the", "ship", "sea", "##s")], ids=["metaspace", "wordpiece"]
+)
+def test_prompt_and_text_are_one_text(words: tuple[str, ...]) -> None:
+    """Of tokenisers whose texts drop the space before their first word."""
+    tokenizer = JsonTokenizer(word_level("[UNK]", *words, metaspace=words[-1] == "s"))
+    torch.manual_seed(0)
+    model = TitansForCausalLM(TextConfig(titans=presets.debug("lmm")).with_tokenizer(tokenizer), tokenizer).eval()
+    prompt, config = "the ship", GenerationConfig(temperature=0, max_tokens=6)
+    (read,) = tokenizer.encode_batch([prompt])
+    (sampled,) = generate(model, [prompt], config)
+    (beam,) = beam_search(model, prompt, beams=1, max_tokens=6)
+    guessed = [piece.ended for piece in speculate(model, model, prompt, config)][-1]
+    assert guessed is not None
+    for made in (sampled, beam, guessed):
+        assert made.tokens
+        assert prompt + made.text == tokenizer.decode([*read.tolist(), *made.tokens])
+    alone = extend(model, begin(model), [read])
+    assert generate(model, [""], config, alone)[0].text == sampled.text, "what was read before is what it follows"
 
 
 def test_one_beam_is_greedy(of_variant: TitansForCausalLM) -> None:

@@ -6,11 +6,10 @@ from pathlib import Path
 import pytest
 from hypothesis import given
 from hypothesis import strategies as st
-from tokenizers import Tokenizer as Inner
-from tokenizers import decoders, models, pre_tokenizers
 
 from domains.text.config import END
 from domains.text.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer, load_tokenizer, train_tokenizer
+from tests.domains.text.conftest import word_level
 from titans_seq import UserError
 
 TEXT = st.text(st.characters(exclude_categories=["Cs"]), max_size=30) | st.text("the ship\n\r\t 水🚢é<|end|>", max_size=60)
@@ -22,8 +21,8 @@ def tokenizer(request: pytest.FixtureRequest, bpe: JsonTokenizer) -> Tokenizer:
     return ByteTokenizer() if request.param == "bytes" else bpe
 
 
-def streamed(tokenizer: Tokenizer, tokens: list[int]) -> list[str]:
-    decoder = tokenizer.decoder()
+def streamed(tokenizer: Tokenizer, tokens: list[int], after: int | None = None) -> list[str]:
+    decoder = tokenizer.decoder(after)
     return [*(decoder.add(token) for token in tokens), decoder.finish()]
 
 
@@ -69,13 +68,6 @@ def test_a_tokenizer_comes_back_from_its_file(bpe: JsonTokenizer, tmp_path: Path
     assert JsonTokenizer.restore(bpe.text, bpe.end).identity == bpe.identity
 
 
-def word_level(*words: str) -> str:
-    inner = Inner(models.WordLevel({word: number for number, word in enumerate(words)}, unk_token=words[0]))
-    inner.pre_tokenizer = pre_tokenizers.Whitespace()
-    inner.decoder = decoders.WordPiece()
-    return str(inner.to_str())
-
-
 def test_the_end_is_a_usual_token_a_named_one_or_a_new_one() -> None:
     assert JsonTokenizer(word_level("[UNK]", "ship", "</s>")).end == 2
     assert JsonTokenizer(word_level("[UNK]", "ship", "stop"), "stop").end == 2
@@ -91,6 +83,9 @@ def test_the_end_is_a_usual_token_a_named_one_or_a_new_one() -> None:
 def test_decoders_that_look_back_stream_too() -> None:
     tokenizer = JsonTokenizer(word_level("[UNK]", "ship", "##s", "sail"))
     assert streamed(tokenizer, [1, 2, 3, 1]) == ["ship", "s", " sail", " ship", ""]
+    assert streamed(tokenizer, [3, 1], after=2) == [" sail", " ship", ""]
+    assert streamed(tokenizer, [2, 1], after=1) == ["s", " ship", ""]
+    assert streamed(tokenizer, [3, 1], after=tokenizer.end) == ["sail", " ship", ""]
 
 
 @pytest.mark.parametrize("content", ["", "{}", "[1]", json.dumps({"model": {"type": "BPE"}}), "\0"])
