@@ -3,7 +3,9 @@
 Shapes: B rows of the batch on this device, T segment length.
 """
 
+import zlib
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any, Protocol
 
 import numpy as np
@@ -34,6 +36,8 @@ class Source(Protocol):
 
 MOST_SEGMENTS = 64
 """Of a document before it is cut, where no length is given: one segment of 64 begins a document."""
+PLACES, TOKENS = 1024, 64
+"""Where documents are compared with those of a run that is resumed: all over them, so many tokens at each."""
 
 
 class DocumentStream:
@@ -146,7 +150,7 @@ class DocumentStream:
     def state_dict(self) -> dict[str, Any]:
         """As of `Source`."""
         rows = [list(row) for row in self._rows]
-        return {"made_of": self._made_of, "epoch": self._epoch, "next": self._next, "rows": rows}
+        return {"made_of": self._made_of, "contents": self._contents, "epoch": self._epoch, "next": self._next, "rows": rows}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As of `Source`.
@@ -155,6 +159,8 @@ class DocumentStream:
             UserError: the position is of other data, of other rows, or no position in them.
         """
         _check_same_data(state.get("made_of"), self._made_of)
+        if state.get("contents", self._contents) != self._contents:  # runs of earlier versions do not say
+            raise UserError("the run was started on other data: as many tokens, but not the same ones. Resume it with those it had.")
         values: list[Any] = [state.get(name) for name in ("epoch", "next", "rows")]
         epoch, following, rows = values
         in_data = _is_count(epoch, 2**63) and _is_count(following, len(self._pieces) + 1) and isinstance(rows, list)
@@ -163,6 +169,18 @@ class DocumentStream:
         self._epoch, self._next = epoch, following
         self._rows = [(piece, start) for piece, start in rows]
         self._order = self._order_of(self._epoch)
+
+    @cached_property
+    def _contents(self) -> int:
+        """A checksum of the documents, by which others of the same sizes are told: of their lengths and what is read in `PLACES`."""
+        ends = np.cumsum(self._documents.lengths)
+        checksum = zlib.crc32(ends.tobytes())
+        for place in np.unique(np.linspace(0, ends[-1] - 1, PLACES).astype(np.int64)).tolist():
+            document = int(np.searchsorted(ends, place, side="right"))
+            length = int(self._documents.lengths[document])
+            start = place - int(ends[document]) + length
+            checksum = zlib.crc32(self._documents.read(document, start, min(start + TOKENS, length)).tobytes(), checksum)
+        return checksum
 
     def _holds(self, row: Any) -> bool:
         """Whether `row` is [piece, predictions of it that were read], or [-1, 0] before the first."""

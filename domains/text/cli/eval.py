@@ -5,14 +5,14 @@ import json
 import logging
 import os
 import sys
-from contextlib import redirect_stdout
+from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from domains.text.cli.harness_tasks import unknown_tasks
+from domains.text.cli.harness_tasks import task_names, unknown_tasks
 from domains.text.cli.options import Model, Quiet, load
 from titans_seq.errors import UserError
 
@@ -55,11 +55,9 @@ def evaluate(
 
     if output is not None:
         check_folder("--output", output)
-    if quiet:
-        os.environ.setdefault("TQDM_DISABLE", "1")
     names = [name for given in tasks for name in given.split(",") if name]
     manager = _find(names, include_path or [], data)
-    found = _scores(load(model), batch_size, tasks=names, num_fewshot=num_fewshot, limit=limit, task_manager=manager)
+    found = _scores(load(model), batch_size, quiet, tasks=names, num_fewshot=num_fewshot, limit=limit, task_manager=manager)
     _show(found, model, output, as_json)
 
 
@@ -88,6 +86,8 @@ def _find(tasks: list[str], include: list[Path], data: Path | None) -> "TaskMana
     if not set(tasks) <= set(manager.all_tasks):
         manager = TaskManager(**options)
     known = set(manager.all_tasks)
+    for name in sorted((set(tasks) - known) & task_names(include)):
+        raise UserError(f"--tasks {name}: a file of --include-path names it, but lm-evaluation-harness cannot read it as a task's.")
     _refuse({name: difflib.get_close_matches(name, known) for name in tasks if name not in known}, folders[0])
     return manager
 
@@ -100,15 +100,28 @@ def _refuse(unknown: dict[str, list[str]], ours: Path) -> None:
         raise UserError(f"--tasks {name}: no such task.{meant} Here are {here}; others are those of lm-evaluation-harness.")
 
 
-def _scores(model: Any, batch_size: int, **options: Any) -> dict[str, Any]:
-    """What the harness finds, with what it says of its progress on stderr."""
+def _scores(model: Any, batch_size: int, quiet: bool, **options: Any) -> dict[str, Any]:
+    """What the harness finds, with what it says of its progress on stderr, or nowhere.
+
+    Raises:
+        UserError: the file of a task, or its data, are not such that there are questions.
+    """
     import lm_eval
+    from datasets.exceptions import DatasetsError
+    from jinja2 import TemplateError
 
     from domains.text.harness import TitansLM
 
     logging.getLogger("lm_eval.api.task").addFilter(lambda record: "Custom kwargs can be passed" not in record.getMessage())
-    with redirect_stdout(sys.stderr):
-        found: dict[str, Any] = lm_eval.simple_evaluate(TitansLM(model, batch_size=batch_size), log_samples=False, **options)
+    with Path(os.devnull).open("w") as nowhere, redirect_stdout(nowhere if quiet else sys.stderr) as said, redirect_stderr(said):
+        try:
+            found: dict[str, Any] = lm_eval.simple_evaluate(TitansLM(model, batch_size=batch_size), log_samples=False, **options)
+        except (TemplateError, FileNotFoundError, DatasetsError) as error:
+            what = f"{type(error).__name__}: {error}"
+            names = ", ".join(options["tasks"])
+            raise UserError(
+                f"--tasks {names}: no questions could be made ({what}). Look at the task's file, and the data it names."
+            ) from error
     return found
 
 

@@ -25,6 +25,14 @@ def unknown_tasks(asked: list[str], folders: list[Path]) -> dict[str, list[str]]
     return {name: difflib.get_close_matches(name, names) for name in asked if name not in words}
 
 
+def task_names(folders: list[Path]) -> set[str]:
+    """Of tasks, groups and tags, as files in `folders` have them, be they good for the harness or not."""
+    names = set[str]()
+    for folder in folders:
+        _read(folder, set(), names)
+    return names
+
+
 def _read(folder: Path, words: set[str], names: set[str]) -> None:
     for path in folder.rglob("*"):
         if path.suffix in _OF_TASKS and path.is_file():

@@ -138,9 +138,11 @@ def _generation(asked: dict[str, Any], max_tokens: int) -> GenerationConfig:
 
 
 def _load(name: str, device: str | None) -> TitansForCausalLM:
+    """On the device that is named, which the harness does by itself: its command names a GPU where there is none, too."""
     import torch
 
-    return TitansForCausalLM.from_pretrained(name, device=device or ("cuda" if torch.cuda.is_available() else "cpu"))
+    device = device or "cuda"
+    return TitansForCausalLM.from_pretrained(name, device="cpu" if device.startswith("cuda") and not torch.cuda.is_available() else device)
 
 
 @contextmanager

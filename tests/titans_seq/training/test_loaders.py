@@ -75,6 +75,23 @@ def test_a_stream_goes_on_from_anywhere(lengths: list[int], rows: int, segment: 
         assert same(a, b)
 
 
+@given(LENGTHS.filter(lambda lengths: sum(lengths) > 1), st.data())
+@settings(deadline=None)
+def test_a_stream_does_not_go_on_in_other_documents_of_the_same_sizes(lengths: list[int], data: st.DataObject) -> None:
+    """One token is another, wherever it is; of a long document, half of them."""
+    documents, other = numbered(lengths), numbered(lengths)
+    tokens = other.tokens.copy()
+    tokens[data.draw(st.integers(0, len(tokens) - 1))] += 1
+    long, backwards = numbered([1_000_000]), numbered([1_000_000]).tokens.copy()
+    backwards[500_000:] = backwards[500_000:][::-1]
+    changed = TokenDocuments(tokens, np.cumsum([0, *lengths])), TokenDocuments(backwards, np.array([0, 1_000_000]))
+    for before, after in zip((documents, long), changed, strict=True):
+        state = DocumentStream(before, 2, 3, seed=0).state_dict()
+        DocumentStream(before, 2, 3, seed=0).load_state_dict(state)
+        with pytest.raises(UserError, match="as many tokens, but not the same ones"):
+            DocumentStream(after, 2, 3, seed=0).load_state_dict(state)
+
+
 @given(LENGTHS, st.integers(1, 9), st.sampled_from([None, 3]))
 @settings(deadline=None)
 def test_devices_share_the_rows(lengths: list[int], segment: int, seed: int | None) -> None:

@@ -1,6 +1,7 @@
 """`titans-seq text eval` on local task files."""
 
 import json
+import os
 import re
 import subprocess
 import sys
@@ -86,6 +87,37 @@ def test_data_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.Mon
     ):
         with pytest.raises(UserError, match=message):
             cli.build_app()([*start, *more])
+
+
+@pytest.mark.parametrize(
+    ("change", "message"),
+    [
+        (
+            ("task: own", "task: [\ntask: own"),
+            "--tasks own_answers: a file of --include-path names it, but lm-evaluation-harness cannot read",
+        ),
+        (("rows.jsonl", "none.jsonl"), r"--tasks own_answers: no questions could be made \(FileNotFoundError: .*none\.jsonl"),
+        (("doc_to_text: prompt", 'doc_to_text: "{{nothing.x}}"'), "no questions could be made .*'nothing' is undefined"),
+    ],
+)
+def test_a_task_of_ones_own_that_is_not_right_is_named(change: tuple[str, str], message: str, tmp_path: Path) -> None:
+    small().save_pretrained(tmp_path / "model")
+    (tmp_path / "rows.jsonl").write_text('{"prompt": "It was", "answer": "no"}\n')
+    (tmp_path / "task.yaml").write_text(OWN.format(file=tmp_path / "rows.jsonl").replace(*change))
+    with pytest.raises(UserError, match=message):
+        cli.build_app()(["text", "eval", str(tmp_path / "model"), "--tasks", "own_answers", "--include-path", str(tmp_path)])
+
+
+def test_quiet_is_quiet(data: Path, tmp_path: Path) -> None:
+    """Also of what the harness prints by itself; only git may say that this is no repository."""
+    small().save_pretrained(tmp_path / "model")
+    arguments = ["text", "eval", str(tmp_path / "model"), "--tasks", "local_lambada", "--data", str(data), "--json", "--quiet"]
+    program = f"from titans_seq import cli; cli.build_app()({arguments})"
+    environment = {**os.environ, "HF_DATASETS_CACHE": str(tmp_path / "cache")}
+    environment.pop("TQDM_DISABLE")
+    done = subprocess.run([sys.executable, "-c", program], capture_output=True, text=True, timeout=HANG, env=environment)
+    assert json.loads(done.stdout)["local_lambada"]
+    assert [line for line in done.stderr.splitlines() if "not a git repository" not in line] == []
 
 
 def test_a_harness_that_is_not_there_is_named(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

@@ -143,8 +143,9 @@ def test_what_is_done_is_cached(model: TitansForCausalLM, tmp_path: Path) -> Non
     caching.dbdict.close()
 
 
-def test_the_harness_knows_the_model_by_name(data: Path, tmp_path: Path) -> None:
-    """And its own are still there."""
+@pytest.mark.parametrize("device", [None, "cuda:0"])
+def test_the_harness_knows_the_model_by_name(device: str | None, data: Path, tmp_path: Path) -> None:
+    """And its own are still there. Its command names cuda:0 where there is no GPU, too."""
     from lm_eval.api.registry import get_model
 
     small().save_pretrained(tmp_path / "model")
@@ -156,6 +157,7 @@ def test_the_harness_knows_the_model_by_name(data: Path, tmp_path: Path) -> None
         batch_size=2,
         bootstrap_iters=0,
         log_samples=False,
+        device=device,
     )
     assert results["results"]["local_lambada"]["sample_len"] == 4
     assert get_model("dummy").__name__ == "DummyLM"
