@@ -50,7 +50,13 @@ class Titans(Pretrained):
                 nn.init.normal_(parameter, std=0.02 / math.sqrt(2 * self.config.num_layers) if ends_branch else 0.02)
 
     def init_state(self, batch_size: int) -> TitansState:
-        """The state before the first token of `batch_size` streams; a call without a state begins with it."""
+        """The state before the first token of `batch_size` streams; a call without a state begins with it.
+
+        Raises:
+            ValueError: `batch_size` is negative.
+        """
+        if batch_size < 0:
+            raise ValueError(f"batch_size must be at least 0, got {batch_size}")
         return TitansState(tuple(block.mixer.init_state(batch_size) for block in self.blocks))  # type: ignore[union-attr, operator]
 
     def forward(

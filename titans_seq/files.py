@@ -43,6 +43,8 @@ def read_safetensors(path: str | Path, device: str | torch.device = "cpu") -> tu
             titans_seq.download).
     """
     if not Path(path).is_file():
+        if Path(path).is_dir():
+            raise UserError(f"{path}: is a folder. Name the file in it.")
         raise UserError(f"{path}: no such file. Check the path; it is looked up from {Path.cwd()}.")
     device = torch.device(device)
     if device.type == "cuda" and not torch.cuda.is_available():

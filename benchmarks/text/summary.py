@@ -1,5 +1,6 @@
 """The text benchmarks in one table, for the README: `python -m benchmarks.text.summary` writes it there from the results that ship."""
 
+import argparse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from statistics import fmean
@@ -69,5 +70,10 @@ def tasks(cells: Mapping[str, Report]) -> Iterator[Row]:
             yield Row(f"{title}, {tokens:,.0f} tokens", scores)
 
 
-if __name__ == "__main__":
+def main() -> None:
+    argparse.ArgumentParser(prog="python -m benchmarks.text.summary", description=(__doc__ or "").partition(":")[0]).parse_args()
     SECTION.write(README, markdown())
+
+
+if __name__ == "__main__":
+    main()

@@ -13,6 +13,8 @@ Split = Literal["auto", "documents", "ends"]
 """How texts are split for validation, see `TextDocuments.split`."""
 BYTES = "bytes"
 """Identity of the tokeniser of bytes."""
+SYMBOLS = "symbols"
+"""Identity of the "tokeniser" of models for tasks whose tokens are no text."""
 END = 256
 """Of bytes: the token that stands before a document and after it."""
 BYTE_VOCABULARY = 257

@@ -6,7 +6,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
-from domains.text.config import BYTES, TextConfig
+from domains.text.config import BYTES, SYMBOLS, TextConfig
 from domains.text.metrics import BITS_PER_BYTE, BITS_PER_TOKEN
 from domains.text.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer, saved_tokenizer
 from titans_seq import TitansState
@@ -50,10 +50,12 @@ class TitansForCausalLM(LanguageModel):
         Raises:
             UserError: the model was made without one.
         """
+        if self._tokenizer is None and self.config.tokenizer == SYMBOLS:
+            raise UserError("the model reads symbols of a task, not texts: it is for `titans-seq text task evaluate`.")
         if self._tokenizer is None:
             raise UserError(
-                f"the model's tokeniser, {self.config.tokenizer}, is not there: it reads tokens, not texts. One that was trained on a "
-                "task of symbols is for `titans-seq text task evaluate`."
+                f"the model's tokeniser, {self.config.tokenizer}, is not there: {TOKENIZER_NAME} is missing beside config.json. Copy it "
+                "there from where the model was trained."
             )
         return self._tokenizer
 

@@ -52,13 +52,25 @@ def ask(model: TitansForCausalLM, questions: Sequence[Question], batch_size: int
 
 
 def last_words(asked: Sequence[Sequence[Likelihood]]) -> LastWords:
-    """Of questions with one choice, as LAMBADA's (arXiv 1606.06031)."""
+    """Of questions with one choice, as LAMBADA's (arXiv 1606.06031).
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not asked:
+        raise ValueError("there must be at least one question")
     words = [one for (one,) in asked]
     return LastWords(float(np.mean([word.greedy for word in words])), float(np.exp(np.mean([word.nats for word in words]))))
 
 
 def multiple_choice(questions: Sequence[Question], asked: Sequence[Sequence[Likelihood]]) -> MultipleChoice:
-    """The first of equally likely choices counts."""
+    """The first of equally likely choices counts.
+
+    Raises:
+        ValueError: there is none.
+    """
+    if not questions:
+        raise ValueError("there must be at least one question")
     hits = np.zeros(3)
     for question, found in zip(questions, asked, strict=True):
         nats = np.array([one.nats for one in found])

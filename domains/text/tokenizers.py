@@ -17,6 +17,9 @@ END_TOKENS = ("<|end|>", "<|endoftext|>", "<|end_of_text|>", "</s>", "<eos>", "[
 """Names that the end of a document goes by, the first being ours."""
 
 
+_SAMPLE = "The 20 ships,\n\tof “Größe”  and 水 🚢."
+
+
 class TextDecoder(Protocol):
     """Turns tokens into text as they come; what it gave is never taken back, and no character is given in part."""
 
@@ -155,6 +158,15 @@ class JsonTokenizer:
     def decoder(self, after: int | None = None) -> TextDecoder:
         """As of `Tokenizer`."""
         return _PrefixDecoder(self, after)
+
+
+def keeps_texts(tokenizer: Tokenizer) -> bool:
+    """Whether texts come back from its tokens as they were: whether a short one does, with capitals, spaces, lines and rare characters.
+
+    Of a tokeniser that loses something the bits of tokens are not those of the text.
+    """
+    (tokens,) = tokenizer.encode_batch([_SAMPLE])
+    return tokenizer.decode(tokens.tolist()) == _SAMPLE
 
 
 class _PrefixDecoder:

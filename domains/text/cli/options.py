@@ -1,5 +1,6 @@
 """Options that several commands have, and what they share."""
 
+import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
 
@@ -49,7 +50,23 @@ def read_tokenizer(path: Path | None, end: str | None) -> "Tokenizer | None":
 
     if path is None and end is not None:
         raise UserError("--end-token names a token of --tokenizer, which was not given.")
-    return None if path is None else load_tokenizer(path, end)
+    if path is None:
+        return None
+    found = load_tokenizer(path, end)
+    warn_of_losses(found, str(path))
+    return found
+
+
+def warn_of_losses(tokenizer: "Tokenizer", whose: str) -> None:
+    """Say on stderr that bits of tokens are not those of the text, where the tokeniser loses something of it."""
+    from domains.text.tokenizers import keeps_texts
+
+    if not keeps_texts(tokenizer):
+        print(
+            f"warning: {whose}: its tokens do not give every text back as it was (capitals, spaces, lines or rare characters). Bits per "
+            "byte, and texts that are made, are of what is left.",
+            file=sys.stderr,
+        )
 
 
 def files_of(model: str) -> list[Path]:

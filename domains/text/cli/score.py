@@ -1,6 +1,7 @@
 """`titans-seq text score`: bits per byte that a model needs for files, and where in documents it needs them."""
 
 import json
+import math
 from collections.abc import Callable, Mapping, Sequence
 from functools import partial
 from pathlib import Path
@@ -9,7 +10,7 @@ from typing import TYPE_CHECKING, Annotated
 from cyclopts import Parameter
 from cyclopts.validators import Number
 
-from domains.text.cli.options import Cache, Field, Joined, Model, Quiet, ScaleForgetting, Texts, load
+from domains.text.cli.options import Cache, Field, Joined, Model, Quiet, ScaleForgetting, Texts, load, warn_of_losses
 from titans_seq.progress import progress
 
 if TYPE_CHECKING:
@@ -53,6 +54,7 @@ def score(
     if output is not None:
         check_folder("--output", output, (FILES, POSITIONS, PICTURE), find_all(files))
     language_model = load(model, scale_forgetting)
+    warn_of_losses(language_model.tokenizer, model)
     documents = read_texts(files, language_model.tokenizer, field=field, joined=joined, cache=cache, progress=not quiet)
     with progress("reading", int(documents.lengths.sum()) - len(documents), quiet) as on_read:
         scores = list(score_documents(language_model, documents, segment_length, on_read))
@@ -71,16 +73,21 @@ def score(
         write_all(output, writers)
 
 
-def _row(one: "FileScore") -> dict[str, str | int | float]:
+def _row(one: "FileScore") -> dict[str, str | int | float | None]:
     return {
         "file": str(one.path),
         "documents": one.documents,
         "bytes": one.bytes,
         "tokens": one.tokens,
         "bits_per_byte": one.bits_per_byte,
-        "bits_per_token": one.bits_per_token,
-        "perplexity": one.perplexity,
+        "bits_per_token": _finite(one.bits_per_token),
+        "perplexity": _finite(one.perplexity),
     }
+
+
+def _finite(value: float) -> float | None:
+    """None of what JSON has no number for: the perplexity of a model that knows nothing, or a file without a token."""
+    return value if math.isfinite(value) else None
 
 
 def _range_row(one: "RangeScore") -> dict[str, int | float]:

@@ -10,7 +10,7 @@ from cyclopts import App, Parameter
 from cyclopts.validators import Number
 
 from domains.text.cli.options import EndToken, Model, Quiet, ScaleForgetting, TokenizerFile, read_tokenizer, scale
-from domains.text.config import TextConfig, is_utf8
+from domains.text.config import SYMBOLS, TextConfig, is_utf8
 from domains.text.start import language_model, settings_of
 from titans_seq.config import ConfigError
 from titans_seq.errors import UserError
@@ -297,8 +297,6 @@ def _values(settings: list[str]) -> dict[str, Any]:
 
 def _tokenizer_of(model: "TitansForCausalLM") -> "Tokenizer | None":
     """None of a model that was trained on a task of symbols."""
-    from domains.text.tasks.task import SYMBOLS
-
     return None if model.config.tokenizer == SYMBOLS else model.tokenizer
 
 

@@ -10,6 +10,7 @@ from domains.text.config import BYTES, Split
 from domains.text.data.packed import Packed, open_packed
 from domains.text.data.sources import FIELD, all_empty
 from domains.text.tokenizers import ByteTokenizer, Tokenizer
+from titans_seq.errors import UserError
 
 ENOUGH = 20
 """Documents from which on "auto" holds whole ones out."""
@@ -124,7 +125,7 @@ def read_texts(
         progress: show a bar on standard error while large files are read.
 
     Raises:
-        UserError: nothing is there, all of it is empty, or as `open_packed`; file and place are named.
+        UserError: nothing is there, all of it is empty, the tokeniser makes no token of it, or as `open_packed`; file and place are named.
     """
     tokenizer = tokenizer or ByteTokenizer()
     folder = None if cache is None else Path(cache)
@@ -132,6 +133,8 @@ def read_texts(
     spans = np.concatenate([np.zeros((0, 4), np.int64), *(_spans(number, one, joined) for number, one in enumerate(packed))])
     if not len(spans):
         raise all_empty([file for one in packed for file in one.files])
+    if not spans[:, 3].any():
+        raise UserError(f"{paths[0]}: the tokeniser makes no token of the text. Take one that knows its words: --tokenizer.")
     return TextDocuments(packed, spans, "byte" if tokenizer.identity == BYTES else "token")
 
 

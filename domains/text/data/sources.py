@@ -50,9 +50,11 @@ def find_files(path: Path) -> list[Path]:
     try:
         if path.is_file():
             return [path]
-        is_folder = path.is_dir()
+        is_folder, is_there = path.is_dir(), path.exists()
     except (OSError, ValueError) as error:  # too long a name, or one with NUL
         raise UserError(f"{path}: is no usable path ({getattr(error, 'strerror', error)}).") from error
+    if is_there and not is_folder:
+        raise UserError(f"{path}: is neither a file nor a folder, but a pipe or a device, which cannot be read twice. Save it to a file.")
     if not is_folder:
         raise UserError(f"{path}: no such file or folder. Check the path; it is looked up from {Path.cwd()}.")
     found = sorted(file for file in path.rglob("*") if _is_text(file) and file.is_file() and cache.FOLDER not in file.parts)
@@ -242,7 +244,9 @@ def _lines(path: Path, file: IO[bytes], field: str) -> Iterator[str]:
             values = json.loads(line)
             if not isinstance(values, dict) or not isinstance(values.get(field), str):
                 keys = f"its keys: {', '.join(map(str, values))}" if isinstance(values, dict) else f"a {type(values).__name__}"
-                raise UserError(f"{path}: line {number} holds no text in field {field!r} ({keys:.200}). Name the field: --field.")
+                there = isinstance(values, dict) and field in values
+                mend = "Make it a string, or leave the line out" if there else "Name the field: --field"
+                raise UserError(f"{path}: line {number} holds no text in field {field!r} ({keys:.200}). {mend}.")
             values[field].encode()
         except UnicodeError as error:
             raise UserError(f"{path}: line {number} is not UTF-8, or holds half a character ({error}).") from error
@@ -261,7 +265,8 @@ def _rows(path: Path, field: str) -> Iterator[str]:
         schema = scan.collect_schema()
         if schema.get(field) != pl.String:
             found = f"is of type {schema[field]}" if field in schema else f"is not there; columns: {', '.join(schema)}"
-            raise UserError(f"{path}: a column of text called {field!r} {found:.300}. Name the column: --field.")
+            mend = "Name another column, --field, or make it one of strings." if field in schema else "Name the column: --field."
+            raise UserError(f"{path}: a column of text called {field!r} {found:.300}. {mend}")
         column = scan.select(pl.col(field).fill_null(""))
         for batch in column.collect_batches(chunk_size=_ROWS, maintain_order=True, engine="streaming"):
             yield from batch[field]

@@ -89,7 +89,7 @@ class Sessions:
         Raises:
             ApiError: 400, no id; 404, there is no such session.
         """
-        _check_id(id)
+        _check_id(id, "session")
         if id not in self._known:
             raise ApiError(404, f"there is no session {id!r}; POST /v1/sessions makes one.", "session_not_found", "session")
         return self._known[id]
@@ -195,7 +195,7 @@ class Sessions:
             ApiError: 400, no id; 409, there is one of that id; 429, there are too many.
         """
         id = secrets.token_hex(12) if id is None else id
-        _check_id(id)
+        _check_id(id, "id")
         if id in self._known or id in self._new:
             raise ApiError(409, f"there is a session {id!r} already. Delete it, or choose another id.", "session_exists", "id")
         if len(self._known) + len(self._new) >= self._most:
@@ -247,10 +247,10 @@ def _reason(error: UserError, path: Path) -> str:
     return str(error).removeprefix(f"{path}: ")
 
 
-def _check_id(id: str) -> None:
+def _check_id(id: str, param: str) -> None:
     if not ID.fullmatch(id):
         message = f"{id[:80]!r} is no session's id: 1 to 64 of a-z, 0-9, - and _, the first a letter or a digit."
-        raise ApiError(400, message, "invalid_session_id", "session")
+        raise ApiError(400, message, "invalid_session_id", param)
 
 
 def _own(folder: Path) -> FileLock:

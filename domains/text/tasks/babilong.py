@@ -35,7 +35,8 @@ class BabiLongConfig(Config):
         length: tokens of facts, book and `reserve`; 0 for the facts alone.
         babi: folder of bAbI's files: tests read their test files. None for stories that we tell (qa1, qa2, qa3, qa6, qa7, qa8, qa9), which
             training takes in any case; of other tasks it reads the training files.
-        reserve: tokens that are kept free for the question and what is around it.
+        reserve: tokens that are kept free for the question and what is around it. Where these take more, a text is as much longer than
+            `length`; nothing is cut off.
         instruction: text before the context; the original's hold instructions and examples, which are not shipped here.
         questions: drawn for each text of the training, and asked one after the other where they are not the same; of stories that we tell.
             A text of the test has one.
@@ -99,6 +100,10 @@ class BabiLong(TextTask):
     def score(self, question: Question, output: str) -> float:
         """`compare_answers`."""
         return float(compare_answers(question.answers[0], output, question.question, self.config.task))
+
+    def size(self, question: Question) -> int:
+        """As of `TextTask`: `reserve` holds the question, which is in the prompt."""
+        return self.tokens(f"{question.prompt} {question.answers[0]}")
 
     @property
     def _budget(self) -> int | None:

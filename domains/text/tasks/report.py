@@ -116,7 +116,7 @@ def example_rows(task: Task, seed: int, count: int) -> Iterator[dict[str, Any]]:
             "input": question.prompt.removesuffix(question.prefix),
             "answer_prefix": question.prefix,
             "outputs": list(question.answers),
-            "length": task.tokens(question.prompt) + task.reserve,
+            "length": task.size(question),
             "bytes": len(question.prompt.encode()),
             "depth": question.depth,
         }

@@ -11,13 +11,12 @@ from typing import Any, ClassVar, Literal, NamedTuple, Protocol, Self
 
 import numpy as np
 
+from domains.text.config import SYMBOLS
 from titans_seq.config import Config
 from titans_seq.errors import UserError
 
 Part = Literal["training", "validation", "test"]
 _PARTS: dict[Part, int] = {"training": 0, "validation": 1, "test": 2}
-SYMBOLS = "symbols"
-"""Identity of the "tokeniser" of models for tasks whose tokens are no text."""
 
 
 class Example(NamedTuple):

@@ -124,6 +124,10 @@ class TextTask(ABC):
         """Tokens that are kept free for the answers."""
         return int(self.config.reserve)
 
+    def size(self, question: Question) -> int:
+        """Tokens of the prompt, with room for the answers."""
+        return self.tokens(question.prompt) + self.reserve
+
     def tokens(self, text: str) -> int:
         """Tokens of a text."""
         return len(self.tokenizer.encode_batch([text])[0])

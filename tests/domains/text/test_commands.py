@@ -13,11 +13,13 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file
+from tokenizers import Tokenizer, models
 
 from domains.text.data import read_texts, sources
 from domains.text.model import TitansForCausalLM
 from domains.text.presets import debug
 from domains.text.tokenizers import ByteTokenizer
+from tests.domains.text.conftest import word_level
 from tests.limits import HANG
 from titans_seq import UserError, cli
 from titans_seq.training.metrics import read_metrics
@@ -208,6 +210,8 @@ def test_a_file_that_is_written_while_it_is_read_is_refused(texts: Path, monkeyp
         (("generate", "model", "-p", "a", "--keep", "none/x.safetensors"), "there is no folder none"),
         (("generate", "model", "-p", "a", "-p", "b", "--keep", "x"), "--keep goes with one prompt"),
         (("generate", "model", "-p", "a", "--state", "none"), "none: no such file"),
+        (("generate", "model", "-p", "a", "--state", "model"), "model: is a folder. Name the file in it."),
+        (("score", "model", os.devnull), f"{os.devnull}: is neither a file nor a folder, but a pipe or a device"),
         (("generate", "model", "-p", "a\udcff"), r"--prompt 'a\udcff': is not UTF-8. Give the text in UTF-8."),
         (("generate", "model", "-p", "a", "--stop", "\udcff"), "--stop must be texts in UTF-8, got "),
         (("generate", "model", "-p", "a", "--beams", 2, "--top-p", 0.9), "--top-p 0.9: says how tokens are drawn, and --beams draws none."),
@@ -251,6 +255,21 @@ def test_what_cannot_be_done_is_refused(arguments: tuple[Any, ...], message: str
     assert message in str(error.value)
     assert not Path("t.json").exists()
     assert not Path("x").exists()
+
+
+def test_losses_of_a_tokeniser_are_told(texts: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    """One that knows two words of all; one that knows none of a text makes nothing to train on."""
+    (texts / "words.json").write_text(word_level("the", "ship"))
+    (texts / "none.json").write_text(Tokenizer(models.BPE()).to_str())
+    command("train", texts / "ships.txt", "-o", texts / "run", *SIZES, "--max-steps", 1, "--tokenizer", texts / "words.json", "--quiet")
+    assert "warning: " in (said := capsys.readouterr().err)
+    assert "words.json: its tokens do not give every text back as it was" in said
+    command("score", texts / "run" / "model", texts / "land.txt", "--json", "--quiet")
+    assert "model: its tokens do not give every text back" in capsys.readouterr().err
+    command("score", texts / "model", texts / "land.txt", "--json", "--quiet")
+    assert capsys.readouterr().err == ""
+    with pytest.raises(UserError, match=r"ships\.txt: the tokeniser makes no token of the text"):
+        command("train", texts / "ships.txt", "-o", texts / "other", *SIZES, "--tokenizer", texts / "none.json", "--quiet")
 
 
 def test_scores_are_not_written_over_what_is_scored(texts: Path) -> None:

@@ -102,6 +102,7 @@ def test_what_is_not_utf8_is_refused_with_its_place(content: bytes, place: int, 
     ("line", "message"),
     [
         (b"{", "line 2 is not JSON"),
+        (b'{"text": null}', r"line 2 holds no text in field 'text' \(its keys: text\)\. Make it a string, or leave the line out\."),
         (b'["text"]', r"line 2 holds no text in field 'text' \(a list\)"),
         (b'{"body": "x", "n": 1}', r"line 2 holds no text in field 'text' \(its keys: body, n\). Name the field: --field"),
         (b'{"text": 3}', "line 2 holds no text"),

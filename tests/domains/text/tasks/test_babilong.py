@@ -10,6 +10,7 @@ import pytest
 from domains.text.tasks import load_task
 from domains.text.tasks.babilong import BabiLong
 from domains.text.tasks.books import Books, sentences
+from domains.text.tasks.report import example_rows
 from domains.text.tasks.task import examples, generator
 from domains.text.tokenizers import ByteTokenizer, JsonTokenizer, train_tokenizer
 from tests.domains.text.tasks.solver import answer
@@ -86,6 +87,14 @@ def test_a_room_of_a_few_tokens_is_filled_as_well(bpe: JsonTokenizer) -> None:
     task = load_task("babilong_qa1", bpe, Books([BOOK]), length=300, reserve=140)
     for example in examples(task, 0, 100):
         assert len(example.inputs) <= 300
+
+
+def test_the_room_for_the_question_is_counted_once(bpe: JsonTokenizer) -> None:
+    """What is written for other tools says how long prompt and answer are: no more than `length`, where `reserve` holds the question."""
+    task = load_task("babilong_qa1", bpe, Books([BOOK]), length=1000, reserve=140)
+    for row in example_rows(task, 0, 10):
+        question = row["input"] + row["answer_prefix"]
+        assert row["length"] == len(bpe.encode_batch([f"{question} {row['outputs'][0]}"])[0]) <= 1000
 
 
 def test_the_answer_alone_is_asked(bpe: JsonTokenizer) -> None:
