@@ -17,7 +17,8 @@ RUNS = {"transformer": "transformer-nanogpt-rate"}
 TASKS = {
     "pairs told once, recalled (MQAR)": ("mqar", (1, 64)),
     "pairs recalled in noise (MAD)": ("mad_noisy_recall", (1,)),
-    "digits of a needle (RULER)": ("needle", (1, 64)),
+    "digits of a needle in noise (RULER)": ("needle", (1, 64)),
+    "digits of a needle in novels (RULER)": ("needle_essay", (1, 64)),
     "where somebody is (BABILong qa1)": ("babilong_qa1", (8, 1024)),
     "where a thing is (qa2)": ("babilong_qa2", (8, 64)),
     "where a thing was (qa3)": ("babilong_qa3", (8, 64)),
