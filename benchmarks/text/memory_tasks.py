@@ -352,6 +352,11 @@ def rows(found: Report) -> dict[tuple[str, str], dict[str, list[float]]]:
     return dict(sorted(made.items(), key=lambda row: (order.index(row[0][0]), int(row[0][1]))))
 
 
+def tokens_of(found: Report) -> dict[tuple[str, str], float]:
+    """(task, times the length) -> tokens of a test's example."""
+    return {(cell.split(" | ")[0], times): scores["tokens"] for cell, one in found.items() for times, scores in one["scores"].items()}
+
+
 def entry(values: Sequence[float]) -> str:
     return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
 
@@ -361,7 +366,7 @@ def markdown(found: Report, searched: Report) -> str:
     made = rows(found)
     keys = [key for key in (*SUBJECTS, *FAR) if any(key in row for row in made.values())]
     seeds = ", ".join(sorted({cell.split(" | ")[2] for cell in found}))
-    tokens = {(cell.split(" | ")[0], times): scores["tokens"] for cell, one in found.items() for times, scores in one["scores"].items()}
+    tokens = tokens_of(found)
     lines = [
         f"Accuracy of the asked tokens; bold is the highest of a row. Seeds {seeds}. {measured_by(found, MODULE)}",
         "",

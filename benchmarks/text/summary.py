@@ -36,10 +36,10 @@ class Row:
 
     def markdown(self) -> str:
         """Bold is the best."""
-        best = (min if self.lower else max)(map(fmean, self.scores.values()))
+        means = {key: round(fmean(scores), 3) for key, scores in self.scores.items()}  # as shown
+        best = (min if self.lower else max)(means.values())
         texts = {key: memory_tasks.entry(scores) for key, scores in self.scores.items()}
-        shown = [f"**{text}**" if fmean(self.scores[key]) == best else text for key, text in texts.items()]
-        found = dict(zip(texts, shown, strict=True))
+        found = {key: f"**{text}**" if means[key] == best else text for key, text in texts.items()}
         return f"| {self.title} | {' | '.join(found.get(key, '-') for key in COLUMNS)} |"
 
 
@@ -63,12 +63,11 @@ def losses() -> Iterator[Row]:
 
 def tasks(cells: Mapping[str, Report]) -> Iterator[Row]:
     """Accuracy of memory tasks."""
-    made = memory_tasks.rows(dict(cells))
+    made, tokens = memory_tasks.rows(dict(cells)), memory_tasks.tokens_of(dict(cells))
     for title, (name, lengths) in TASKS.items():
         for times in lengths:
             scores = {key: values for key, values in made[name, str(times)].items() if key in COLUMNS}
-            tokens = fmean(cell["scores"][str(times)]["tokens"] for key, cell in cells.items() if key.startswith(f"{name} | "))
-            yield Row(f"{title}, {tokens:,.0f} tokens", scores)
+            yield Row(f"{title}, {tokens[name, str(times)]:,.0f} tokens", scores)
 
 
 def main() -> None:

@@ -54,8 +54,8 @@ class TitansForCausalLM(LanguageModel):
             raise UserError("the model reads symbols of a task, not texts: it is for `titans-seq text task evaluate`.")
         if self._tokenizer is None:
             raise UserError(
-                f"the model's tokeniser, {self.config.tokenizer}, is not there: {TOKENIZER_NAME} is missing beside config.json. Copy it "
-                "there from where the model was trained."
+                f"the model's tokeniser, {self.config.tokenizer}, is not there: give the model one, or, where it is loaded from a folder, "
+                f"copy {TOKENIZER_NAME} beside its config.json."
             )
         return self._tokenizer
 

@@ -307,6 +307,8 @@ def test_bad_inputs_name_expected_and_given(name: str) -> None:
     with pytest.raises(ValueError, match=r"x must have the model's dtype torch\.float64, got torch\.float32"):
         model(inputs(3).float())
     _, state = model(inputs(3))
+    with pytest.raises(ValueError, match="batch_size must be at least 0, got -1"):
+        model.init_state(-1)
     with pytest.raises(ValueError, match="state is of a model with 1 blocks, this one has 2"):
         model(inputs(3), TitansState(state.blocks[:1]))
 

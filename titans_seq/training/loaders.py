@@ -179,7 +179,8 @@ class DocumentStream:
             document = int(np.searchsorted(ends, place, side="right"))
             length = int(self._documents.lengths[document])
             start = place - int(ends[document]) + length
-            checksum = zlib.crc32(self._documents.read(document, start, min(start + TOKENS, length)).tobytes(), checksum)
+            read = self._documents.read(document, start, min(start + TOKENS, length)).astype(self._dtype)
+            checksum = zlib.crc32(read.tobytes(), checksum)
         return checksum
 
     def _holds(self, row: Any) -> bool:

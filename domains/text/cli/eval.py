@@ -120,7 +120,7 @@ def _scores(model: Any, batch_size: int, quiet: bool, **options: Any) -> dict[st
             what = f"{type(error).__name__}: {error}"
             names = ", ".join(options["tasks"])
             raise UserError(
-                f"--tasks {names}: no questions could be made ({what}). Look at the task's file, and the data it names."
+                f"--tasks {names}: of one no questions could be made ({what}). Look at its file, and the data it names."
             ) from error
     return found
 

@@ -134,7 +134,7 @@ def read_texts(
     if not len(spans):
         raise all_empty([file for one in packed for file in one.files])
     if not spans[:, 3].any():
-        raise UserError(f"{paths[0]}: the tokeniser makes no token of the text. Take one that knows its words: --tokenizer.")
+        raise UserError(f"{paths[0]}: the tokeniser makes no token of the text. Take one that has tokens for what stands there.")
     return TextDocuments(packed, spans, "byte" if tokenizer.identity == BYTES else "token")
 
 

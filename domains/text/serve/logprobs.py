@@ -5,14 +5,15 @@ from typing import Any
 
 from torch import Tensor
 
+from domains.text.output import text_of
 from domains.text.tokenizers import Tokenizer
 
 
-def name_of(tokenizer: Tokenizer, token: int) -> str:
-    """The text of a token; `<|end|>` for the end of a document, `token_id:N` for what is no whole character by itself."""
+def name_of(tokenizer: Tokenizer, token: int, after: int) -> str:
+    """The text of a token behind another; `<|end|>` for the end of a document, `token_id:N` for what is no whole character by itself."""
     if token == tokenizer.end:
         return "<|end|>"
-    text = tokenizer.decode([token])
+    text = text_of(tokenizer, [token], after)
     return text if text and "\ufffd" not in text else f"token_id:{token}"
 
 
@@ -22,10 +23,11 @@ class RowLogprobs:
     Args:
         tokenizer: of the model.
         top: how many of the likeliest tokens are named beside each.
+        after: the token before the text.
     """
 
-    def __init__(self, tokenizer: Tokenizer, top: int) -> None:
-        self._tokenizer, self._top = tokenizer, top
+    def __init__(self, tokenizer: Tokenizer, top: int, after: int) -> None:
+        self._tokenizer, self._top, self._after = tokenizer, top, after
         self._held: list[tuple[int, str, float, dict[str, float] | None]] = []
 
     def add(self, tokens: Sequence[int], logits: Tensor, places: Sequence[int]) -> None:
@@ -33,11 +35,12 @@ class RowLogprobs:
         nats = logits.double().log_softmax(-1)
         values, ranked = nats.topk(min(self._top, nats.shape[-1]), dim=-1)
         for row, (token, place) in enumerate(zip(tokens, places, strict=True)):
-            name, own = name_of(self._tokenizer, token), float(nats[row, token])
+            name, own = name_of(self._tokenizer, token, self._after), float(nats[row, token])
             top: dict[str, float] = {}
             for other, value in zip(ranked[row].tolist(), values[row].tolist(), strict=True):
-                top.setdefault(name_of(self._tokenizer, other), value)
-            self._held.append((place, name, own, {name: own} | top if self._top else None))
+                top.setdefault(name_of(self._tokenizer, other, self._after), value)
+            self._held.append((place, name, own, top | {name: own} if self._top else None))
+            self._after = token
 
     def take(self, before: int | None = None) -> dict[str, Any]:
         """Those that were not given yet, whose text begins before so many characters; None for all."""

@@ -73,7 +73,8 @@ def work(model: TitansForCausalLM, decoder: Decoder, job: Job) -> Generator[Step
     context = begin(model) if job.load is None else job.load()
     yield Step()
     context = fork(context, len(job.prompts))
-    echoes = [_Echo(model, job.logprobs) for _ in job.prompts] if job.echo and job.logprobs is not None else []
+    befores = context.last.tolist() if job.echo and job.logprobs is not None else []
+    echoes = [_Echo(model, job.logprobs or 0, before) for before in befores]
     for start in range(0, max(map(len, job.prompts)), PIECE):
         parts = [prompt[start : start + PIECE] for prompt in job.prompts]
         y, _, context = read_segment(model, context, parts)
@@ -94,8 +95,8 @@ def work(model: TitansForCausalLM, decoder: Decoder, job: Job) -> Generator[Step
 class _Echo:
     """Log-probabilities of a prompt's tokens, the same for each of its texts."""
 
-    def __init__(self, model: TitansForCausalLM, top: int) -> None:
-        self.logprobs, self._decoder, self._place = RowLogprobs(model.tokenizer, top), model.tokenizer.decoder(), 0
+    def __init__(self, model: TitansForCausalLM, top: int, after: int) -> None:
+        self.logprobs, self._decoder, self._place = RowLogprobs(model.tokenizer, top, after), model.tokenizer.decoder(after), 0
 
     def add(self, tokens: list[int], logits: torch.Tensor) -> None:
         places = []
@@ -108,7 +109,8 @@ class _Echo:
 def _go_on(model: TitansForCausalLM, decoder: Decoder, context: Context, job: Job, config: GenerationConfig) -> Iterator[Step]:
     rows = Rows(model, context, [prompt for prompt in job.prompts for _ in range(job.samples)], config, decoder)
     before = [len(text) if job.echo else 0 for text in job.texts for _ in range(job.samples)]
-    logprobs = [RowLogprobs(model.tokenizer, job.logprobs) for _ in job.rows] if job.logprobs is not None else []
+    last = context.last.tolist() if job.logprobs is not None else []
+    logprobs = [RowLogprobs(model.tokenizer, job.logprobs or 0, after) for after in last]
     while not rows.ended:
         counts = [len(output.tokens) for output in rows.outputs]
         pieces = rows.step()

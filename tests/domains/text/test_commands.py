@@ -268,6 +268,11 @@ def test_losses_of_a_tokeniser_are_told(texts: Path, capsys: pytest.CaptureFixtu
     assert "model: its tokens do not give every text back" in capsys.readouterr().err
     command("score", texts / "model", texts / "land.txt", "--json", "--quiet")
     assert capsys.readouterr().err == ""
+    (texts / "sure.json").write_text(word_level("the", "ship").replace('"unk_token":"the"', '"unk_token":"none"'))
+    with pytest.raises(UserError, match=r"the tokeniser has no tokens for a text \(WordLevel error: Missing \[UNK\] token"):
+        command("train", texts / "ships.txt", "-o", texts / "other", *SIZES, "--tokenizer", texts / "sure.json", "--quiet")
+    (texts / "known.txt").write_text("the ship the ship " * 50)
+    command("train", texts / "known.txt", "-o", texts / "known", *SIZES, "--max-steps", 1, "--tokenizer", texts / "sure.json", "--quiet")
     with pytest.raises(UserError, match=r"ships\.txt: the tokeniser makes no token of the text"):
         command("train", texts / "ships.txt", "-o", texts / "other", *SIZES, "--tokenizer", texts / "none.json", "--quiet")
 

@@ -227,8 +227,8 @@ def test_prompt_and_text_are_one_text(words: tuple[str, ...]) -> None:
     (beam,) = beam_search(model, prompt, beams=1, max_tokens=6)
     guessed = [piece.ended for piece in speculate(model, model, prompt, config)][-1]
     assert guessed is not None
+    assert sampled.text.startswith(" ")
     for made in (sampled, beam, guessed):
-        assert made.tokens
         assert prompt + made.text == tokenizer.decode([*read.tolist(), *made.tokens])
     alone = extend(model, begin(model), [read])
     assert generate(model, [""], config, alone)[0].text == sampled.text, "what was read before is what it follows"

@@ -76,6 +76,9 @@ def test_scores_by_hand() -> None:
     assert multiple_choice(questions[1:2], asked[1:2]) == (0.0, 1.0, 0.0)
     assert multiple_choice(questions[2:], asked[2:]) == (0.0, 0.0, 1.0)
     assert multiple_choice(questions, asked) == pytest.approx((1 / 3, 1 / 3, 1 / 3))
+    for nothing in (lambda: last_words([]), lambda: multiple_choice([], [])):
+        with pytest.raises(ValueError, match="at least one question"):
+            nothing()
     words = last_words([[Likelihood(1.0, True)], [Likelihood(2.0, False)]])
     assert words == pytest.approx((0.5, math.exp(1.5)))
 

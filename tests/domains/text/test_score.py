@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import torch
 
+from domains.text.cli.score import _row
 from domains.text.config import TextConfig
 from domains.text.data import END, read_texts
 from domains.text.model import TitansForCausalLM
@@ -79,6 +80,7 @@ def test_bits_per_byte_do_not_depend_on_how_text_is_cut(bpe: JsonTokenizer, path
 
 def test_a_perplexity_that_no_float_holds_is_infinite() -> None:
     assert FileScore(Path("a"), 1, 1, 1, 2000.0).perplexity == math.inf
+    assert _row(FileScore(Path("a"), 1, 1, 1, 2000.0))["perplexity"] is None, "JSON has no number for it"
     assert math.isnan(FileScore(Path("a"), 1, 1, 0, 1.0).perplexity)
 
 

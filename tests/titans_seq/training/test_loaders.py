@@ -92,6 +92,15 @@ def test_a_stream_does_not_go_on_in_other_documents_of_the_same_sizes(lengths: l
             DocumentStream(after, 2, 3, seed=0).load_state_dict(state)
 
 
+def test_a_stream_does_not_go_on_where_the_same_tokens_are_cut_otherwise() -> None:
+    """Two documents of 3 and 4 tokens, or of 4 and 3; and not for the type that holds them."""
+    tokens = np.arange(7)
+    state = DocumentStream(TokenDocuments(tokens, np.array([0, 3, 7])), 2, 3, seed=0).state_dict()
+    DocumentStream(TokenDocuments(tokens.astype(np.uint8), np.array([0, 3, 7])), 2, 3, seed=0).load_state_dict(state)
+    with pytest.raises(UserError, match="as many tokens, but not the same ones"):
+        DocumentStream(TokenDocuments(tokens, np.array([0, 4, 7])), 2, 3, seed=0).load_state_dict(state)
+
+
 @given(LENGTHS, st.integers(1, 9), st.sampled_from([None, 3]))
 @settings(deadline=None)
 def test_devices_share_the_rows(lengths: list[int], segment: int, seed: int | None) -> None:

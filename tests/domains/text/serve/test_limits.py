@@ -37,6 +37,7 @@ def limited(model_folder: Path, tmp_path_factory: pytest.TempPathFactory) -> Ite
         yield server.wait()
     finally:
         server.process.kill()
+        server.process.wait()
 
 
 def complete(server: Server, **body: object) -> requests.Response:

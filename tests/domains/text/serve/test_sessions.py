@@ -99,7 +99,8 @@ def test_sessions_are_listed_and_deleted(server: Server) -> None:
 
 @pytest.mark.parametrize("id", ["..", "a.b", "A", "", "a" * 65, "-a", "a b", "a%2fb", "水"])
 def test_what_is_no_id_is_refused(id: str, server: Server) -> None:
-    assert server.post("/v1/sessions", {"id": id.replace("%2f", "/")}).status_code == 400
+    refused = server.post("/v1/sessions", {"id": id.replace("%2f", "/")})
+    assert (refused.status_code, refused.json()["error"]["param"]) == (400, "id")
     if id:
         for answer in (server.get(f"/v1/sessions/{id}/state"), server.delete(f"/v1/sessions/{id}")):
             assert answer.status_code in (400, 404, 405)
