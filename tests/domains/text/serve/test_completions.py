@@ -11,6 +11,9 @@ import torch
 from domains.text.config import GenerationConfig
 from domains.text.generate import generate
 from domains.text.model import TitansForCausalLM
+from domains.text.serve.logprobs import RowLogprobs
+from domains.text.tokenizers import JsonTokenizer
+from tests.domains.text.conftest import word_level
 from tests.domains.text.serve.conftest import NAME, Server
 
 PROMPT = "a cab 水"
@@ -90,6 +93,19 @@ def test_stop_strings_end_texts_and_are_left_out(server: Server) -> None:
     chunks = server.complete(PROMPT, **options, stop=stop, stream=True)
     assert "".join(chunk.choices[0].text for chunk in chunks) == cut.text
     assert [name for chunk in chunks for name in chunk.choices[0].logprobs.tokens] == cut.logprobs.tokens
+
+
+def test_tokens_are_named_as_they_stand_in_the_text() -> None:
+    """Of a tokeniser that drops the space before a first word: one that stands for a space and a word is not named as the word is."""
+    tokenizer = JsonTokenizer(word_level("[UNK]", "\u2581the", "\u2581ship", "ship", metaspace=True))
+    logits = torch.tensor([[0.0, 3, 2, 1, 0], [0, 1, 3, 2, 0], [0, 1, 3, 2, 0]])
+    row, tokens = RowLogprobs(tokenizer, 1, after=tokenizer.end), [1, 2, 3]
+    row.add(tokens, logits, [0, 3, 8])
+    found, nats = row.take(), logits.double().log_softmax(-1).tolist()
+    assert found["tokens"] == ["the", " ship", "ship"]
+    assert "".join(found["tokens"]) == tokenizer.decode(tokens)
+    assert found["token_logprobs"] == pytest.approx([nats[0][1], nats[1][2], nats[2][3]])
+    assert found["top_logprobs"][2] == pytest.approx({" ship": nats[2][2], "ship": nats[2][3]})
 
 
 def test_logprobs_are_the_models_own(server: Server, language_model: TitansForCausalLM) -> None:
