@@ -118,9 +118,9 @@ def _scores(model: Any, batch_size: int, quiet: bool, **options: Any) -> dict[st
             found: dict[str, Any] = lm_eval.simple_evaluate(TitansLM(model, batch_size=batch_size), log_samples=False, **options)
         except (TemplateError, FileNotFoundError, DatasetsError) as error:
             what = f"{type(error).__name__}: {error}"
-            names = ", ".join(options["tasks"])
+            names = " or ".join(options["tasks"])
             raise UserError(
-                f"--tasks {names}: of one no questions could be made ({what}). Look at its file, and the data it names."
+                f"--tasks {names}: no questions could be made ({what}). Look at the task's file, and the data it names."
             ) from error
     return found
 
