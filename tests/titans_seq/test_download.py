@@ -73,7 +73,7 @@ class Handler(BaseHTTPRequestHandler):
             self.send_header("Content-Length", str(len(CONTENT)))
             self.end_headers()
             self.wfile.write(CONTENT[:5000])
-            time.sleep(1.5)
+            time.sleep(6)
             self.close_connection = True
         else:
             self.part(start)
@@ -201,7 +201,7 @@ def test_a_cut_download_goes_on_where_it_stopped(get: Callable[..., Path], serve
 
 
 def test_a_silent_server_is_asked_again(get: Callable[..., Path], server: Server) -> None:
-    assert get("silent", timeout=0.3).read_bytes() == CONTENT
+    assert get("silent", timeout=2).read_bytes() == CONTENT
     assert server.requests == [("silent", None), ("silent", "bytes=5000-")]
 
 

@@ -62,7 +62,7 @@ def test_a_growing_file_is_followed_by_whole_lines(tmp_path):
 
     thread = threading.Thread(target=grow)
     thread.start()
-    lines = [line for batch in follow(path, interval=0.02, idle=1.0) for line in batch]
+    lines = [line for batch in follow(path, interval=0.02, idle=4) for line in batch]
     thread.join()
     assert lines == [(1, "a,b"), (2, "1,2"), (3, "3,4"), (4, "5,6"), (5, "7,8")], "what is not complete is not read"
 

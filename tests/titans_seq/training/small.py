@@ -47,10 +47,12 @@ def small_model(**changes: Any) -> TitansForCausalLM:
     return TitansForCausalLM(TextConfig(**{"titans": SMALL, **changes}))
 
 
-def command(texts: Path, output: Path, config: TrainingConfig, resume: bool = False, backbone: TitansConfig = SMALL) -> list[str]:
-    """Command line of a process that trains."""
+def command(
+    texts: Path, output: Path, config: TrainingConfig, resume: bool = False, backbone: TitansConfig = SMALL, before: str = ""
+) -> list[str]:
+    """Command line of a process that trains, after the code of `before`."""
     script = output.parent / f"{output.name}.py"
-    script.write_text(f"""
+    script.write_text(f"""{before}
 from domains.text.model import TextConfig
 from domains.text.train import train
 from titans_seq.training import TrainingConfig

@@ -14,7 +14,7 @@ from domains.text.model import TextConfig
 from domains.text.train import train
 from tests.titans_seq.training.small import SMALL, TINY, command, forks, results, run, start
 from titans_seq.errors import UserError
-from titans_seq.training.checkpoints import checkpoints_of, newest_checkpoint
+from titans_seq.training.checkpoints import checkpoints_of, newest_checkpoint, step_of
 from titans_seq.training.metrics import read_metrics
 
 
@@ -33,17 +33,6 @@ def assert_same(first: Path, second: Path) -> None:
     assert all(map(torch.equal, weights.values(), other_weights.values()))
 
 
-def kill_at_work(arguments: list[str], checkpoints: Path, seconds: float) -> None:
-    """Kill a process `seconds` after it has written its first checkpoint."""
-    before = {path.name for path in checkpoints_of(checkpoints)}
-    process = start(arguments)
-    while process.poll() is None and {path.name for path in checkpoints_of(checkpoints)} <= before:
-        time.sleep(0.02)
-    time.sleep(seconds)
-    process.kill()
-    assert process.wait() == -signal.SIGKILL
-
-
 KILL_IN_THE_WRITER = """
 import os, signal
 calls, real = 0, {name}
@@ -57,6 +46,21 @@ def dying(*args, **kwargs):
 {name} = dying
 """
 """Kills the process at the `calls`-th call of a function that takes part in writing a checkpoint."""
+
+
+KILL_AT_A_MOMENT = """
+import signal, time
+import torch
+calls, last, real = 0, 0.0, torch.save
+def timed(*args, **kwargs):
+    global calls, last
+    calls, before, last = calls + 1, last, time.monotonic()
+    if calls == {calls}:
+        signal.setitimer(signal.ITIMER_REAL, {steps} * (last - before))
+    return real(*args, **kwargs)
+torch.save = timed
+"""
+"""Ends the process from outside itself, by a timer of the kernel: a part of a step's time after its `calls`-th checkpoint begins."""
 
 
 KILLS = {
@@ -112,10 +116,12 @@ def test_killed_at_random_moments_again_and_again(texts: Path, tmp_path: Path) -
     train([texts], tmp_path / "whole", TextConfig(titans=SMALL), config, progress=False)
     output, moments, steps = tmp_path / "killed", random.Random(0), [0]
     for _ in range(12):
-        kill_at_work(command(texts, output, config, resume=True), output / "checkpoints", moments.uniform(0, 1.5))
+        kill = KILL_AT_A_MOMENT.format(calls=moments.randint(2, 25), steps=moments.uniform(0.01, 1))  # at step 312 at the latest
+        died = run(command(texts, output, config, resume=True, before=kill))
+        assert died.returncode == -signal.SIGALRM, died.stderr
         newest = newest_checkpoint(output / "checkpoints")
         assert newest is not None
-        steps.append(int(newest.stem.removeprefix("step-")))
+        steps.append(step_of(newest))
     assert steps == sorted(set(steps))  # every process went on
     finished = run(command(texts, output, config, resume=True))
     assert finished.returncode == 0, finished.stderr
