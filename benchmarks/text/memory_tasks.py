@@ -10,7 +10,7 @@ Results are written after every cell, and a run goes on where one was ended. `--
 
 import argparse
 import sys
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from itertools import product
@@ -357,8 +357,14 @@ def tokens_of(found: Report) -> dict[tuple[str, str], float]:
     return {(cell.split(" | ")[0], times): scores["tokens"] for cell, one in found.items() for times, scores in one["scores"].items()}
 
 
-def entry(values: Sequence[float]) -> str:
-    return f"{fmean(values):.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+def entries(scores: Mapping[str, Sequence[float]], best: Callable[[Iterable[float]], float] = max) -> dict[str, str]:
+    """Mean over the seeds of each row's or column's scores, and their deviation; bold is the best, and what is shown alike."""
+    means = {key: round(fmean(values), 3) for key, values in scores.items()}
+    found = {}
+    for key, values in scores.items():
+        text = f"{means[key]:.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
+        found[key] = f"**{text}**" if means[key] == best(means.values()) else text
+    return found
 
 
 def markdown(found: Report, searched: Report) -> str:
@@ -368,18 +374,16 @@ def markdown(found: Report, searched: Report) -> str:
     seeds = ", ".join(sorted({cell.split(" | ")[2] for cell in found}))
     tokens = tokens_of(found)
     lines = [
-        f"Accuracy of the asked tokens; bold is the highest of a row. Seeds {seeds}. {measured_by(found, MODULE)}",
+        f"Accuracy of the asked tokens; bold is the highest of a row, as shown. Seeds {seeds}. {measured_by(found, MODULE)}",
         "",
         f"| task | length, tokens | {' | '.join(label(key) for key in keys)} | *Titans, published* |",
         f"|{' --- |' * (3 + len(keys))}",
     ]
     for (name, times), row in made.items():
-        best = max(map(fmean, row.values()))
-        texts = [entry(row[key]) if key in row else "-" for key in keys]
-        texts = [f"**{text}**" if key in row and fmean(row[key]) == best else text for key, text in zip(keys, texts, strict=True)]
+        texts = entries(row)
         goal = TRIALS[name].goal
         published = "-" if goal is None or times != "1" else f"*{goal:.3f}*"
-        lines.append(f"| {name} | {times}x, {tokens[name, times]:,.0f} | {' | '.join(texts)} | {published} |")
+        lines.append(f"| {name} | {times}x, {tokens[name, times]:,.0f} | {' | '.join(texts.get(key, '-') for key in keys)} | {published} |")
     return "\n".join([*lines, "", *rates(found, searched, keys)])
 
 

@@ -3,7 +3,6 @@
 import argparse
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
-from statistics import fmean
 
 from benchmarks.machine import ROOT
 from benchmarks.reporting import Report, Section
@@ -36,11 +35,8 @@ class Row:
 
     def markdown(self) -> str:
         """Bold is the best."""
-        means = {key: round(fmean(scores), 3) for key, scores in self.scores.items()}  # as shown
-        best = (min if self.lower else max)(means.values())
-        texts = {key: memory_tasks.entry(scores) for key, scores in self.scores.items()}
-        found = {key: f"**{text}**" if means[key] == best else text for key, text in texts.items()}
-        return f"| {self.title} | {' | '.join(found.get(key, '-') for key in COLUMNS)} |"
+        texts = memory_tasks.entries(self.scores, min if self.lower else max)
+        return f"| {self.title} | {' | '.join(texts.get(key, '-') for key in COLUMNS)} |"
 
 
 def markdown() -> str:

@@ -56,6 +56,7 @@ def beam_search(
     """
     if beams < 1 or max_tokens < 1:
         raise ValueError(f"beams and max_tokens must be at least 1, got {beams} and {max_tokens}")
+    stop = [one for one in stop if one]
     now = extend(model, fork(begin(model) if context is None else context, 1), model.tokenizer.encode_batch([prompt]))
     decoder, end = Decoder(model), model.config.end
     text = partial(text_of, model.tokenizer, after=int(now.last))

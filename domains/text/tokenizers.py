@@ -3,6 +3,7 @@
 import hashlib
 from codecs import getincrementaldecoder
 from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Protocol
@@ -154,14 +155,8 @@ class JsonTokenizer:
         Raises:
             UserError: it has no token for a word or a character, nor one for unknown ones.
         """
-        try:
+        with _said("the tokeniser has no tokens for a text ({}). Take one that has a token for what it does not know."):
             found = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
-        except Exception as error:
-            if type(error) is not Exception:  # the library raises nothing more special
-                raise
-            raise UserError(
-                f"the tokeniser has no tokens for a text ({error!s:.200}). Take one that has a token for what it does not know."
-            ) from error
         return [np.array(one.ids, dtype=np.uint32) for one in found]
 
     def decode(self, tokens: Iterable[int]) -> str:
@@ -214,12 +209,19 @@ class _PrefixDecoder:
 def _parse(text: str) -> Any:
     import tokenizers
 
-    try:
+    with _said("no tokeniser of the `tokenizers` library ({})."):
         return tokenizers.Tokenizer.from_str(text)
+
+
+@contextmanager
+def _said(message: str) -> Iterator[None]:
+    """What the `tokenizers` library refuses, as a UserError with its words at the braces."""
+    try:
+        yield
     except Exception as error:
         if type(error) is not Exception:  # the library raises nothing more special
             raise
-        raise UserError(f"no tokeniser of the `tokenizers` library ({error!s:.200}).") from error
+        raise UserError(message.format(f"{error!s:.200}")) from error
 
 
 def load_tokenizer(path: str | Path, end: str | None = None) -> JsonTokenizer:
