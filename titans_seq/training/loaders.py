@@ -3,7 +3,6 @@
 Shapes: B rows of the batch on this device, T segment length.
 """
 
-import zlib
 from collections.abc import Callable, Iterator, Sequence
 from functools import cached_property
 from typing import Any, Protocol
@@ -12,6 +11,7 @@ import numpy as np
 import torch
 
 from titans_seq.errors import UserError
+from titans_seq.training import contents
 from titans_seq.training.config import TrainingConfig
 from titans_seq.training.documents import Documents, Pieces
 
@@ -36,8 +36,6 @@ class Source(Protocol):
 
 MOST_SEGMENTS = 64
 """Of a document before it is cut, where no length is given: one segment of 64 begins a document."""
-PLACES, TOKENS = 1024, 64
-"""Where documents are compared with those of a run that is resumed: all over them, so many tokens at each."""
 
 
 class DocumentStream:
@@ -158,9 +156,7 @@ class DocumentStream:
         Raises:
             UserError: the position is of other data, of other rows, or no position in them.
         """
-        _check_same_data(state.get("made_of"), self._made_of)
-        if state.get("contents", self._contents) != self._contents:  # runs of earlier versions do not say
-            raise UserError("the run was started on other data: as many tokens, but not the same ones. Resume it with those it had.")
+        contents.check_same_data(state, self._made_of, self._contents)
         values: list[Any] = [state.get(name) for name in ("epoch", "next", "rows")]
         epoch, following, rows = values
         in_data = _is_count(epoch, 2**63) and _is_count(following, len(self._pieces) + 1) and isinstance(rows, list)
@@ -172,16 +168,7 @@ class DocumentStream:
 
     @cached_property
     def _contents(self) -> int:
-        """A checksum of the documents, by which others of the same sizes are told: of their lengths and what is read in `PLACES`."""
-        ends = np.cumsum(self._documents.lengths)
-        checksum = zlib.crc32(ends.tobytes())
-        for place in np.unique(np.linspace(0, ends[-1] - 1, PLACES).astype(np.int64)).tolist():
-            document = int(np.searchsorted(ends, place, side="right"))
-            length = int(self._documents.lengths[document])
-            start = place - int(ends[document]) + length
-            read = self._documents.read(document, start, min(start + TOKENS, length)).astype(self._dtype)
-            checksum = zlib.crc32(read.tobytes(), checksum)
-        return checksum
+        return contents.of_documents(self._documents, self._dtype)
 
     def _holds(self, row: Any) -> bool:
         """Whether `row` is [piece, predictions of it that were read], or [-1, 0] before the first."""
@@ -196,7 +183,7 @@ class WindowStream:
     """Independent windows in random order, every one once an epoch; batches run on from one epoch into the next, none is smaller.
 
     Args:
-        windows: anything with a length and items.
+        windows: anything with a length and items, always the same ones.
         batch_size: windows over all devices.
         collate: makes a batch of a list of items (`torch.utils.data.default_collate`).
         seed: of the order.
@@ -239,7 +226,7 @@ class WindowStream:
 
     def state_dict(self) -> dict[str, Any]:
         """As of `Source`."""
-        return {"made_of": self._made_of, "taken": self._taken}
+        return {"made_of": self._made_of, "contents": self._contents, "taken": self._taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As of `Source`.
@@ -247,10 +234,14 @@ class WindowStream:
         Raises:
             UserError: the position is of other data, or none.
         """
-        _check_same_data(state.get("made_of"), self._made_of)
+        contents.check_same_data(state, self._made_of, self._contents)
         if not _is_count(state.get("taken"), 2**63):
             raise UserError(f"the position in the data is damaged: {state.get('taken')!r:.40} windows taken.")
         self._taken = state["taken"]
+
+    @cached_property
+    def _contents(self) -> int:
+        return contents.of_items(self._windows, self._collate)
 
 
 class LengthWarmup:
@@ -371,19 +362,3 @@ def rows_of(batch_size: int, rank: int, world_size: int) -> slice:
 def _is_count(value: Any, stop: int) -> bool:
     """Whether `value` is an integer in [0, stop)."""
     return type(value) is int and 0 <= value < stop
-
-
-def _check_same_data(given: Any, expected: dict[str, int]) -> None:
-    if not isinstance(given, dict) or not all(type(size) is int for size in given.values()):
-        raise UserError(f"the position in the data is damaged: it does not say what the data were ({given!r:.80}).")
-    if given != expected:
-        if {**given, "pieces": 0} == {**expected, "pieces": 0}:
-            then, now = given.get("pieces", 0), expected["pieces"]
-            raise UserError(
-                f"the run was started by a version that cut documents otherwise: {then:,} pieces then and {now:,} now. "
-                "Go on with that version, or start anew in another folder."
-            )
-        changed = ", ".join(
-            f"{given.get(name, 0):,} {name} then and {size:,} now" for name, size in expected.items() if given.get(name) != size
-        )
-        raise UserError(f"the run was started on other data or other batches: {changed}. Resume it with those it had.")

@@ -3,6 +3,8 @@
 Tokens are codes with their soft mask (bit 3): a model embeds `codes & BASE_BITS`, its loss weighs targets by `BasePolicy.weights`.
 """
 
+from dataclasses import astuple
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -12,6 +14,7 @@ from domains.dna.data.genome import Genome
 from domains.dna.data.regions import Intervals
 from domains.dna.data.windows import BasePolicy, sample
 from titans_seq.errors import UserError
+from titans_seq.training import contents
 from titans_seq.training.documents import Documents
 from titans_seq.training.loaders import Batch
 
@@ -101,7 +104,7 @@ class RandomWindows:
 
     def state_dict(self) -> dict[str, Any]:
         """Where the source stands."""
-        return {"made_of": self._made_of, "taken": self._taken}
+        return {"made_of": self._made_of, "contents": self._contents, "taken": self._taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """Go on where `state_dict` was taken.
@@ -109,11 +112,12 @@ class RandomWindows:
         Raises:
             UserError: the position is of other data, or none.
         """
-        if state.get("made_of") != self._made_of:
-            raise UserError(
-                f"the run was started on other data: {state.get('made_of')!r:.200} then, {self._made_of} now. Resume it with those."
-            )
+        contents.check_same_data(state, self._made_of, self._contents)
         taken = state.get("taken")
         if type(taken) is not int or not 0 <= taken < 2**63:
             raise UserError(f"the position in the data is damaged: {taken!r:.40} batches taken.")
         self._taken = taken
+
+    @cached_property
+    def _contents(self) -> int:
+        return contents.checksum((self._genome.sha256, astuple(self._spans)))

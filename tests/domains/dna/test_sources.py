@@ -71,8 +71,11 @@ def test_random_windows_go_on_where_they_were_on_any_number_of_devices(genome_of
         second = source(rank, 2)
         second.load_state_dict(first.state_dict())
         assert all(second.take()["targets"].equal(batch[2 * rank : 2 * rank + 2]) for batch in batches[1:])
-    with pytest.raises(UserError, match="started on other data"):
+    with pytest.raises(UserError, match="started on other data or other batches: 0 seed then and 1 now"):
         source(seed=1).load_state_dict(first.state_dict())
+    swapped = genome_of({"a": "".join(random.choice(list("ACGT"), 500))})
+    with pytest.raises(UserError, match="started on other data: of the same sizes, but not the same ones"):
+        RandomWindows(swapped, whole(swapped), 4, 10, BasePolicy()).load_state_dict(first.state_dict())
     with pytest.raises(UserError, match="position in the data is damaged: -1"):
         source().load_state_dict(first.state_dict() | {"taken": -1})
     with pytest.raises(ValueError, match="batch_size=4 must be a multiple of the number of devices, 3"):

@@ -193,7 +193,7 @@ def test_beams_that_hold_everything_find_the_best_texts(length_penalty: float) -
 
 @pytest.mark.parametrize("beams", [1, 3])
 def test_a_beam_ends_before_a_stop_string(beams: int, model: TitansForCausalLM) -> None:
-    """Its text is cut there, and its tokens and nats are those that it took; an empty one is none. One beam is what is written without a search."""
+    """Its text is cut there, and its tokens and nats are those it took; an empty one is none. One beam writes as without search."""
     free = beam_search(model, "It was", beams, max_tokens=12)
     stop = free[0].text[4:6]
     found = beam_search(model, "It was", beams, max_tokens=12, stop=["zzz", "", stop])

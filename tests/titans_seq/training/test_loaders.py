@@ -88,7 +88,7 @@ def test_a_stream_does_not_go_on_in_other_documents_of_the_same_sizes(lengths: l
     for before, after in zip((documents, long), changed, strict=True):
         state = DocumentStream(before, 2, 3, seed=0).state_dict()
         DocumentStream(before, 2, 3, seed=0).load_state_dict(state)
-        with pytest.raises(UserError, match="as many tokens, but not the same ones"):
+        with pytest.raises(UserError, match="of the same sizes, but not the same ones"):
             DocumentStream(after, 2, 3, seed=0).load_state_dict(state)
 
 
@@ -97,7 +97,7 @@ def test_a_stream_does_not_go_on_where_the_same_tokens_are_cut_otherwise() -> No
     tokens = np.arange(7)
     state = DocumentStream(TokenDocuments(tokens, np.array([0, 3, 7])), 2, 3, seed=0).state_dict()
     DocumentStream(TokenDocuments(tokens.astype(np.uint8), np.array([0, 3, 7])), 2, 3, seed=0).load_state_dict(state)
-    with pytest.raises(UserError, match="as many tokens, but not the same ones"):
+    with pytest.raises(UserError, match="of the same sizes, but not the same ones"):
         DocumentStream(TokenDocuments(tokens, np.array([0, 4, 7])), 2, 3, seed=0).load_state_dict(state)
 
 
@@ -225,6 +225,12 @@ def test_windows_come_once_an_epoch_and_go_on_from_anywhere(windows: int, half: 
     resumed = make()
     resumed.load_state_dict(json.loads(json.dumps(one.state_dict())))
     assert torch.equal(resumed.take(), one.take())  # type: ignore[arg-type]
+    others = WindowStream([{"codes": np.arange(3) + i, "label": "a"} for i in range(windows)], 2 * half)
+    others.load_state_dict(WindowStream([{"codes": np.arange(3) + i, "label": "a"} for i in range(windows)], 2 * half).state_dict())
+    for item in ({"codes": np.array([9, 8, 9]), "label": "a"}, {"codes": np.arange(3), "label": "b"}):
+        changed = WindowStream([item, *({"codes": np.arange(3) + i, "label": "a"} for i in range(1, windows))], 2 * half)
+        with pytest.raises(UserError, match="other data: of the same sizes"):
+            others.load_state_dict(changed.state_dict())
 
 
 def test_the_loader_knows_its_length_and_position() -> None:

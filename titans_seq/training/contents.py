@@ -1,0 +1,67 @@
+"""How a run that is resumed knows its data again: by their sizes, and by a checksum of what is in them."""
+
+import zlib
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+
+from titans_seq.errors import UserError
+from titans_seq.training.documents import Documents
+
+PLACES, TOKENS = 1024, 64
+"""Where documents are compared: all over them, so many tokens at each."""
+ITEMS = 64
+"""Of a sequence of items, all over it."""
+
+
+def checksum(value: Any, before: int = 0) -> int:
+    """CRC-32 of tensors, arrays, what is printed alike when it is alike, and of dictionaries, lists and tuples of such, after `before`."""
+    if isinstance(value, Mapping):
+        value = [part for pair in value.items() for part in pair]
+    if isinstance(value, list | tuple):
+        for part in value:
+            before = checksum(part, before)
+        return before
+    if isinstance(value, torch.Tensor):
+        value = value.numpy(force=True)
+    return zlib.crc32(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode(), before)
+
+
+def of_documents(documents: Documents, dtype: type) -> int:
+    """Checksum of the lengths of documents, and of what is read in `PLACES`, as numbers of `dtype`."""
+    ends = np.cumsum(documents.lengths)
+    found = checksum(ends)
+    for place in np.unique(np.linspace(0, ends[-1] - 1, PLACES).astype(np.int64)).tolist():
+        document = int(np.searchsorted(ends, place, side="right"))
+        length = int(documents.lengths[document])
+        start = place - int(ends[document]) + length
+        found = checksum(documents.read(document, start, min(start + TOKENS, length)).astype(dtype), found)
+    return found
+
+
+def of_items(items: Sequence[Any], collate: Callable[[list[Any]], Any]) -> int:
+    """Checksum of the batches that at most `ITEMS` of the items make alone."""
+    places = np.unique(np.linspace(0, len(items) - 1, ITEMS).astype(np.int64)).tolist()
+    return checksum([collate([items[place]]) for place in places])
+
+
+def check_same_data(state: Mapping[str, Any], sizes: Mapping[str, int], contents: int) -> None:
+    """Raise UserError if the state of a source, with its sizes as "made_of" and its checksum as "contents", is not of these data."""
+    given = state.get("made_of")
+    if not isinstance(given, dict) or not all(type(size) is int for size in given.values()):
+        raise UserError(f"the position in the data is damaged: it does not say what the data were ({given!r:.80}).")
+    if given != sizes:
+        if {**given, "pieces": 0} == {**sizes, "pieces": 0}:
+            then, now = given.get("pieces", 0), sizes["pieces"]
+            raise UserError(
+                f"the run was started by a version that cut documents otherwise: {then:,} pieces then and {now:,} now. "
+                "Go on with that version, or start anew in another folder."
+            )
+        changed = ", ".join(
+            f"{given.get(name, 0):,} {name} then and {size:,} now" for name, size in sizes.items() if given.get(name) != size
+        )
+        raise UserError(f"the run was started on other data or other batches: {changed}. Resume it with those it had.")
+    if state.get("contents", contents) != contents:  # runs of earlier versions do not say
+        raise UserError("the run was started on other data: of the same sizes, but not the same ones. Resume it with those it had.")
