@@ -52,7 +52,7 @@ def take_over(model: "TitansForCausalLM", start: str | Path) -> None:
         )
     if there.vocabulary != here.vocabulary:
         raise UserError(
-            f"{start}: has {there.vocabulary:,} tokens, the task {here.vocabulary:,}. Give the task the settings that say how many "
-            f"{there.tokenizer} there are (--set) as that model's task had them: `text task train` wrote them into task.json beside it."
+            f"{start}: has {there.vocabulary:,} tokens, the task {here.vocabulary:,}. It can be trained further on as many "
+            f"{there.tokenizer}: on the task that task.json beside it names with its settings (--set), or on one with as many."
         )
     transfer.take_all(model, start)

@@ -63,5 +63,10 @@ def check_same_data(state: Mapping[str, Any], sizes: Mapping[str, int], contents
             f"{given.get(name, 0):,} {name} then and {size:,} now" for name, size in sizes.items() if given.get(name) != size
         )
         raise UserError(f"the run was started on other data or other batches: {changed}. Resume it with those it had.")
+    check_same_contents(state, contents)
+
+
+def check_same_contents(state: Mapping[str, Any], contents: int) -> None:
+    """Raise UserError if the state of a source has another checksum than these data."""
     if state.get("contents", contents) != contents:  # runs of earlier versions do not say
         raise UserError("the run was started on other data: of the same sizes, but not the same ones. Resume it with those it had.")

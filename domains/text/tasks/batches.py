@@ -1,6 +1,7 @@
 """Batches of examples for the shared trainer. Shapes: B rows, T tokens of the longest."""
 
 from collections.abc import Callable, Iterator, Sequence
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -9,6 +10,7 @@ import torch
 from domains.text.tasks.task import Example
 from titans_seq.errors import UserError
 from titans_seq.losses import IGNORED
+from titans_seq.training import contents
 from titans_seq.training.config import TrainingConfig
 from titans_seq.training.loaders import Batch, Source, TrainingLoader, WindowStream, rows_of
 
@@ -54,18 +56,23 @@ class FreshExamples:
 
     def state_dict(self) -> dict[str, Any]:
         """As of `Source`."""
-        return {"taken": self._taken}
+        return {"contents": self._contents, "taken": self._taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As of `Source`.
 
         Raises:
-            UserError: it is no position.
+            UserError: the position is of other examples, or none.
         """
+        contents.check_same_contents(state, self._contents)
         taken = state.get("taken")
         if type(taken) is not int or not 0 <= taken < 2**63:
             raise UserError(f"the position in the data is damaged: {taken!r:.40} examples taken.")
         self._taken = taken
+
+    @cached_property
+    def _contents(self) -> int:
+        return contents.checksum(collate([self._items[i] for i in range(self._batch_size)]))  # of the first, however many there are
 
 
 class EveryExample:

@@ -87,7 +87,7 @@ def test_a_language_model_is_trained_on_a_task_of_text(folder: Path) -> None:
             "bytes: its weights do not fit: titans.num_layers is 2 there, 1 here. Leave the sizes as they are there.",
         ),
         (("task", "train", "mqar", "--start", "bytes"), "bytes: its tokeniser is bytes of 257 tokens, that of the training symbols of"),
-        (("task", "train", "mqar", "--start", "symbols", "-s", "symbols=64"), "symbols: has 17 tokens, the task 65. Give the task"),
+        (("task", "train", "mqar", "--start", "symbols", "-s", "symbols=64"), "symbols: has 17 tokens, the task 65. It can be trained"),
     ],
 )
 def test_what_does_not_fit_is_said_before_anything_is_written(arguments: tuple[Any, ...], message: str, folder: Path) -> None:

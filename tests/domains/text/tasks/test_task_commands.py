@@ -113,6 +113,10 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     parts, whole = train(tmp_path / "parts", 4, "--resume"), train(tmp_path / "whole", 4)
     for name, x in whole.items():
         torch.testing.assert_close(parts[name], x, rtol=0, atol=1e-6)
+    of_task = (tmp_path / "parts" / "model" / "task.json").read_text()
+    with pytest.raises(UserError, match="the run was started on other data: of the same sizes, but not the same ones"):
+        train(tmp_path / "parts", 6, "--resume", "-s", "min_length=9")
+    assert (tmp_path / "parts" / "model" / "task.json").read_text() == of_task
 
 
 def test_needles_are_scored_by_depth_and_as_they_are_written(tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
