@@ -17,16 +17,19 @@ ITEMS = 64
 
 
 def checksum(value: Any, before: int = 0) -> int:
-    """CRC-32 of tensors, arrays, what is printed alike when it is alike, and of dictionaries, lists and tuples of such, after `before`."""
+    """CRC-32 of tensors, arrays, texts, numbers, and of dictionaries, lists and tuples of them, after `before`; of others their type."""
     if isinstance(value, Mapping):
         value = [part for pair in value.items() for part in pair]
     if isinstance(value, list | tuple):
         for part in value:
             before = checksum(part, before)
         return before
-    if isinstance(value, torch.Tensor):
-        value = value.numpy(force=True)
-    return zlib.crc32(value.tobytes() if isinstance(value, np.ndarray) else repr(value).encode(), before)
+    if isinstance(value, torch.Tensor):  # through bytes, as NumPy has no bfloat16
+        value = torch.atleast_1d(value.detach().cpu()).contiguous().view(torch.uint8).numpy()
+    if isinstance(value, np.ndarray) and value.dtype != object:
+        return zlib.crc32(value.tobytes(), before)
+    told = isinstance(value, str | bytes | bool | int | float | np.generic | None)
+    return zlib.crc32((repr(value) if told else type(value).__name__).encode(), before)
 
 
 def of_documents(documents: Documents, dtype: type) -> int:

@@ -1,6 +1,7 @@
 """What is read, in which order, and going on from anywhere."""
 
 import json
+from copy import deepcopy
 from itertools import pairwise
 from pathlib import Path
 from typing import Any
@@ -13,6 +14,7 @@ from hypothesis import strategies as st
 
 from titans_seq import UserError
 from titans_seq.training.config import TrainingConfig
+from titans_seq.training.contents import checksum
 from titans_seq.training.documents import Pieces, TokenDocuments
 from titans_seq.training.loaders import DocumentStream, EvaluationLoader, LengthWarmup, TrainingLoader, WindowStream, document_loaders
 
@@ -231,6 +233,21 @@ def test_windows_come_once_an_epoch_and_go_on_from_anywhere(windows: int, half: 
         changed = WindowStream([item, *({"codes": np.arange(3) + i, "label": "a"} for i in range(1, windows))], 2 * half)
         with pytest.raises(UserError, match="other data: of the same sizes"):
             others.load_state_dict(changed.state_dict())
+
+
+@pytest.mark.parametrize(
+    ("value", "other"),
+    [
+        (torch.tensor([1.0, 2.0], dtype=torch.bfloat16), torch.tensor([1.0, 3.0], dtype=torch.bfloat16)),
+        (torch.tensor(True), torch.tensor(False)),
+        ({"a": np.array([1, 2]), "mask": None}, {"a": np.array([1, 2]), "mask": np.array([True, False])}),
+        (("text", 1, 0.5), ("text", 2, 0.5)),
+        ([np.float32(1.0)], [np.float32(2.0)]),
+    ],
+)
+def test_a_checksum_tells_what_differs_and_is_the_same_of_a_copy(value: Any, other: Any) -> None:
+    assert checksum(value) == checksum(deepcopy(value)) != checksum(other)
+    assert checksum([value, object()]) == checksum([value, object()])  # an address is nothing to tell data by
 
 
 def test_the_loader_knows_its_length_and_position() -> None:
