@@ -59,14 +59,15 @@ def score(
     with progress("reading", int(documents.lengths.sum()) - len(documents), quiet) as on_read:
         scores = list(score_documents(language_model, documents, segment_length, on_read))
     found, ranges = by_file(scores), by_position(scores)
+    rows = [_row(one) | ({} if scale_forgetting is None else {"scale_forgetting": scale_forgetting}) for one in found]
     if as_json:
-        for one in found:
-            print(json.dumps(_row(one)))
+        for row in rows:
+            print(json.dumps(row))
     else:
         _print(found)
     if output is not None:
         writers: dict[str, Callable[[Path], object]] = {
-            FILES: partial(_write, [_row(one) for one in found]),
+            FILES: partial(_write, rows),
             POSITIONS: partial(_write, [_range_row(one) for one in ranges]),
             PICTURE: partial(plot_positions, ranges, documents.unit),
         }

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -182,15 +183,17 @@ def evaluate(
     with _named("--lengths" if lengths else "--times" if times else "--set"):
         tasks = at_lengths(loaded, base, wanted, used)
     rows: list[Row] = []
+    title = base.name if scale_forgetting is None else f"{base.name}, forgetting times {scale_forgetting:g}"
     for task_of_length in tasks:
         with progress(f"reading {task_of_length.length:,}", None, quiet) as on_read:  # one a row: a bar takes what is printed beside it
-            rows.append(evaluate_length(loaded, task_of_length, count, used, written, on_read))
+            row = evaluate_length(loaded, task_of_length, count, used, written, on_read)
+        rows.append(replace(row, scale_forgetting=scale_forgetting))
         if as_json:
             print(json.dumps(rows[-1].values()), flush=True)
         else:
-            _print(base.name if scale_forgetting is None else f"{base.name}, forgetting times {scale_forgetting:g}", rows)
+            _print(title, rows)
         if output is not None:
-            write_report(output, base.name, rows)
+            write_report(output, title, rows)
     if not as_json:
         _print_legend(rows[-1], of_text=pieces is not None)
 
@@ -210,7 +213,7 @@ def _print(name: str, rows: "list[Row]") -> None:
     """The last row of a table, a line a length; the first with its head, which begins with the name."""
     row, values = rows[-1], rows[-1].values()
     sizes = [column for column in ("tokens", "bytes") if column in values]
-    columns = [column for column in values if column not in ("length", "examples", *sizes)]
+    columns = [column for column in values if column not in ("length", "examples", "scale_forgetting", *sizes)]  # which the name says
     if len(rows) == 1:
         print(f"{name}: {row.scores.examples} examples a length")
         heads = ("length".rjust(9), *(column.rjust(11) for column in sizes), *(column.rjust(_width(column)) for column in columns))

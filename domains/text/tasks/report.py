@@ -23,18 +23,21 @@ BINS = 5
 @dataclass(frozen=True)
 class Row:
     """Of a length. written: mean score of what the model wrote, None if it was not asked to. depths: (answers found, examples) of each
-    fifth of the depth; None where the task has no depth.
+    fifth of the depth; None where the task has no depth. scale_forgetting: what the model's forgetting was multiplied with, None if it was
+    left as trained.
     """
 
     length: int
     scores: Scores
     written: float | None = None
     depths: tuple[tuple[float, int], ...] | None = None
+    scale_forgetting: float | None = None
 
     def values(self) -> dict[str, Any]:
         """Plain, for a table; without what no row of the task can have."""
-        values = {"length": self.length, **asdict(self.scores), "written": self.written}
-        return {name: value for name, value in values.items() if value is not None or name not in ("bytes", "written")}
+        values = {"length": self.length, **asdict(self.scores), "written": self.written, "scale_forgetting": self.scale_forgetting}
+        optional = ("bytes", "written", "scale_forgetting")
+        return {name: value for name, value in values.items() if value is not None or name not in optional}
 
 
 def evaluate_lengths(

@@ -203,6 +203,7 @@ def test_models_are_evaluated_and_scored_with_another_forgetting(tmp_path: Path,
         command("evaluate", tmp_path / name, "--task", "facts", "--lengths", "900", "--count", "3", "--json", "--quiet", *flags)
         cli.build_app()(["text", "score", str(tmp_path / name), str(tmp_path / "book.txt"), "--json", "--quiet", *flags])
         task, text = map(json.loads, capsys.readouterr().out.splitlines())
+        assert [row.get("scale_forgetting") for row in (task, text)] == [50 if flags else None] * 2
         found.append((task["bits"], text["bits_per_byte"]))
     assert found[1] == found[2]
     assert all(abs(a / b - 1) > 1e-4 for a, b in zip(found[0], found[1], strict=True))
