@@ -26,7 +26,19 @@ from torch import Tensor
 from benchmarks.machine import ROOT
 from benchmarks.reporting import RESULTS, Report, Section, integers, names
 from benchmarks.text.baselines import SUBJECTS, BaselineConfig, BaselineForCausalLM, configure, count
-from benchmarks.text.cells import Cell, Say, add_shared, by_subject, check_names, measured_by, read_cells, run_cells, seeds_of, show
+from benchmarks.text.cells import (
+    Cell,
+    Say,
+    add_shared,
+    by_subject,
+    check_names,
+    entries,
+    measured_by,
+    read_cells,
+    run_cells,
+    seeds_of,
+    show,
+)
 from benchmarks.text.plots import plot_books
 from benchmarks.text.training import BITS, fit, stream_nats, window_nats
 from domains.text.config import TextConfig
@@ -209,11 +221,8 @@ def markdown(found: Mapping[str, Report]) -> str:
     books = [book for book in UNSEEN if all(book in scores for of_label in rows(found).values() for scores in of_label)]
     lines = [f"| bits per byte | {' | '.join(f'{title(book)}: {column}' for book in books for column in COLUMNS)} |"]
     lines.append(f"|{' --- |' * (1 + len(books) * len(COLUMNS))}")
-    values = {label: [_mean(scores, book, column) for book in books for column in COLUMNS] for label, scores in rows(found).items()}
-    best = [min(column[n] for column in values.values() if column[n] is not None) for n in range(len(books) * len(COLUMNS))]
-    for label, row in values.items():
-        shown = ["" if x is None else f"**{x:.3f}**" if x == low else f"{x:.3f}" for x, low in zip(row, best, strict=True)]
-        lines.append(f"| {label} | {' | '.join(shown)} |")
+    shown = [entries(_column(found, book, column), min) for book in books for column in COLUMNS]
+    lines += [f"| {label} | {' | '.join(column.get(label, '') for column in shown)} |" for label in rows(found)]
     return "\n".join([_head(found), "", *lines])
 
 
@@ -227,9 +236,10 @@ def _head(found: Mapping[str, Report]) -> str:
     )
 
 
-def _mean(scores: Sequence[Report], book: str, column: str) -> float | None:
-    found = [one[book][column]["bits_per_byte"] for one in scores if column in one[book]]
-    return fmean(found) if found else None
+def _column(found: Mapping[str, Report], book: str, column: str) -> dict[str, list[float]]:
+    """Bits a byte of each seed, by label, of those who have the column."""
+    values = {label: [one[book][column]["bits_per_byte"] for one in scores if column in one[book]] for label, scores in rows(found).items()}
+    return {label: bits for label, bits in values.items() if bits}
 
 
 def draw(found: Mapping[str, Report], path: Path) -> None:

@@ -4,10 +4,11 @@ import argparse
 import json
 import os
 import sys
-from collections.abc import Callable, Collection, Mapping, Sequence
+from collections.abc import Callable, Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from hashlib import sha256
 from pathlib import Path
+from statistics import fmean, stdev
 
 import torch
 
@@ -98,6 +99,16 @@ def rates_table(head: str, searched: Mapping[str, Report], score: Callable[[Repo
         cells = [searched.get(f"{name} | {rate:g}") for rate in rates]
         lines.append(f"| {SUBJECTS[name].label} | {' | '.join('' if cell is None else f'{score(cell):.3f}' for cell in cells)} |")
     return lines
+
+
+def entries(scores: Mapping[str, Sequence[float]], best: Callable[[Iterable[float]], float] = max, digits: int = 3) -> dict[str, str]:
+    """What a table shows of scores that compete: the mean over the seeds of each and their deviation; bold what is best as it is shown."""
+    means = {key: round(fmean(values), digits) for key, values in scores.items()}
+    found = {}
+    for key, values in scores.items():
+        text = f"{means[key]:.{digits}f}" + (f" ± {stdev(values):.{digits}f}" if len(values) > 1 else "")
+        found[key] = f"**{text}**" if means[key] == best(means.values()) else text
+    return found
 
 
 def seeds_of(found: Mapping[str, Report]) -> str:

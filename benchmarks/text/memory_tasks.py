@@ -10,19 +10,18 @@ Results are written after every cell, and a run goes on where one was ended. `--
 
 import argparse
 import sys
-from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from functools import cache, partial
 from itertools import product
 from pathlib import Path
-from statistics import fmean, stdev
 from time import process_time
 from typing import Any
 
 from benchmarks.machine import ROOT
 from benchmarks.reporting import RESULTS, Report, Section, integers, names
 from benchmarks.text.baselines import SUBJECTS, BaselineForCausalLM, configure, count
-from benchmarks.text.cells import Cell, add_shared, check_names, measured_by, read_cells, run_cells, show
+from benchmarks.text.cells import Cell, add_shared, check_names, entries, measured_by, read_cells, run_cells, show
 from benchmarks.text.plots import plot_lengths
 from benchmarks.text.stages import Stage, train_stages
 from domains.text.config import TextConfig
@@ -355,16 +354,6 @@ def rows(found: Report) -> dict[tuple[str, str], dict[str, list[float]]]:
 def tokens_of(found: Report) -> dict[tuple[str, str], float]:
     """(task, times the length) -> tokens of a test's example."""
     return {(cell.split(" | ")[0], times): scores["tokens"] for cell, one in found.items() for times, scores in one["scores"].items()}
-
-
-def entries(scores: Mapping[str, Sequence[float]], best: Callable[[Iterable[float]], float] = max) -> dict[str, str]:
-    """Mean over the seeds of each row's or column's scores, and their deviation; bold is the best, and what is shown alike."""
-    means = {key: round(fmean(values), 3) for key, values in scores.items()}
-    found = {}
-    for key, values in scores.items():
-        text = f"{means[key]:.3f}" + (f" ± {stdev(values):.3f}" if len(values) > 1 else "")
-        found[key] = f"**{text}**" if means[key] == best(means.values()) else text
-    return found
 
 
 def markdown(found: Report, searched: Report) -> str:

@@ -28,6 +28,7 @@ from benchmarks.text.cells import (
     add_shared,
     by_subject,
     check_names,
+    entries,
     measured_by,
     rates_table,
     read_cells,
@@ -153,17 +154,16 @@ def search_cells(data: Path, subjects: Sequence[str], rates: Sequence[float]) ->
 def markdown(found: Mapping[str, Report], chosen: Mapping[str, Report]) -> str:
     """Nats a character of the validation text, lowest bold, and the search that chose rates."""
     seconds = {name: fmean(cell["cpu_seconds"] for cell in cells) for name, cells in by_subject(found).items()}
-    made: list[tuple[str, str, list[float | None]]] = []
-    for label, (estimate, full) in PUBLISHED.items():
-        made.append((label, "804,096 | 0.001", [estimate, full, None]))
+    scores: dict[str, dict[str, Sequence[float]]] = {
+        f"{label} | 804,096 | 0.001": {"estimate": [estimate]} | ({"full_pass": [full]} if full else {})
+        for label, (estimate, full) in PUBLISHED.items()
+    }
     for name, cells in by_subject(found).items():
-        scores = [fmean(cell["scores"][column] for cell in cells) for column in COLUMNS]
-        made.append((RUNS[name].label, f"{cells[0]['parameters']:,} | {RUNS[name].rate:g}", [*scores]))
-    best = [min(row[n] for *_, row in made if row[n] is not None) for n in range(len(COLUMNS))]
+        row = f"{RUNS[name].label} | {cells[0]['parameters']:,} | {RUNS[name].rate:g}"
+        scores[row] = {column: [cell["scores"][column] for cell in cells] for column in COLUMNS}
+    shown = [entries({row: values[column] for row, values in scores.items() if column in values}, min, 4) for column in COLUMNS]
     lines = ["| nats a character | parameters | rate | estimate | full pass | stream |", f"|{' --- |' * 6}"]
-    for label, head, row in made:
-        shown = ["" if x is None else f"**{x:.4f}**" if x == low else f"{x:.4f}" for x, low in zip(row, best, strict=True)]
-        lines.append(f"| {label} | {head} | {' | '.join(shown)} |")
+    lines += [f"| {row} | {' | '.join(column.get(row, '') for column in shown)} |" for row in scores]
     took = "; ".join(f"{RUNS[name].label}, rate {RUNS[name].rate:g}: {x / 60:.0f}" for name, x in seconds.items())
     head = f"Seeds {seeds_of(found)}. CPU minutes of training: {took}. {measured_by(found, MODULE)}"
     head_of_search = f"held-out training text, {SEARCH_STEPS} steps, full pass"

@@ -7,7 +7,7 @@ from dataclasses import dataclass
 from benchmarks.machine import ROOT
 from benchmarks.reporting import Report, Section
 from benchmarks.text import books, memory_tasks, shakespeare
-from benchmarks.text.cells import by_subject, read_cells
+from benchmarks.text.cells import by_subject, entries, read_cells
 
 SECTION, README = Section("text"), ROOT / "README.md"
 COLUMNS = ("titans", "titans-to-first", "titans-to-first-far", "titans-memory-off", "transformer", "gated-delta")
@@ -35,7 +35,7 @@ class Row:
 
     def markdown(self) -> str:
         """Bold is the best."""
-        texts = memory_tasks.entries(self.scores, min if self.lower else max)
+        texts = entries(self.scores, min if self.lower else max)
         return f"| {self.title} | {' | '.join(texts.get(key, '-') for key in COLUMNS)} |"
 
 
