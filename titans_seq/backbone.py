@@ -103,8 +103,8 @@ class Titans(Pretrained):
     def _check(self, x: Tensor, state: TitansState | None, mask: Tensor | None, reset: Tensor | None) -> None:
         if not isinstance(x, Tensor):
             raise TypeError(f"x must be a torch.Tensor (B, T, dim={self.config.dim}), got {type(x).__name__}")
-        if x.dim() != 3 or x.shape[2] != self.config.dim or x.shape[1] == 0:
-            raise ValueError(f"x must be (B, T >= 1, dim={self.config.dim}), got {tuple(x.shape)}")
+        if x.dim() != 3 or x.shape[2] != self.config.dim or 0 in x.shape:
+            raise ValueError(f"x must be (B >= 1, T >= 1, dim={self.config.dim}), got {tuple(x.shape)}")
         if not torch.is_autocast_enabled(x.device.type) and x.dtype != self.norm.weight.dtype:
             raise ValueError(f"x must have the model's dtype {self.norm.weight.dtype}, got {x.dtype}; cast x or the model")
         check_marks(x, mask, reset)

@@ -60,6 +60,11 @@ class Place:
         sync_folder(self.folder)
 
 
+def changed_ns(stat: os.stat_result) -> int:
+    """When a file was changed: its time of change may be set, as archives do, to what another had; that of its entry may not."""
+    return max(stat.st_mtime_ns, stat.st_ctime_ns)
+
+
 def user_folder(kind: str) -> Path:
     """The user's own folder for caches of a kind ("genomes")."""
     return Path(os.environ.get("XDG_CACHE_HOME") or Path.home() / ".cache") / "titans_seq" / kind

@@ -2,7 +2,7 @@
 
 from collections.abc import Callable, Iterable
 from pathlib import Path
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from titans_seq.config import Config, flat
 from titans_seq.errors import UserError
@@ -37,9 +37,14 @@ def settings_of(
     return of_model(start)
 
 
-def beginning_with(
-    start: str | Path | None, make: Callable[[], Model], take: Callable[[Model, str | Path], None]
-) -> Callable[[Model], None] | None:
+class Beginning(NamedTuple):
+    """The weights that a training begins with. give: puts them into a new model, in place. identity: of their file."""
+
+    give: Callable[[Any], None]
+    identity: str
+
+
+def beginning_with(start: str | Path | None, make: Callable[[], Model], take: Callable[[Model, str | Path], None]) -> Beginning | None:
     """What puts the weights of a trained model into a new one; it is tried, so that what does not fit is said before anything slow.
 
     Args:
@@ -52,8 +57,12 @@ def beginning_with(
     """
     if start is None:
         return None
+    from titans_seq.checkpoint import ALL_FILES, WEIGHTS_NAME  # torch takes seconds
+    from titans_seq.files import digest
+    from titans_seq.hub import locate
+
     take(make(), start)
-    return lambda model: take(model, start)
+    return Beginning(lambda model: take(model, start), f"weights {digest(locate(start, ALL_FILES) / WEIGHTS_NAME)[:16]}")
 
 
 def take_all(model: "Pretrained", start: str | Path) -> None:

@@ -89,7 +89,7 @@ class GenerationConfig(SamplingConfig):
 
     def __post_init__(self) -> None:
         super().__post_init__()
-        self._require("repetition_penalty", self.repetition_penalty > 0, "positive")
+        self._require("repetition_penalty", 1e-6 <= self.repetition_penalty <= 1e6, "between 1e-6 and 1e6")  # logits times it are finite
         self._require("max_tokens", self.max_tokens >= 1, "at least 1")
         self._require("stop", all(self.stop), "texts of at least one character")
         self._require("stop", all(map(is_utf8, self.stop)), "texts in UTF-8")

@@ -18,6 +18,8 @@ from titans_seq.state import State
 
 SEGMENT = 4096
 """Tokens that are read at a time."""
+LONGEST = 2**53
+"""Tokens of a text, as of positions."""
 
 
 @dataclass(frozen=True)
@@ -47,13 +49,15 @@ def load_context(model: TitansForCausalLM, path: str | Path, owner: str | None =
     last, length = context.last, context.length
     if not last.dtype == length.dtype == torch.int64 or last.dim() != 1 or last.shape != length.shape:
         raise UserError(f"{path}: damaged, last {tuple(last.shape)} {last.dtype} and length {tuple(length.shape)} {length.dtype}.")
-    if bool(((last < 0) | (last >= model.config.vocabulary) | (length < 1)).any()):
-        raise UserError(f"{path}: damaged, the model has no such token.")
+    if bool(((last < 0) | (last >= model.config.vocabulary) | (length < 1) | (length > LONGEST)).any()):
+        raise UserError(f"{path}: damaged, the model has no such token, or no text is so long.")
     try:
         with torch.no_grad():
-            model.hidden(context.last[:, None], context.state)
+            y, _ = model.hidden(context.last[:, None], context.state)
     except ValueError as error:
         raise UserError(f"{path}: damaged, {error}") from error
+    if not bool(y.isfinite().all()):
+        raise UserError(f"{path}: damaged, with what it holds the model comes to no finite numbers.")
     return context
 
 

@@ -29,11 +29,13 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
     """Tokens of two texts that stand side by side, the split being that of lm-evaluation-harness.
 
     White space at the end of the context goes to the continuation, and its tokens are those of both texts together that lie behind as many
-    as the context has by itself.
+    as the context has by itself. Where there are none, as it became one token with the end of the context, they are its own: what is not
+    asked would count as certain.
     """
     bare = context.rstrip()
-    whole, alone = tokenizer.encode_batch([context + continuation, bare])
-    return alone, whole[len(alone) :]
+    rest = context[len(bare) :] + continuation
+    whole, alone, own = tokenizer.encode_batch([context + continuation, bare, rest])
+    return alone, whole[len(alone) :] if len(whole) > len(alone) else own
 
 
 def follow(model: TitansForCausalLM, context: Context, tokens: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

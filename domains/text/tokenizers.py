@@ -2,7 +2,7 @@
 
 import hashlib
 from codecs import getincrementaldecoder
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -108,7 +108,7 @@ class JsonTokenizer:
             added to it.
 
     Raises:
-        UserError: it is no such JSON, or has no token of that name.
+        UserError: it is no such JSON, has no token of that name, or one that texts cannot do without.
     """
 
     def __init__(self, text: str, end: str | None = None) -> None:
@@ -130,6 +130,19 @@ class JsonTokenizer:
         """The JSON."""
         self.end = known[name]
         self.vocabulary = max(known.values()) + 1
+        self._spelled = self._spell(name, known)
+
+    def _spell(self, name: str, known: Mapping[str, int]) -> list[int]:
+        """Tokens of the characters of the end's name, where it is a piece that texts are made of too (Unigram, WordLevel); else none."""
+        try:
+            if self.end not in self._encode([name])[0]:
+                return []
+        except UserError:  # no text has it
+            return []
+        spelled = [token for letter in name for token in ([known[letter]] if letter in known else self._encode([letter])[0])]
+        if self.end in spelled:
+            raise UserError(f"the token {name!r} is one that texts are made of. Name one for the end of documents alone: --end-token.")
+        return spelled
 
     @classmethod
     def restore(cls, text: str, end: int) -> "JsonTokenizer":
@@ -155,9 +168,17 @@ class JsonTokenizer:
         Raises:
             UserError: it has no token for a word or a character, nor one for unknown ones.
         """
+        return [np.array(self._without_end(tokens), dtype=np.uint32) for tokens in self._encode(texts)]
+
+    def _encode(self, texts: Sequence[str]) -> list[list[int]]:
         with _said("the tokeniser has no tokens for a text ({}). Take one that has a token for what it does not know."):
-            found = self._inner.encode_batch_fast(list(texts), add_special_tokens=False)
-        return [np.array(one.ids, dtype=np.uint32) for one in found]
+            return [one.ids for one in self._inner.encode_batch_fast(list(texts), add_special_tokens=False)]
+
+    def _without_end(self, tokens: list[int]) -> list[int]:
+        """The end's name, in a text, is text."""
+        if not self._spelled or self.end not in tokens:
+            return tokens
+        return [part for token in tokens for part in (self._spelled if token == self.end else [token])]
 
     def decode(self, tokens: Iterable[int]) -> str:
         """As of `Tokenizer`."""

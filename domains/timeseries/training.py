@@ -35,7 +35,6 @@ class ForecasterModule(TrainingModule):
         forecasts, unfinished: as of `TitansEstimator`, forecasts_per_window and unfinished_patches.
 
     Attributes:
-        run: what else a run that goes on with a checkpoint must share, plain values.
         position: in the training windows, of the checkpoint that training goes on from.
     """
 
@@ -46,18 +45,12 @@ class ForecasterModule(TrainingModule):
     def __init__(self, config: dict, training: dict | None = None, forecasts: int = 1, unfinished: bool = False) -> None:
         super().__init__(TitansForecaster(ForecasterConfig.from_dict(config)), TrainingConfig.from_dict(training or {}))
         self.forecasts, self.unfinished = forecasts, unfinished
-        self.run: dict[str, Any] = {}
         self.position: dict[str, int] | None = None
         self._diverged = False
 
     def forward(self, *args: Any, **kwargs: Any) -> Any:
         """As `TitansForecaster.forward`."""
         return self.model(*args, **kwargs)
-
-    @property
-    def settings(self) -> dict[str, Any]:
-        """As of the base, with those of this run."""
-        return {**super().settings, **self.run}
 
     def newest_checkpoint(self, folder: Path) -> Path | None:
         """The newest whole checkpoint of a folder, None if there is none. Raises UserError if it is of another run."""

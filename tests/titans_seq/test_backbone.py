@@ -301,8 +301,8 @@ def test_bad_inputs_name_expected_and_given(name: str) -> None:
     model = make_model(name)
     with pytest.raises(TypeError, match=rf"x must be a torch.Tensor \(B, T, dim={DIM}\), got list"):
         model([[0.0] * DIM])
-    for shape in ((2, 5, DIM + 1), (2, 0, DIM), (5, DIM), (1, 2, 5, DIM)):
-        with pytest.raises(ValueError, match=rf"x must be \(B, T >= 1, dim={DIM}\), got \({', '.join(map(str, shape))}\)"):
+    for shape in ((2, 5, DIM + 1), (2, 0, DIM), (0, 5, DIM), (5, DIM), (1, 2, 5, DIM)):
+        with pytest.raises(ValueError, match=rf"x must be \(B >= 1, T >= 1, dim={DIM}\), got \({', '.join(map(str, shape))}\)"):
             model(torch.zeros(shape, dtype=torch.float64))
     with pytest.raises(ValueError, match=r"x must have the model's dtype torch\.float64, got torch\.float32"):
         model(inputs(3).float())

@@ -62,14 +62,8 @@ def check_same_data(state: Mapping[str, Any], sizes: Mapping[str, int], contents
                 f"the run was started by a version that cut documents otherwise: {then:,} pieces then and {now:,} now. "
                 "Go on with that version, or start anew in another folder."
             )
-        changed = ", ".join(
-            f"{given.get(name, 0):,} {name} then and {size:,} now" for name, size in sizes.items() if given.get(name) != size
-        )
+        pairs = ((name, given.get(name, 0), sizes.get(name, 0)) for name in {**sizes, **given})
+        changed = ", ".join(f"{then:,} {name} then and {now:,} now" for name, then, now in pairs if then != now)
         raise UserError(f"the run was started on other data or other batches: {changed}. Resume it with those it had.")
-    check_same_contents(state, contents)
-
-
-def check_same_contents(state: Mapping[str, Any], contents: int) -> None:
-    """Raise UserError if the state of a source has another checksum than these data."""
     if state.get("contents", contents) != contents:  # runs of earlier versions do not say
         raise UserError("the run was started on other data: of the same sizes, but not the same ones. Resume it with those it had.")

@@ -9,7 +9,7 @@ FOLDER/.lock              held by the process that trains; stays, unlocked
 
 import json
 import os
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -55,12 +55,15 @@ def own_folder(folder: Path, resume: bool, parts: Sequence[str] = ("metrics.csv"
         lock.release()
 
 
-def check_same_run(path: Path, model: Any, config: TrainingConfig) -> None:
-    """Raise UserError unless the checkpoint is of this model and settings, but for those that may change (`FREE`), with steps to go."""
+def check_same_run(path: Path, model: Any, config: TrainingConfig, more: Mapping[str, Any]) -> None:
+    """Raise UserError unless the checkpoint is of this model and settings, but for those that may change (`FREE`), with steps to go.
+
+    more: run, as of `TrainingModule`.
+    """
     if path.is_dir() != (config.strategy == "fsdp"):
         wrote, needed = ("with", "'fsdp'") if path.is_dir() else ("without", "'auto' or 'ddp'")
         raise UserError(f"{path}: written {wrote} strategy 'fsdp', not to be resumed with {config.strategy!r}. Resume with {needed}.")
-    step = int(check_same_settings(path, model, config.to_dict())["global_step"])
+    step = int(check_same_settings(path, model, {**config.to_dict(), **more})["global_step"])
     if step > config.max_steps:
         raise UserError(
             f"{path}: is at step {step:,}, beyond max_steps={config.max_steps:,}. Resume with at least {step:,}, or name another folder."
@@ -71,6 +74,7 @@ def check_same_settings(path: Path, model: Any, training: dict[str, Any], free: 
     """The checkpoint. Raises UserError unless it is of this model and was trained so, but for settings that may change (`free`)."""
     checkpoint = read_checkpoint(path)
     was = checkpoint[CHECKPOINT_KEY]
+    free = [*free, *({"start"} - was["training"].keys())]  # runs of earlier versions do not say
     now = {"model_type": model.model_type, **flat(model.config.to_dict(), "model."), **flat(_without(training, free), "training.")}
     then = {"model_type": was["model_type"], **flat(was["model"], "model."), **flat(_without(was["training"], free), "training.")}
     changed = [f"{name} was {then.get(name)!r}, is {now.get(name)!r}" for name in sorted(now | then) if then.get(name) != now.get(name)]

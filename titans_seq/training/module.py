@@ -92,7 +92,8 @@ class TrainingData(pl.LightningDataModule):
 class TrainingModule(pl.LightningModule):
     """Trains a domain's model (`Trainable`): carries its state from segment to segment, weighs by units, counts the loss.
 
-    model: what is trained. config: how. stateful: callbacks whose state in a checkpoint is checked before it is used.
+    model: what is trained. config: how. stateful: callbacks whose state in a checkpoint is checked before it is used. run: what else a run
+    that goes on with a checkpoint must share, plain values.
     """
 
     stateful: tuple[type[Callback], ...] = (EMAWeightAveraging,)
@@ -100,6 +101,7 @@ class TrainingModule(pl.LightningModule):
     def __init__(self, model: Any, config: TrainingConfig) -> None:
         super().__init__()
         self.model, self.config = model, config
+        self.run: dict[str, Any] = {}
         self.window, self.validation = Tally(), Tally()  # since the last row of metrics; of the validation that runs
         self.learning_rate, self.gradient_norm = 0.0, torch.zeros(())  # of the last step
         self._step_units: Tensor = torch.zeros(())  # of the batches of this step so far
@@ -120,7 +122,7 @@ class TrainingModule(pl.LightningModule):
     @property
     def settings(self) -> dict[str, Any]:
         """What a checkpoint says of the run, plain values: a run with others does not go on with it."""
-        return self.config.to_dict()
+        return {**self.config.to_dict(), **self.run}
 
     def loss(self, batch: Batch, state: State | None) -> LossOutput:
         """Of a batch, going on from `state`."""

@@ -22,6 +22,7 @@ from titans_seq.training.metrics import WriteMetrics, read_metrics
 from titans_seq.training.module import TrainingData, TrainingModule
 from titans_seq.training.trainable import Metric
 from titans_seq.training.trainer import check_precision, check_processes, fit, make_loggers, quiet, trainer_settings
+from titans_seq.transfer import Beginning
 
 log = logging.getLogger("titans_seq")
 
@@ -39,7 +40,7 @@ def train(
     folder: str | Path,
     resume: bool = False,
     progress: bool = True,
-    begin: Callable[[Any], None] | None = None,
+    begin: Beginning | None = None,
 ) -> Path:
     """Train a model in a folder of its own.
 
@@ -50,7 +51,7 @@ def train(
         folder: the run's; made if it is not there.
         resume: go on from the newest whole checkpoint in `folder`; if there is none, start.
         progress: show it.
-        begin: gives a new model the weights that it begins with, in place; of a run that goes on it is not called.
+        begin: the weights that a new model begins with (`titans_seq.transfer.beginning_with`); a run that goes on began with the same.
 
     Returns:
         The folder of the trained model: the weights of the last checkpoint, or of the best validation (their average with ema_decay).
@@ -64,17 +65,18 @@ def train(
     folder = Path(folder)
     check_precision(config)
     check_processes(config)
+    began = {"start": None if begin is None else begin.identity}
     first = rank_zero_only.rank == 0  # others find what the first has begun
     with own_folder(folder, resume) if first else nullcontext():
         pl.seed_everything(config.seed, workers=True, verbose=False)
         model = make_model().train()
         checkpoint = newest_checkpoint(folder / "checkpoints") if resume else None
         if checkpoint is not None:
-            check_same_run(checkpoint, model, config)
+            check_same_run(checkpoint, model, config, began)
         elif resume and first:
             log.warning("%s: no whole checkpoint there; starting from the first step.", folder)
         if checkpoint is None and begin is not None:
-            begin(model)
+            begin.give(model)
         data = make_data()
         if config.choose == "best" and not data.has_validation:
             raise UserError("choose='best' needs data to validate on, and there are none. Use 'last'.")
@@ -84,6 +86,7 @@ def train(
                 parameters, steps = sum(x.numel() for x in model.parameters()), config.max_steps
                 print(f"{data.about}\nThe model has {parameters:,} parameters; {steps:,} step{'s'[: steps != 1]}.", flush=True)
         module = TrainingModule(model, config)
+        module.run = began
         with quiet():
             trainer = make_trainer(config, folder, model.metric, data.has_validation, progress)
         if first:  # once the checkpoint and the data fit: a run that is refused keeps what it had

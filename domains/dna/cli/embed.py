@@ -139,7 +139,7 @@ def _write_parquet(parts: Sequence[_Part], embeddings: "np.ndarray | None", path
     for n, table in enumerate(_tables(parts, embeddings)):
         written.append(path.with_name(f"part-{n}.parquet"))
         table.write_parquet(written[-1])
-    pl.scan_parquet(written).sink_parquet(path)
+    pl.scan_parquet(written, glob=False).sink_parquet(path)
 
 
 def _tables(parts: Sequence[_Part], embeddings: "np.ndarray | None") -> "Iterator[pl.DataFrame]":

@@ -21,7 +21,7 @@ LABEL = ("label", "labels", "target", "class", "y")
 LIMITS = UnpackLimits(max_bytes=16 << 30, max_members=2_000_000)
 """Of an archive: ensembl_regulatory of Genomic Benchmarks has 289,061 files."""
 _PART = {"train": "train", "test": "test", **dict.fromkeys(("dev", "valid", "validation", "val", "eval"), "validation")}
-_PROBE = "import sys, polars; polars.read_parquet(sys.argv[1])"
+_PROBE = "import sys, polars; polars.read_parquet(sys.argv[1], glob=False)"
 _EXPECTED = (
     "Expected are tables called train, dev (or validation) and test, folders train/CLASS/*.txt, or interval lists train/CLASS.csv.gz "
     "with a genome, as of GUE and Genomic Benchmarks"
@@ -193,7 +193,11 @@ def _open_table(path: Path) -> pl.DataFrame:
     if why is not None:  # polars asks for more memory than there is, and ends the process
         raise UserError(f"{path}: cannot be read as Parquet: its reader was ended ({why:.200}). It is damaged, and must be written again.")
     try:
-        frame = pl.read_parquet(path) if separator is None else pl.read_csv(path, separator=separator, infer_schema=False)
+        frame = (
+            pl.read_parquet(path, glob=False)
+            if separator is None
+            else pl.read_csv(path, separator=separator, infer_schema=False, glob=False)
+        )
     except pl.exceptions.NoDataError:
         raise UserError(f"{path}: is empty. It needs a header line, and one line a sequence.") from None
     except (pl.exceptions.PolarsError, pl.exceptions.PanicException, OSError) as error:

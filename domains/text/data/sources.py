@@ -16,6 +16,7 @@ from typing import IO, Any, NamedTuple
 import zstandard
 
 from titans_seq import cache
+from titans_seq.cache import changed_ns
 from titans_seq.errors import UserError
 
 TEXT = (".txt", ".text", ".md")
@@ -107,7 +108,7 @@ def all_empty(files: Sequence[Path]) -> UserError:
 def stamp(path: Path) -> tuple[int, int]:
     """Size and time of a file: what changes when it is written."""
     stat = path.stat()
-    return stat.st_size, stat.st_mtime_ns
+    return stat.st_size, changed_ns(stat)
 
 
 def has_changed(path: Path) -> UserError:
@@ -241,11 +242,11 @@ def _lines(path: Path, file: IO[bytes], field: str) -> Iterator[str]:
         if not line.strip():
             continue
         try:
-            values = json.loads(line)
+            values = json.loads(line.decode("utf-8-sig"))
             if not isinstance(values, dict) or not isinstance(values.get(field), str):
                 keys = f"its keys: {', '.join(map(str, values))}" if isinstance(values, dict) else f"a {type(values).__name__}"
                 there = isinstance(values, dict) and field in values
-                mend = "Make it a string, or leave the line out" if there else "Name the field: --field"
+                mend = "Make it a string, or leave the line out" if there else "Name the field, where there is --field, or call it text"
                 raise UserError(f"{path}: line {number} holds no text in field {field!r} ({keys:.200}). {mend}.")
             values[field].encode()
         except UnicodeError as error:
@@ -261,7 +262,7 @@ def _rows(path: Path, field: str) -> Iterator[str]:
     import polars as pl
 
     try:
-        scan = pl.scan_parquet(path)
+        scan = pl.scan_parquet(path, glob=False)
         schema = scan.collect_schema()
         if schema.get(field) != pl.String:
             found = f"is of type {schema[field]}" if field in schema else f"is not there; columns: {', '.join(schema)}"

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from domains.text.config import GenerationConfig
 from domains.text.context import begin
 from domains.text.generate import generate
-from domains.text.likelihood import batched, follow, likelihoods
+from domains.text.likelihood import batched, encode_pair, follow, likelihoods
 from domains.text.model import TitansForCausalLM
 from titans_seq.errors import UserError
 
@@ -70,6 +70,10 @@ class TitansLM(TemplateLM):
     def tok_decode(self, tokens: Sequence[int]) -> str:
         """The text of tokens."""
         return self.model.tokenizer.decode(tokens)
+
+    def _encode_pair(self, context: str, continuation: str) -> tuple[list[int], list[int]]:
+        before, after = encode_pair(self.model.tokenizer, context, continuation)
+        return before.tolist(), after.tolist()
 
     def _loglikelihood_tokens(
         self, requests: list[tuple[tuple[str, str], list[int], list[int]]], disable_tqdm: bool = False, **others: Any

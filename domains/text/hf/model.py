@@ -102,6 +102,10 @@ class TitansTextForCausalLM(PreTrainedModel, GenerationMixin):
         total = total_nats(y[:, :-1].flatten(0, 1), self.model.output_weight, targets, self.config.text.z_loss)
         return total / ((targets != IGNORED).sum().clamp(min=1) if count is None else count)
 
+    def prepare_inputs_for_generation(self, *given: Any, tokenizer: Any = None, assistant_tokenizer: Any = None, **kwargs: Any) -> Any:
+        """As of transformers; `generate` hands on the tokenisers that it looks for stop strings with."""
+        return super().prepare_inputs_for_generation(*given, **kwargs)
+
     @classmethod
     def _supports_default_dynamic_cache(cls) -> bool:
         return False  # `forward` makes its own

@@ -7,6 +7,7 @@ from tokenizers import Tokenizer, decoders, models, pre_tokenizers
 from transformers import PreTrainedTokenizerFast
 from transformers.convert_slow_tokenizer import bytes_to_unicode
 
+from domains.text.config import SYMBOLS
 from domains.text.hf.config import TitansTextConfig
 from domains.text.tokenizers import END_TOKENS, JsonTokenizer, saved_tokenizer
 from titans_seq.checkpoint import CONFIG_NAME
@@ -35,6 +36,8 @@ class TitansTextTokenizer(PreTrainedTokenizerFast):
             return super().from_pretrained(pretrained_model_name_or_path, *inputs, **hub, **options)
         config = TitansTextConfig.from_pretrained(folder).text
         saved = saved_tokenizer(folder, config)
+        if config.tokenizer == SYMBOLS:
+            raise UserError(f"{folder}: reads symbols of a task, not texts: it has no tokeniser.")
         if saved is None:
             raise UserError(f"{folder / TOKENIZER_NAME}: no such file; it is the tokeniser that the model was trained with.")
         original = saved.text if isinstance(saved, JsonTokenizer) else None

@@ -73,6 +73,8 @@ def install(app: FastAPI) -> None:
     async def of_http(request: Request, error: HTTPException) -> Response:
         if isinstance(error, ApiError):
             return response_of(error)
+        if error.status_code == 400:  # FastAPI gives up on a body before it is looked at
+            return _response(error_body(400, "the body cannot be read as JSON in UTF-8, as it came (not compressed).", "invalid_json"), 400)
         return _response(error_body(error.status_code, f"{request.url.path}: {error.detail}"), error.status_code, error.headers)
 
     @app.exception_handler(RequestValidationError)

@@ -47,6 +47,7 @@ class FreshExamples:
 
     def __init__(self, items: Sequence[Example], batch_size: int, rank: int, world_size: int) -> None:
         self._items, self._batch_size, self._own, self._taken = items, batch_size, rows_of(batch_size, rank, world_size), 0
+        self._made_of = {"batch_size": batch_size}
 
     def take(self) -> Batch:
         """The next batch."""
@@ -56,7 +57,7 @@ class FreshExamples:
 
     def state_dict(self) -> dict[str, Any]:
         """As of `Source`."""
-        return {"contents": self._contents, "taken": self._taken}
+        return {"made_of": self._made_of, "contents": self._contents, "taken": self._taken}
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
         """As of `Source`.
@@ -64,7 +65,7 @@ class FreshExamples:
         Raises:
             UserError: the position is of other examples, or none.
         """
-        contents.check_same_contents(state, self._contents)
+        contents.check_same_data({"made_of": self._made_of} | state, self._made_of, self._contents)  # runs of earlier versions do not say
         taken = state.get("taken")
         if type(taken) is not int or not 0 <= taken < 2**63:
             raise UserError(f"the position in the data is damaged: {taken!r:.40} examples taken.")

@@ -17,7 +17,7 @@ from titans_seq.isolated import end_of
 ROW = "__row__"
 Decimal = Literal[".", ","]
 """The mark before the fraction of numbers in a text file."""
-_PROBE = "import sys, polars; polars.read_parquet(sys.argv[1])"
+_PROBE = "import sys, polars; polars.read_parquet(sys.argv[1], glob=False)"
 SUFFIXES = {".csv": ",", ".csv.gz": ",", ".tsv": "\t", ".tsv.gz": "\t", ".parquet": None}
 """Kinds of tables with their separators. A Monash .tsf is no table (tsf.py)."""
 _KINDS = 5  # of bad values that one message names
@@ -152,18 +152,18 @@ def _read_parquet(path: Path) -> pl.DataFrame:
             f"{path}: cannot be read as .parquet: its reader was ended ({why:.200}). If the file is larger than memory, read it from the "
             "disk with --cache FOLDER; else it is damaged, and must be written again."
         )
-    return pl.read_parquet(path)
+    return pl.read_parquet(path, glob=False)
 
 
 def _read_text(path: Path, separator: str) -> pl.DataFrame:
     """Every column as text, so that a value that is no number can be shown as it stands in the file."""
-    header = pl.read_csv(path, separator=separator, infer_schema=False, n_rows=0).columns
+    header = pl.read_csv(path, separator=separator, infer_schema=False, glob=False, n_rows=0).columns
     if any("\ufffd" in name for name in header):  # what polars puts in names for bytes that are no UTF-8
         _refuse_encoding(path)
     if len(header) == 1 and ";" in header[0]:
         separator = ";"
     try:
-        return plain_names(path, pl.read_csv(path, separator=separator, infer_schema=False))
+        return plain_names(path, pl.read_csv(path, separator=separator, infer_schema=False, glob=False))
     except pl.exceptions.ComputeError as error:
         if "utf-8" in str(error):
             _refuse_encoding(path)

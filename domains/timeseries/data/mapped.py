@@ -24,6 +24,7 @@ from domains.timeseries.data.files import ROW, Source, explain, find_file
 from domains.timeseries.data.grid import find_step, period_alias, quiet_pandas, refuse_off_grid, refuse_sparse
 from domains.timeseries.data.missing import MEND_MISSING, Holes, add_holes, count_missing, find_holes, refuse_gaps, refuse_holes
 from domains.timeseries.data.table import Roles, SeriesTable, Static, make_entry, stamps_from
+from titans_seq.cache import changed_ns
 from titans_seq.errors import UserError
 
 BATCH = 1 << 18
@@ -168,7 +169,7 @@ def map_table(
         "static_features": tuple(static_features),
     }
     stat = path.stat()
-    key = [_FORMAT, str(path.resolve()), stat.st_size, stat.st_mtime_ns, chosen, freq, categories and dict(categories), missing]
+    key = [_FORMAT, str(path.resolve()), stat.st_size, changed_ns(stat), chosen, freq, categories and dict(categories), missing]
     name = f"{path.stem}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"
     made = Path(cache) / name
     if not (made / "table.json").is_file():
@@ -183,17 +184,19 @@ def map_table(
         except (pl.exceptions.PolarsError, pl.exceptions.PanicException) as error:
             raise UserError(f"{path}: cannot be read as .parquet: {explain(error)}") from None
     about: dict[str, Any] = json.loads((made / "table.json").read_text())
-    items = pl.read_parquet(made / "items.parquet")
+    items = pl.read_parquet(made / "items.parquet", glob=False)
     columns: dict[str, Any] = {name: tuple(value) if isinstance(value, list) else value for name, value in about["roles"].items()}
     static = None
     if about["roles"]["static_features"]:
-        static = Static(pl.read_parquet(made / "static.parquet"), {name: tuple(known) for name, known in about["categories"].items()})
+        static = Static(
+            pl.read_parquet(made / "static.parquet", glob=False), {name: tuple(known) for name, known in about["categories"].items()}
+        )
     return MappedTable(made / "values.f32", items, Roles(**columns), about["freq"], about["step"], about["filled"], about["masked"], static)
 
 
 def _sample(path: Path) -> Source:
     """The first rows, to find the columns by."""
-    scan = pl.scan_parquet(path)
+    scan = pl.scan_parquet(path, glob=False)
     if ROW in scan.collect_schema().names():
         raise UserError(f"{path}: a column is called '{ROW}', a name that is used inside. Rename it.")
     source = Source(path, scan.head(_SAMPLE).collect().with_row_index(ROW, offset=1), "row")
@@ -260,7 +263,7 @@ def _lay_out(source: Source, path: Path, roles: Roles, freq: str | None) -> _Gri
         source.fail(f"column '{roles.timestamp}' is in the zone {zone}; a table that is read from the disk needs UTC or no zone.")
     time = pl.col(roles.timestamp).cast(pl.Datetime("us")).alias("timestamp")
     item = pl.lit(path.name.split(".")[0]) if roles.item_id is None else pl.col(roles.item_id).cast(pl.String)
-    scan = pl.scan_parquet(path).select(item.alias("item_id"), time)
+    scan = pl.scan_parquet(path, glob=False).select(item.alias("item_id"), time)
     items = (
         scan.group_by("item_id")
         .agg(first=pl.col("timestamp").min(), last=pl.col("timestamp").max(), rows=pl.len())
@@ -295,7 +298,7 @@ def _steps(first: datetime, last: datetime, freq: str) -> int:
 def _fill(path: Path, roles: Roles, grid: _Grid, values: np.ndarray, seen: np.ndarray, missing: str, progress: Any) -> int:
     """Put every row at its place; the number of rows."""
     columns = [*((roles.item_id,) if roles.item_id else ()), roles.timestamp, *roles.values]
-    scan = pl.scan_parquet(path).select(columns).with_row_index(ROW, offset=1)
+    scan = pl.scan_parquet(path, glob=False).select(columns).with_row_index(ROW, offset=1)
     done, holes = 0, dict[str, Holes]()
     for batch in scan.collect_batches(chunk_size=BATCH, maintain_order=True, engine="streaming"):
         source = Source(path, batch, "row")
@@ -330,7 +333,7 @@ def _static(path: Path, roles: Roles, categories: Mapping[str, Sequence[str]] | 
         return None
     assert roles.item_id is not None  # `find_roles` refuses such features without it
     columns = [roles.item_id, *roles.static_features]
-    scan = pl.scan_parquet(path).select(columns).with_row_index(ROW, offset=1)
+    scan = pl.scan_parquet(path, glob=False).select(columns).with_row_index(ROW, offset=1)
 
     def checked(rows: pl.DataFrame) -> Static | None:
         source = Source(path, rows, "row")

@@ -45,6 +45,16 @@ def test_a_parquet_and_columns_that_are_named(tmp_path: Path) -> None:
     assert (task.classes, content(task.train)) == (("x", "y"), [("CC", 0), ("TT", 1)])
 
 
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_name_is_no_pattern(ending: str, tmp_path: Path) -> None:
+    for name, base in (("e[1]", "A"), ("e1", "C")):
+        frame = pl.DataFrame({"sequence": [base * n for n in range(5, 15)], "label": [0, 1] * 5})
+        frame.write_csv(tmp_path / f"{name}.csv")
+        frame.write_parquet(tmp_path / f"{name}.parquet")
+    task = read_task(tmp_path / f"e[1].{ending}")
+    assert {base for sequence, _ in content(task.train) for base in sequence} == {"A"}
+
+
 def test_gues_folder(tmp_path: Path) -> None:
     for part, rows in {"train": "AA,0\nCC,10\n", "dev": "GG,9\n", "test": "TT,10\n"}.items():
         (tmp_path / f"{part}.csv").write_text("sequence,label\n" + rows)

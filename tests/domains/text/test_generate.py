@@ -151,7 +151,9 @@ def test_a_stop_string_ends_a_text(model: TitansForCausalLM) -> None:
     assert one.text == free.text[: free.text.index(stop)]
 
 
-@pytest.mark.parametrize("setting", [{"max_tokens": 0}, {"repetition_penalty": 0.0}, {"stop": ("",)}, {"seed": -1}])
+@pytest.mark.parametrize(
+    "setting", [{"max_tokens": 0}, {"repetition_penalty": 0.0}, {"repetition_penalty": 1e-300}, {"stop": ("",)}, {"seed": -1}]
+)
 def test_settings_out_of_range_are_refused(setting: dict[str, object]) -> None:
     with pytest.raises(ValueError, match=next(iter(setting))):
         GenerationConfig(**setting)  # type: ignore[arg-type]

@@ -5,7 +5,9 @@ from typing import Any
 
 import numpy as np
 import pytest
+import tokenizers
 import torch
+from tokenizers import models
 
 from domains.text import context as module
 from domains.text.config import GenerationConfig
@@ -37,6 +39,17 @@ def by_hand(model: TitansForCausalLM, context: np.ndarray, continuation: np.ndar
     targets = ids[0, len(context) + 1 :]
     nats = -logits.log_softmax(-1).gather(1, targets[:, None]).sum()
     return Likelihood(float(nats), bool((logits.argmax(-1) == targets).all()))
+
+
+def test_what_becomes_one_token_with_its_context_is_asked_by_itself() -> None:
+    tokenizer = JsonTokenizer(tokenizers.Tokenizer(models.BPE({"a": 0, "b": 1, "ab": 2, "c": 3}, [("a", "b")])).to_str())
+    for context, continuation, expected in (
+        ("ca", "b", ([3, 0], [1])),
+        ("ca", "bc", ([3, 0], [3])),
+        ("c", "ab", ([3], [2])),
+        ("a", "", ([0], [])),
+    ):
+        assert tuple(part.tolist() for part in encode_pair(tokenizer, context, continuation)) == expected
 
 
 @pytest.mark.parametrize("batch_size", [1, 3, 16])

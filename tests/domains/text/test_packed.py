@@ -113,6 +113,15 @@ def test_a_change_within_a_tick_of_the_clock_is_seen(tmp_path: Path) -> None:
     assert texts(opened(path)) == [b"some more"]
 
 
+def test_a_change_that_keeps_size_and_time_is_seen(tmp_path: Path) -> None:
+    """As archives leave files."""
+    path = tmp_path / "a.txt"
+    for text in ("some text", "else text"):
+        path.write_text(text)
+        os.utime(path, (315532800, 315532800))
+        assert texts(opened(path)) == [text.encode()]
+
+
 def test_tokenizers_and_named_folders_have_caches_of_their_own(tmp_path: Path, bpe: JsonTokenizer) -> None:
     path = tmp_path / "a.txt"
     path.write_text("the ship, the sea")

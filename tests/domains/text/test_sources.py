@@ -104,7 +104,7 @@ def test_what_is_not_utf8_is_refused_with_its_place(content: bytes, place: int, 
         (b"{", "line 2 is not JSON"),
         (b'{"text": null}', r"line 2 holds no text in field 'text' \(its keys: text\)\. Make it a string, or leave the line out\."),
         (b'["text"]', r"line 2 holds no text in field 'text' \(a list\)"),
-        (b'{"body": "x", "n": 1}', r"line 2 holds no text in field 'text' \(its keys: body, n\). Name the field: --field"),
+        (b'{"body": "x", "n": 1}', r"line 2 holds no text in field 'text' \(its keys: body, n\). Name the field, where there is --field"),
         (b'{"text": 3}', "line 2 holds no text"),
         (b'{"text": "\\ud800"}', "line 2 is not UTF-8, or holds half a character"),
         (b'{"text": "\xff"}', "line 2 is not UTF-8"),
@@ -130,6 +130,15 @@ def test_a_damaged_file_is_refused(packing: str, damage: str, tmp_path: Path) ->
     path.write_bytes({"cut": compressed[:middle], "flip": bytes(flipped), "plain": b"plain text"}[damage])
     with pytest.raises(UserError, match=rf"a\.txt{packing}: damaged or no {packing} file"):
         documents(path)
+
+
+@pytest.mark.parametrize("other", ["part1.parquet", "part2.parquet"])
+def test_a_name_is_no_pattern(other: str, tmp_path: Path) -> None:
+    folder = tmp_path / "a [x] *?"
+    folder.mkdir()
+    pl.DataFrame({"text": ["the file that was named"]}).write_parquet(folder / "part[1].parquet")
+    pl.DataFrame({"text": ["another", "file"]}).write_parquet(folder / other)
+    assert [block.text for block in read_blocks(folder / "part[1].parquet")] == ["the file that was named"]
 
 
 def test_a_folder_gives_its_texts_in_order(tmp_path: Path) -> None:

@@ -60,6 +60,21 @@ def test_a_training_goes_on_with_weights_tokeniser_and_settings(folder: Path) ->
     assert "began as" not in (folder / "first" / "model" / "README.md").read_text()
 
 
+def test_a_run_is_resumed_with_the_weights_that_it_began_with(folder: Path) -> None:
+    """Wherever they lie; a model that is not the one is refused, and so is none."""
+    run = ("train", "ships.txt", "-o", "run", "--batch-size", "2", "--segment-length", "16", "--quiet")
+    command(*run, "--start", "bytes", "--max-steps", "1")
+    other = TitansForCausalLM(debug())
+    other.save_pretrained("other")
+    resumed = (*run, "--max-steps", "3", "--resume")
+    for start in (("--start", "other"), ("--preset", "debug")):
+        with pytest.raises(UserError, match=r"of a run with other settings: training\.start was 'weights [0-9a-f]{16}', is "):
+            command(*resumed, *start)
+    Path("bytes").rename("moved")
+    command(*resumed, "--start", "moved")
+    assert "Its weights began as those of `moved`." in (folder / "run" / "model" / "README.md").read_text()
+
+
 def test_a_task_goes_on_with_its_settings_at_another_length(folder: Path) -> None:
     sizes = (*SIZES, "--preset", "debug")
     command("task", "train", "mqar", "-o", "short", "-s", "symbols=64", "-s", "length=32", "-s", "pairs=4", *sizes)

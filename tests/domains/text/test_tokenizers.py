@@ -4,8 +4,10 @@ import json
 from pathlib import Path
 
 import pytest
+import tokenizers
 from hypothesis import given
 from hypothesis import strategies as st
+from tokenizers import decoders, models, pre_tokenizers, trainers
 
 from domains.text.config import END
 from domains.text.tokenizers import ByteTokenizer, JsonTokenizer, Tokenizer, load_tokenizer, train_tokenizer
@@ -78,6 +80,32 @@ def test_the_end_is_a_usual_token_a_named_one_or_a_new_one() -> None:
     assert new.encode_batch(["ship"])[0].tolist() == [1]
     with pytest.raises(UserError, match=r"has no token 'none'.*--end-token"):
         JsonTokenizer(word_level("[UNK]", "ship"), "none")
+
+
+@pytest.mark.parametrize("kind", ["unigram", "word-level"])
+def test_a_text_that_names_the_end_does_not_end(kind: str) -> None:
+    """Also of models whose pieces the name is one of."""
+    if kind == "unigram":
+        inner = tokenizers.Tokenizer(models.Unigram())
+        inner.pre_tokenizer, inner.decoder = pre_tokenizers.Metaspace(), decoders.Metaspace()
+        trainer = trainers.UnigramTrainer(vocab_size=60, special_tokens=["<unk>", "</s>"], unk_token="<unk>", show_progress=False)
+        inner.train_from_iterator(["the tag </s> ends it, as a text <b> of tags does"] * 20, trainer)
+    else:
+        inner = tokenizers.Tokenizer(models.WordLevel({"<unk>": 0, "</s>": 1, "the": 2, "tag": 3, "ends": 4}, unk_token="<unk>"))
+        inner.pre_tokenizer = pre_tokenizers.WhitespaceSplit()
+    tokenizer = JsonTokenizer(inner.to_str())
+    assert tokenizer.end == 1
+    first, second = tokenizer.encode_batch(["the tag </s> ends </s>", "the tag"])
+    assert 1 not in first.tolist()
+    assert len(first) > 4
+    assert first.tolist()[: len(second)] == second.tolist()
+    if kind == "unigram":
+        assert tokenizer.decode(first.tolist()) == "the tag </s> ends </s>"
+
+
+def test_a_letter_is_no_end(bpe: JsonTokenizer) -> None:
+    with pytest.raises(UserError, match="the token 'e' is one that texts are made of"):
+        JsonTokenizer(bpe.text, "e")
 
 
 def test_decoders_that_look_back_stream_too() -> None:

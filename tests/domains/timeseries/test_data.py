@@ -70,6 +70,16 @@ def test_parquet_equals_csv(write):
     assert_frame_equal(read_table(write(frame, "t.parquet")).frame, read_table(write(WIDE)).frame)
 
 
+@pytest.mark.parametrize("ending", ["csv", "parquet"])
+def test_a_name_is_no_pattern(tmp_path, ending):
+    for name, value in (("mine[1]", 1.0), ("mine1", 2.0)):
+        days = [f"2024-01-{day:02}" for day in range(1, 21)]
+        frame = pl.DataFrame({"date": days, "a": [value] * 20})
+        frame.write_csv(tmp_path / f"{name}.csv")
+        frame.write_parquet(tmp_path / f"{name}.parquet")
+    assert read_table(tmp_path / f"mine[1].{ending}").frame["a"].unique().to_list() == [1.0]
+
+
 def test_long_equals_wide(write):
     times = daily(5)
     wide = {name: read_table(write(csv(times, range(k, k + 5)), f"{name}.csv")) for name, k in (("x", 0), ("y", 7))}

@@ -107,6 +107,20 @@ def test_pipelines_and_streamers(folder: Path, ours: TitansForCausalLM) -> None:
     assert "".join(streamer) == expected[1].text
 
 
+def test_stop_strings_end_a_text(folder: Path, ours: TitansForCausalLM) -> None:
+    model, tokenizer = AutoModelForCausalLM.from_pretrained(folder), AutoTokenizer.from_pretrained(folder)
+    (free,) = generate(ours, [PROMPTS[0]], GREEDY)
+    stop = free.text.strip()[1:3]
+    batch = tokenizer(PROMPTS[0], return_tensors="pt")
+    made = model.generate(**batch, max_new_tokens=12, do_sample=False, stop_strings=[stop], tokenizer=tokenizer)
+    text = tokenizer.decode(made[0, batch.input_ids.shape[1] :])
+    assert free.text.startswith(text)
+    assert stop in text
+    assert len(text) < len(free.text)
+    with pytest.raises(ValueError, match="inputs_embeds"):
+        model.generate(inputs_embeds=torch.zeros(1, 2, 8), max_new_tokens=1)
+
+
 def test_what_a_memory_cannot_do_is_refused(tmp_path: Path) -> None:
     """Assisted decoding takes tokens back; ours restores states (domains.text.speculative)."""
     small().save_pretrained(tmp_path)

@@ -194,11 +194,23 @@ def test_what_cannot_be_answered_is_refused_by_name(
     assert error.keys() == {"message", "type", "param", "code"}
 
 
-@pytest.mark.parametrize("body", [b"", b"{", b"[]", b"\xff\xfe", b"[" * 100_000, b'{"model": NaN}'])
-def test_what_is_no_json_object_is_refused(body: bytes, server: Server) -> None:
+@pytest.mark.parametrize(
+    ("body", "code"),
+    [
+        (b"", "missing"),
+        (b"{", "invalid_json"),
+        (b"[]", "model_attributes_type"),
+        (b"\xff\xfe", "invalid_json"),
+        (b"[" * 100_000, "invalid_json"),
+        (b'{"model": NaN}', "string_type"),
+    ],
+    ids=["nothing", "open", "list", "no UTF-8", "deep", "NaN"],
+)
+def test_what_is_no_json_object_is_refused(body: bytes, code: str, server: Server) -> None:
     answer = requests.post(f"{server.url}/v1/completions", data=body, headers={"Content-Type": "application/json"}, timeout=60)
     assert answer.status_code == 400
     assert answer.json()["error"]["message"]
+    assert answer.json()["error"]["code"] == code
 
 
 @pytest.mark.parametrize("kind", [None, "application/x-www-form-urlencoded", "text/plain"])

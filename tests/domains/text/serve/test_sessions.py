@@ -11,6 +11,7 @@ from typing import Any
 import openai
 import pytest
 import requests
+import torch
 from openai import OpenAI
 
 from domains.text.config import GenerationConfig
@@ -295,4 +296,8 @@ def test_what_is_no_state_of_the_model_is_not_imported(
     assert "NaN" in refused(path.read_bytes())
     Context(start.state, start.last + 1, start.length).save_for(language_model, path)
     assert "no such token" in refused(path.read_bytes())
+    Context(start.state, start.last, start.length + 2**62).save_for(language_model, path)
+    assert "no text is so long" in refused(path.read_bytes())
+    start.map(lambda x: torch.full_like(x, 3e38) if x.is_floating_point() else x).save_for(language_model, path)
+    assert "no finite numbers" in refused(path.read_bytes())
     assert not list((model_folder.parent / "sessions").glob(".titans-seq-*"))

@@ -116,6 +116,8 @@ def test_a_run_goes_on_as_if_it_had_not_stopped(tmp_path: Path) -> None:
     of_task = (tmp_path / "parts" / "model" / "task.json").read_text()
     with pytest.raises(UserError, match="the run was started on other data: of the same sizes, but not the same ones"):
         train(tmp_path / "parts", 6, "--resume", "-s", "min_length=9")
+    with pytest.raises(UserError, match="the run was started on other data or other batches: 0 windows then and 8 now"):
+        train(tmp_path / "parts", 6, "--resume", "--count", "8")
     assert (tmp_path / "parts" / "model" / "task.json").read_text() == of_task
 
 
