@@ -7,7 +7,9 @@ makes it while others wait, and what is said when it cannot be written is the sa
 import hashlib
 import os
 import tempfile
+import time
 from collections.abc import Callable, Iterable
+from contextlib import suppress
 from dataclasses import dataclass
 from pathlib import Path
 from typing import TypeVar
@@ -42,11 +44,21 @@ class Place:
         name = "".join(f"[{letter}]" if letter in "*?[" else letter for letter in self.stem)
         return [path for path in self.folder.glob(f"{name}.*.{ending}") if path != kept]
 
-    def is_newer(self, ending: str, times_ns: Iterable[int]) -> bool:
-        """Whether the file was written well after these times of change: a file that changes twice within a tick of the clock does not
-        show it, so what was read at its time of change is to be compared by its content.
+    def is_as_fresh(self, ending: str, sources: Iterable[Path], is_alike: Callable[[], bool]) -> bool:
+        """Whether the file was written well after its sources were changed, or what it says of their contents is so.
+
+        A file that changes twice within a tick of the clock does not show it, and its time may have been set to what another's was, as
+        archives do: so the time of its entry counts too. What was found alike is not looked at again.
         """
-        return self.path(ending).stat().st_mtime_ns > max(times_ns, default=0) + _TICK_NS
+        path, stats = self.path(ending), [source.stat() for source in sources]
+        if path.stat().st_mtime_ns > max((max(stat.st_mtime_ns, stat.st_ctime_ns) for stat in stats), default=0) + _TICK_NS:
+            return True
+        now = time.time_ns()
+        if not is_alike():
+            return False
+        with suppress(OSError):  # a folder that is not ours
+            os.utime(path, ns=(now, now))
+        return True
 
     def write(self, ending: str, text: str) -> None:
         """Write a small file, whole or not at all, and have it on the disk."""
@@ -58,11 +70,6 @@ class Place:
                 os.fsync(file.fileno())
             os.replace(made, self.path(ending))
         sync_folder(self.folder)
-
-
-def changed_ns(stat: os.stat_result) -> int:
-    """When a file was changed: its time of change may be set, as archives do, to what another had; that of its entry may not."""
-    return max(stat.st_mtime_ns, stat.st_ctime_ns)
 
 
 def user_folder(kind: str) -> Path:

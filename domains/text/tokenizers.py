@@ -108,7 +108,7 @@ class JsonTokenizer:
             added to it.
 
     Raises:
-        UserError: it is no such JSON, has no token of that name, or one that texts cannot do without.
+        UserError: it is no such JSON, or has no token of that name.
     """
 
     def __init__(self, text: str, end: str | None = None) -> None:
@@ -133,16 +133,12 @@ class JsonTokenizer:
         self._spelled = self._spell(name, known)
 
     def _spell(self, name: str, known: Mapping[str, int]) -> list[int]:
-        """Tokens of the characters of the end's name, where it is a piece that texts are made of too (Unigram, WordLevel); else none."""
+        """Tokens of the characters of the end's name, where texts are made of it too (Unigram, WordLevel); none if it has none."""
         try:
-            if self.end not in self._encode([name])[0]:
-                return []
-        except UserError:  # no text has it
+            spelled = [token for letter in name for token in ([known[letter]] if letter in known else self._encode([letter])[0])]
+        except UserError:  # it has no tokens for them
             return []
-        spelled = [token for letter in name for token in ([known[letter]] if letter in known else self._encode([letter])[0])]
-        if self.end in spelled:
-            raise UserError(f"the token {name!r} is one that texts are made of. Name one for the end of documents alone: --end-token.")
-        return spelled
+        return [] if self.end in spelled else spelled
 
     @classmethod
     def restore(cls, text: str, end: int) -> "JsonTokenizer":
@@ -166,7 +162,7 @@ class JsonTokenizer:
         """As of `Tokenizer`, uint32.
 
         Raises:
-            UserError: it has no token for a word or a character, nor one for unknown ones.
+            UserError: it has no token for a word or a character, nor one for unknown ones; or the end is the token of one.
         """
         return [np.array(self._without_end(tokens), dtype=np.uint32) for tokens in self._encode(texts)]
 
@@ -176,8 +172,11 @@ class JsonTokenizer:
 
     def _without_end(self, tokens: list[int]) -> list[int]:
         """The end's name, in a text, is text."""
-        if not self._spelled or self.end not in tokens:
+        if self.end not in tokens:
             return tokens
+        if not self._spelled:
+            name = self._inner.id_to_token(self.end)
+            raise UserError(f"the token {name!r} is one that texts are made of. Name one for the end of documents alone: --end-token.")
         return [part for token in tokens for part in (self._spelled if token == self.end else [token])]
 
     def decode(self, tokens: Iterable[int]) -> str:

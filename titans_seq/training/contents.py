@@ -66,4 +66,7 @@ def check_same_data(state: Mapping[str, Any], sizes: Mapping[str, int], contents
         changed = ", ".join(f"{then:,} {name} then and {now:,} now" for name, then, now in pairs if then != now)
         raise UserError(f"the run was started on other data or other batches: {changed}. Resume it with those it had.")
     if state.get("contents", contents) != contents:  # runs of earlier versions do not say
-        raise UserError("the run was started on other data: of the same sizes, but not the same ones. Resume it with those it had.")
+        raise UserError(
+            "the run was started on other data: of the same sizes, but not the same ones (or they are not the same "
+            "each time they are read). Resume it with those it had."
+        )

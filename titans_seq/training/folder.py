@@ -55,31 +55,35 @@ def own_folder(folder: Path, resume: bool, parts: Sequence[str] = ("metrics.csv"
         lock.release()
 
 
-def check_same_run(path: Path, model: Any, config: TrainingConfig, more: Mapping[str, Any]) -> None:
+def check_same_run(path: Path, model: Any, config: TrainingConfig, more: Mapping[str, Any]) -> dict[str, Any]:
     """Raise UserError unless the checkpoint is of this model and settings, but for those that may change (`FREE`), with steps to go.
 
-    more: run, as of `TrainingModule`.
+    more: what else the run has, as `run` of `TrainingModule`. Returns it as the checkpoint has it.
     """
     if path.is_dir() != (config.strategy == "fsdp"):
         wrote, needed = ("with", "'fsdp'") if path.is_dir() else ("without", "'auto' or 'ddp'")
         raise UserError(f"{path}: written {wrote} strategy 'fsdp', not to be resumed with {config.strategy!r}. Resume with {needed}.")
-    step = int(check_same_settings(path, model, {**config.to_dict(), **more})["global_step"])
+    checkpoint = check_same_settings(path, model, {**config.to_dict(), **more})
+    step = int(checkpoint["global_step"])
     if step > config.max_steps:
         raise UserError(
             f"{path}: is at step {step:,}, beyond max_steps={config.max_steps:,}. Resume with at least {step:,}, or name another folder."
         )
+    said = checkpoint[CHECKPOINT_KEY]["training"]
+    return {name: said[name] for name in more if name in said}  # runs of earlier versions say less
 
 
 def check_same_settings(path: Path, model: Any, training: dict[str, Any], free: Sequence[str] = FREE) -> dict[str, Any]:
     """The checkpoint. Raises UserError unless it is of this model and was trained so, but for settings that may change (`free`)."""
     checkpoint = read_checkpoint(path)
     was = checkpoint[CHECKPOINT_KEY]
-    free = [*free, *({"start"} - was["training"].keys())]  # runs of earlier versions do not say
+    free = [*free, *({"start"} - was["training"].keys())]  # of earlier versions
     now = {"model_type": model.model_type, **flat(model.config.to_dict(), "model."), **flat(_without(training, free), "training.")}
     then = {"model_type": was["model_type"], **flat(was["model"], "model."), **flat(_without(was["training"], free), "training.")}
-    changed = [f"{name} was {then.get(name)!r}, is {now.get(name)!r}" for name in sorted(now | then) if then.get(name) != now.get(name)]
-    if changed:
-        raise UserError(f"{path}: of a run with other settings: {'; '.join(changed)}. Resume with those it had, or name another folder.")
+    others = [name for name in sorted(now | then) if then.get(name) != now.get(name)]
+    if others:
+        changed = "; ".join(f"{name.replace('training.start', '--start')} was {then.get(name)!r}, is {now.get(name)!r}" for name in others)
+        raise UserError(f"{path}: of a run with other settings: {changed}. Resume with those it had, or name another folder.")
     return checkpoint
 
 

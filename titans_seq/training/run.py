@@ -72,7 +72,7 @@ def train(
         model = make_model().train()
         checkpoint = newest_checkpoint(folder / "checkpoints") if resume else None
         if checkpoint is not None:
-            check_same_run(checkpoint, model, config, began)
+            began = check_same_run(checkpoint, model, config, began)
         elif resume and first:
             log.warning("%s: no whole checkpoint there; starting from the first step.", folder)
         if checkpoint is None and begin is not None:

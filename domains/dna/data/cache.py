@@ -20,7 +20,7 @@ from rich.progress import BarColumn, DownloadColumn, TextColumn, TimeRemainingCo
 from domains.dna.data.alphabet import BASE_BITS, N
 from domains.dna.data.sequences import find_kind, read_records
 from titans_seq import cache, strict_json
-from titans_seq.cache import Place, changed_ns, places_of
+from titans_seq.cache import Place, places_of
 from titans_seq.errors import UserError
 from titans_seq.files import digest
 from titans_seq.progress import make_bar
@@ -119,25 +119,25 @@ def _load_fresh(source: Path, place: Place) -> Index | None:
     index = _load(place)
     if index is None or not _is_unchanged(source, index):
         return None
-    return index if place.is_newer("json", [index.mtime_ns]) or index.sha256 == digest(source) else None
+    return index if place.is_as_fresh("json", [source], lambda: index.sha256 == digest(source)) else None
 
 
 def _is_unchanged(source: Path, index: Index) -> bool:
     stat = source.stat()
-    return (stat.st_size, changed_ns(stat)) == (index.size, index.mtime_ns)
+    return (stat.st_size, stat.st_mtime_ns) == (index.size, index.mtime_ns)
 
 
 def _build(source: Path, progress: bool, place: Place) -> Index:
     before, old = source.stat(), _load(place)
     if old is not None and old.size == before.st_size and old.sha256 == digest(source):  # touched or copied, not changed
-        index = replace(old, source=source.absolute(), mtime_ns=changed_ns(before))
+        index = replace(old, source=source.absolute(), mtime_ns=before.st_mtime_ns)
         place.write("json", index.to_json())
         return index
     with tempfile.TemporaryDirectory(dir=place.folder, prefix=".titans-seq-") as temporary:
         made = Path(temporary) / "bases"
         with made.open("w+b") as file:
             found = _write_codes(source, file, progress and before.st_size >= _SHOWN_FROM)
-            index = Index(source.absolute(), before.st_size, changed_ns(before), digest(source), *found)
+            index = Index(source.absolute(), before.st_size, before.st_mtime_ns, digest(source), *found)
             _append_counts(file, index)
             file.flush()
             os.fsync(file.fileno())

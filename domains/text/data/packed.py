@@ -147,7 +147,7 @@ def _load_fresh(source: Path, files: list[Path], place: Place) -> Index | None:
     index = _load(place)
     if index is None or index.files != _stamps(source, files) or not _is_whole(place, index):
         return None
-    return index if place.is_newer("json", (time for _, _, time in index.files)) or index.sha256 == _digest(files) else None
+    return index if place.is_as_fresh("json", files, lambda: index.sha256 == _digest(files)) else None
 
 
 def _build(source: Path, files: list[Path], tokenizer: Tokenizer, field: str, progress: bool, place: Place) -> Index:

@@ -16,7 +16,6 @@ from typing import IO, Any, NamedTuple
 import zstandard
 
 from titans_seq import cache
-from titans_seq.cache import changed_ns
 from titans_seq.errors import UserError
 
 TEXT = (".txt", ".text", ".md")
@@ -108,7 +107,7 @@ def all_empty(files: Sequence[Path]) -> UserError:
 def stamp(path: Path) -> tuple[int, int]:
     """Size and time of a file: what changes when it is written."""
     stat = path.stat()
-    return stat.st_size, changed_ns(stat)
+    return stat.st_size, stat.st_mtime_ns
 
 
 def has_changed(path: Path) -> UserError:

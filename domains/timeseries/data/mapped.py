@@ -24,7 +24,6 @@ from domains.timeseries.data.files import ROW, Source, explain, find_file
 from domains.timeseries.data.grid import find_step, period_alias, quiet_pandas, refuse_off_grid, refuse_sparse
 from domains.timeseries.data.missing import MEND_MISSING, Holes, add_holes, count_missing, find_holes, refuse_gaps, refuse_holes
 from domains.timeseries.data.table import Roles, SeriesTable, Static, make_entry, stamps_from
-from titans_seq.cache import changed_ns
 from titans_seq.errors import UserError
 
 BATCH = 1 << 18
@@ -169,7 +168,7 @@ def map_table(
         "static_features": tuple(static_features),
     }
     stat = path.stat()
-    key = [_FORMAT, str(path.resolve()), stat.st_size, changed_ns(stat), chosen, freq, categories and dict(categories), missing]
+    key = [_FORMAT, str(path.resolve()), stat.st_size, stat.st_mtime_ns, chosen, freq, categories and dict(categories), missing]
     name = f"{path.stem}-{hashlib.sha256(json.dumps(key).encode()).hexdigest()[:16]}"
     made = Path(cache) / name
     if not (made / "table.json").is_file():

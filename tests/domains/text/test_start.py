@@ -68,7 +68,7 @@ def test_a_run_is_resumed_with_the_weights_that_it_began_with(folder: Path) -> N
     other.save_pretrained("other")
     resumed = (*run, "--max-steps", "3", "--resume")
     for start in (("--start", "other"), ("--preset", "debug")):
-        with pytest.raises(UserError, match=r"of a run with other settings: training\.start was 'weights [0-9a-f]{16}', is "):
+        with pytest.raises(UserError, match=r"of a run with other settings: --start was 'weights [0-9a-f]{16}', is "):
             command(*resumed, *start)
     Path("bytes").rename("moved")
     command(*resumed, "--start", "moved")

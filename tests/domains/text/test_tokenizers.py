@@ -104,8 +104,17 @@ def test_a_text_that_names_the_end_does_not_end(kind: str) -> None:
 
 
 def test_a_letter_is_no_end(bpe: JsonTokenizer) -> None:
+    tokenizer = JsonTokenizer(bpe.text, "e")
+    assert len(tokenizer.encode_batch(["xyz"])[0])
     with pytest.raises(UserError, match="the token 'e' is one that texts are made of"):
-        JsonTokenizer(bpe.text, "e")
+        tokenizer.encode_batch(["e x"])
+
+
+def test_a_tokeniser_that_cannot_spell_its_end_reads_what_has_it_not() -> None:
+    tokenizer = JsonTokenizer(tokenizers.Tokenizer(models.WordLevel({"</s>": 0, "the": 1, "tag": 2})).to_str())
+    assert tokenizer.encode_batch(["the", "tag"])[1].tolist() == [2]
+    with pytest.raises(UserError, match="the token '</s>' is one that texts are made of"):
+        tokenizer.encode_batch(["</s>"])
 
 
 def test_decoders_that_look_back_stream_too() -> None:
