@@ -12,14 +12,13 @@ from torch import Tensor
 from domains.text.data.sources import Block
 from domains.text.model import TitansForCausalLM
 from titans_seq.backbone import TitansState
+from titans_seq.config import EXACT
 from titans_seq.errors import UserError
 from titans_seq.losses import IGNORED
 from titans_seq.state import State
 
 SEGMENT = 4096
 """Tokens that are read at a time."""
-LONGEST = 2**53
-"""Tokens of a text, as of positions."""
 
 
 @dataclass(frozen=True)
@@ -49,7 +48,7 @@ def load_context(model: TitansForCausalLM, path: str | Path, owner: str | None =
     last, length = context.last, context.length
     if not last.dtype == length.dtype == torch.int64 or last.dim() != 1 or last.shape != length.shape:
         raise UserError(f"{path}: damaged, last {tuple(last.shape)} {last.dtype} and length {tuple(length.shape)} {length.dtype}.")
-    if bool(((last < 0) | (last >= model.config.vocabulary) | (length < 1) | (length > LONGEST)).any()):
+    if bool(((last < 0) | (last >= model.config.vocabulary) | (length < 1) | (length > EXACT)).any()):
         raise UserError(f"{path}: damaged, the model has no such token, or no text is so long.")
     try:
         with torch.no_grad():

@@ -33,9 +33,10 @@ def encode_pair(tokenizer: Tokenizer, context: str, continuation: str) -> tuple[
     asked would count as certain.
     """
     bare = context.rstrip()
-    rest = context[len(bare) :] + continuation
-    whole, alone, own = tokenizer.encode_batch([context + continuation, bare, rest])
-    return alone, whole[len(alone) :] if len(whole) > len(alone) else own
+    whole, alone = tokenizer.encode_batch([context + continuation, bare])
+    if len(whole) > len(alone):
+        return alone, whole[len(alone) :]
+    return alone, tokenizer.encode_batch([context[len(bare) :] + continuation])[0]
 
 
 def follow(model: TitansForCausalLM, context: Context, tokens: Sequence[np.ndarray]) -> tuple[Tensor, Tensor]:

@@ -2,7 +2,7 @@
 
 import hashlib
 from codecs import getincrementaldecoder
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import cached_property
 from pathlib import Path
@@ -130,10 +130,11 @@ class JsonTokenizer:
         """The JSON."""
         self.end = known[name]
         self.vocabulary = max(known.values()) + 1
-        self._spelled = self._spell(name, known)
 
-    def _spell(self, name: str, known: Mapping[str, int]) -> list[int]:
+    @cached_property
+    def _spelled(self) -> list[int]:
         """Tokens of the characters of the end's name, where texts are made of it too (Unigram, WordLevel); none if it has none."""
+        name, known = self._inner.id_to_token(self.end), self._inner.get_vocab(with_added_tokens=True)
         try:
             spelled = [token for letter in name for token in ([known[letter]] if letter in known else self._encode([letter])[0])]
         except UserError:  # it has no tokens for them

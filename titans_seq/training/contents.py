@@ -36,7 +36,7 @@ def of_documents(documents: Documents, dtype: type) -> int:
     """Checksum of the lengths of documents, and of what is read in `PLACES`, as numbers of `dtype`."""
     ends = np.cumsum(documents.lengths)
     found = checksum(ends)
-    for place in np.unique(np.linspace(0, ends[-1] - 1, PLACES).astype(np.int64)).tolist():
+    for place in _all_over(int(ends[-1]), PLACES):
         document = int(np.searchsorted(ends, place, side="right"))
         length = int(documents.lengths[document])
         start = place - int(ends[document]) + length
@@ -46,8 +46,13 @@ def of_documents(documents: Documents, dtype: type) -> int:
 
 def of_items(items: Sequence[Any], collate: Callable[[list[Any]], Any]) -> int:
     """Checksum of the batches that at most `ITEMS` of the items make alone."""
-    places = np.unique(np.linspace(0, len(items) - 1, ITEMS).astype(np.int64)).tolist()
-    return checksum([collate([items[place]]) for place in places])
+    return checksum([collate([items[place]]) for place in _all_over(len(items), ITEMS)])
+
+
+def _all_over(size: int, most: int) -> list[int]:
+    """Places among `size`, at most so many."""
+    places: list[int] = np.unique(np.linspace(0, size - 1, most).astype(np.int64)).tolist()
+    return places
 
 
 def check_same_data(state: Mapping[str, Any], sizes: Mapping[str, int], contents: int) -> None:

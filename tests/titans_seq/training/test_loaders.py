@@ -227,10 +227,11 @@ def test_windows_come_once_an_epoch_and_go_on_from_anywhere(windows: int, half: 
     resumed = make()
     resumed.load_state_dict(json.loads(json.dumps(one.state_dict())))
     assert torch.equal(resumed.take(), one.take())  # type: ignore[arg-type]
-    others = WindowStream([{"codes": np.arange(3) + i, "label": "a"} for i in range(windows)], 2 * half)
-    others.load_state_dict(WindowStream([{"codes": np.arange(3) + i, "label": "a"} for i in range(windows)], 2 * half).state_dict())
+    items = [{"codes": np.arange(3) + i, "label": "a"} for i in range(windows)]
+    others = WindowStream(items, 2 * half)
+    others.load_state_dict(WindowStream(deepcopy(items), 2 * half).state_dict())
     for item in ({"codes": np.array([9, 8, 9]), "label": "a"}, {"codes": np.arange(3), "label": "b"}):
-        changed = WindowStream([item, *({"codes": np.arange(3) + i, "label": "a"} for i in range(1, windows))], 2 * half)
+        changed = WindowStream([item, *items[1:]], 2 * half)
         with pytest.raises(UserError, match="other data: of the same sizes"):
             others.load_state_dict(changed.state_dict())
 
